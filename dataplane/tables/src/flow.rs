@@ -1,0 +1,224 @@
+//! Flow state as it lies in memory that outlives a process: one region for each worker, written by that worker alone,
+//! kept open by control, adopted by a successor of the same layout. The logic is the dataplane's; here are the records
+//! and the header, so that `fairway flows` can list them.
+//!
+//! Layout: header (128 words) | index: buckets of eight 8-byte entries, a power of two | records.
+
+use crate::addr::{Addr, Protocol};
+use crate::layout::{self, LAYOUT_VERSION, LayoutError, MAGIC_FLOWS, WORD_MAGIC, WORD_SIZE, WORD_VERSION};
+use crate::region::{Region, RegionError};
+use crate::scope::Scopes;
+use bytemuck::{Pod, Zeroable};
+use std::sync::atomic::Ordering;
+
+/// A flow seen from one local end; both directions share it. Ports are numbers in native order; an ICMP echo's
+/// identifier is the port of the side that asks, the other side's is 0.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Tuple {
+    pub local: Addr,
+    pub remote: Addr,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub protocol: Protocol,
+    pub reserved: u8,
+    /// Network id, 0 for the cluster's only one.
+    pub network: u16,
+}
+
+impl Tuple {
+    /// The same flow seen from the other end.
+    pub fn reversed(&self) -> Tuple {
+        Tuple {
+            local: self.remote,
+            remote: self.local,
+            local_port: self.remote_port,
+            remote_port: self.local_port,
+            ..*self
+        }
+    }
+}
+
+/// What becomes of the packets of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum HopKind {
+    /// Not decided.
+    #[default]
+    None = 0,
+    /// Dropped; `reason` says why.
+    Drop = 1,
+    /// Encapsulated and sent through the uplink: `target` is the route id.
+    Tunnel = 2,
+    /// Through the uplink to a next hop: `target` is the neighbour's index.
+    Uplink = 3,
+    /// Out of a TAP, to a pod or the host: `target` is the interface id.
+    Interface = 4,
+    /// To another local end, whose own half of the flow is judged next: `target` is its interface id.
+    Endpoint = 5,
+    /// Refused with a TCP reset or an ICMP error.
+    Reject = 6,
+    /// Answered by the node itself.
+    Punt = 7,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Hop {
+    kind: u8,
+    /// `DropReason` of a Drop.
+    pub reason: u8,
+    /// Worker that owns the target of `Endpoint` and `Interface`.
+    pub worker: u16,
+    pub target: u32,
+}
+
+impl Hop {
+    pub fn new(kind: HopKind, target: u32) -> Hop {
+        Hop { kind: kind as u8, target, ..Hop::default() }
+    }
+
+    pub fn drop(reason: crate::counters::DropReason) -> Hop {
+        Hop { kind: HopKind::Drop as u8, reason: reason as u8, ..Hop::default() }
+    }
+
+    #[inline(always)]
+    pub fn kind(&self) -> HopKind {
+        use HopKind::*;
+        match self.kind {
+            1 => Drop,
+            2 => Tunnel,
+            3 => Uplink,
+            4 => Interface,
+            5 => Endpoint,
+            6 => Reject,
+            7 => Punt,
+            _ => None,
+        }
+    }
+}
+
+/// The local end opened the flow (else the remote one).
+pub const FLAG_OPENED_LOCALLY: u8 = 1;
+/// Addresses or ports are translated: `outside` differs from `inside`.
+pub const FLAG_TRANSLATED: u8 = 2;
+/// Both directions have been seen.
+pub const FLAG_ANSWERED: u8 = 4;
+/// The record is in use.
+pub const FLAG_USED: u8 = 8;
+
+/// One flow. `inside` is what the local end sees, `outside` what the network sees; without translation they are equal.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowRecord {
+    pub inside: Tuple,
+    pub outside: Tuple,
+    /// From the local end to the remote one.
+    pub out: Hop,
+    /// From the remote end to the local one.
+    pub back: Hop,
+    pub scopes: Scopes,
+    /// Milliseconds of the worker's clock, wrapping.
+    pub last_seen_ms: u32,
+    /// Route of the remote end, and the peer its tunnel packets must come from.
+    pub route: u32,
+    /// Service that chose the backend, 0 for none.
+    pub service: u32,
+    /// Policy that forbids the flow, for its counter.
+    pub policy: u32,
+    /// Identity of the remote end.
+    pub identity: u32,
+    /// TCP: FINs and RSTs seen, see the dataplane's flow.rs.
+    pub state: u8,
+    pub flags: u8,
+    pub reserved: [u8; 2],
+    /// Next free record while unused.
+    pub next_free: u32,
+    pub packets: [u32; 2],
+}
+
+/// Header words of a flow region.
+pub const WORD_CAPACITY: usize = 4;
+pub const WORD_BUCKETS: usize = 5;
+pub const WORD_FLOW_SEED: usize = 6;
+pub const WORD_WORKER: usize = 7;
+pub const WORD_WORKERS: usize = 9;
+/// Wall-clock milliseconds at which the worker's clock was 0, so that a successor goes on with it.
+pub const WORD_CLOCK_START: usize = 10;
+pub const INDEX_START: usize = layout::JOURNAL_START;
+pub const ENTRIES_PER_BUCKET: usize = 8;
+
+/// Where index and records lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowLayout {
+    pub capacity: usize,
+    pub buckets: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FlowRegionError {
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error("flow memory claims {capacity} records and {buckets} buckets, which do not fit its size")]
+    Shape { capacity: u64, buckets: u64 },
+}
+
+impl FlowLayout {
+    /// Room for `capacity` flows; up to two index entries each, at half load.
+    pub fn for_capacity(capacity: usize) -> FlowLayout {
+        let buckets = (capacity.max(64) * 4 / ENTRIES_PER_BUCKET).next_power_of_two();
+        FlowLayout { capacity: capacity.max(64), buckets }
+    }
+
+    pub fn records_start(&self) -> usize {
+        INDEX_START + self.buckets * ENTRIES_PER_BUCKET
+    }
+
+    pub fn region_words(&self) -> usize {
+        self.records_start() + self.capacity * size_of::<FlowRecord>() / 8
+    }
+
+    /// New zeroed flow memory for a worker.
+    pub fn create(&self, worker: u16, workers: u16, seed: u64, clock_start: u64) -> Result<Region, RegionError> {
+        let region = Region::create(c"fairway-flows", self.region_words())?;
+        for (at, value) in [
+            (WORD_MAGIC, MAGIC_FLOWS),
+            (WORD_VERSION, LAYOUT_VERSION),
+            (WORD_SIZE, self.region_words() as u64),
+            (WORD_CAPACITY, self.capacity as u64),
+            (WORD_BUCKETS, self.buckets as u64),
+            (WORD_FLOW_SEED, seed),
+            (WORD_WORKER, worker as u64),
+            (WORD_WORKERS, workers as u64),
+            (WORD_CLOCK_START, clock_start),
+        ] {
+            region.words()[at].store(value, Ordering::Relaxed);
+        }
+        Ok(region)
+    }
+
+    /// Reads the header of flow memory that another process made.
+    pub fn read(region: &Region) -> Result<FlowLayout, FlowRegionError> {
+        let words = region.words();
+        let word = |i: usize| words.get(i).map_or(0, |w| w.load(Ordering::Relaxed));
+        layout::check_header(word, MAGIC_FLOWS, "flows", words.len())?;
+        let (capacity, buckets) = (word(WORD_CAPACITY), word(WORD_BUCKETS));
+        let shape = FlowRegionError::Shape { capacity, buckets };
+        if capacity == 0 || capacity > u32::MAX as u64 || !buckets.is_power_of_two() || buckets > u32::MAX as u64 {
+            return Err(shape);
+        }
+        let layout = FlowLayout { capacity: capacity as usize, buckets: buckets as usize };
+        if layout.region_words() == words.len() { Ok(layout) } else { Err(shape) }
+    }
+}
+
+/// All used records of a flow region that another process is writing: a snapshot record by record, for listings.
+pub fn list(region: &Region) -> Result<impl Iterator<Item = FlowRecord> + '_, FlowRegionError> {
+    let layout = FlowLayout::read(region)?;
+    let words = size_of::<FlowRecord>() / 8;
+    Ok((0..layout.capacity)
+        .map(move |i| crate::view::read_record::<FlowRecord>(region.words(), layout.records_start() + i * words))
+        .filter(|record| record.flags & FLAG_USED != 0))
+}

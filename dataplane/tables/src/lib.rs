@@ -1,0 +1,41 @@
+//! The contract between the process that knows the cluster (`control`) and the process that moves packets (`dataplane`).
+//!
+//! **The path of an update.** `control` turns objects into rows and writes them with a [`publish::Publisher`] into the
+//! idle copy of a [`region::Region`] (sealed shared memory), names the [`scope`]s it touched, and flips one word. Each
+//! worker *pins* the new copy at a burst boundary ([`publish::Reader`]), bumps the touched scopes, and acknowledges in
+//! the [`status`] region, which only the dataplane writes. When every live worker has acknowledged, the old copy is
+//! brought up to date and becomes the idle one.
+//!
+//! What a row means is said once, here: [`endpoint`], [`route`], [`service`], [`policy`], [`neighbour`], [`node`];
+//! which worker keeps a flow is [`owner`]; the records of flows that outlive a process are [`flow`]; what the two
+//! processes tell each other is [`message`], and [`channel`] carries it with its file descriptors.
+//!
+//! This crate must not do I/O beyond mapping memory and that one socket, and must not know Kubernetes objects or packets' bytes.
+
+pub mod addr;
+pub mod channel;
+pub mod counters;
+pub mod endpoint;
+pub mod flow;
+pub mod hash;
+pub mod layout;
+pub mod limits;
+pub mod lpm;
+pub mod message;
+pub mod neighbour;
+pub mod node;
+pub mod owner;
+pub mod policy;
+pub mod publish;
+pub mod region;
+pub mod route;
+pub mod scope;
+pub mod service;
+pub mod status;
+pub mod view;
+pub mod word;
+
+pub use addr::{Addr, Mac, Prefix, Protocol};
+pub use publish::{Publisher, Reader};
+pub use region::Region;
+pub use view::View;

@@ -1,0 +1,37 @@
+//! How much fits, each with its reason. Memory is sized at start from these; growing past one is an error that names
+//! the table and its limit. Untouched pages of a region cost nothing, so room is cheap.
+
+/// Services times ports: 45,000 single-endpoint services, with room for node ports and the address rows.
+pub const SERVICES_MAX: usize = 1 << 17;
+/// Backends of all services: 250,000 endpoints behind up to two services each, and room for the allocator's classes.
+pub const BACKENDS_MAX: usize = 1 << 20;
+/// Local attachments: the kubelet's 110 pods, times the densest nodes seen (500), times two families.
+pub const ENDPOINTS_MAX: usize = 1 << 11;
+/// Nodes (5,000) with a few pod ranges each, local addresses and the kernel's routes.
+pub const ROUTES_MAX: usize = 1 << 15;
+/// Pod addresses of the whole cluster that a policy may have to tell apart, and ipBlock prefixes.
+pub const IDENTITIES_MAX: usize = 1 << 19;
+/// Next hops of the underlay: every other node of a flat network, and routers.
+pub const NEIGHBOURS_MAX: usize = 1 << 13;
+/// Distinct sets of policies on the pods of one node.
+pub const POLICY_SETS_MAX: usize = 1 << 12;
+/// (policy set, direction, identity) rows.
+pub const POLICY_ROWS_MAX: usize = 1 << 20;
+/// Port rules of all rows; equal lists are shared.
+pub const RULES_MAX: usize = 1 << 18;
+/// Policies that can have a drop counter of their own.
+pub const POLICIES_MAX: usize = 1 << 14;
+/// Workers of one dataplane.
+pub const WORKERS_MAX: usize = 64;
+/// Interfaces of one dataplane: pods, the host, uplinks.
+pub const INTERFACES_MAX: usize = 1 << 10;
+/// Probes of one look-up in a hash table; a table at half load stays well below (see hash.rs).
+pub const PROBES_MAX: usize = 128;
+/// Touched scopes are hashed to this many private counters of 4 bytes: 8 KiB a worker.
+pub const SCOPE_SLOTS: usize = 2048;
+/// Publishes a sleeping worker may miss before it must revalidate everything.
+pub const JOURNAL_PUBLISHES: usize = 64;
+/// Unknown on-link neighbours that may be asked for at once.
+pub const REQUESTS_MAX: usize = 256;
+/// Rules read for one policy row; more are refused by control.
+pub const RULES_PER_ROW_MAX: usize = 256;

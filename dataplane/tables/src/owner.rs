@@ -1,0 +1,105 @@
+//! Which worker keeps a flow: one pure function of the tables and the flow's own two ends. It never looks at the queue a
+//! packet came in by, so both directions, and the packet quoted inside an ICMP error, give the same answer.
+
+use crate::endpoint::{EndpointKind, EndpointRecord};
+use crate::flow::Tuple;
+use crate::hash;
+use crate::layout::Table;
+use crate::service::{ServiceKey, ServiceRecord};
+use crate::view::View;
+use crate::{Protocol, addr::Addr};
+use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+/// A worker's number, from 0.
+pub type Worker = u16;
+
+/// The SNAT ports and echo ids of a node, split into one block for each worker. A worker's block is its alone, whatever
+/// the protocol and the address it stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatPorts {
+    first: u16,
+    last: u16,
+    workers: u16,
+}
+
+/// "the SNAT range is too small"
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "the SNAT port range {first}-{last} cannot be split between {workers} workers: give a range of at least 64 ports for each"
+)]
+pub struct SnatPortsError {
+    first: u16,
+    last: u16,
+    workers: u16,
+}
+
+impl SnatPorts {
+    pub fn new(first: u16, last: u16, workers: u16) -> Result<SnatPorts, SnatPortsError> {
+        if first < 1024 || last < first || workers == 0 || (last - first) / workers.max(1) < 63 {
+            return Err(SnatPortsError { first, last, workers });
+        }
+        Ok(SnatPorts { first, last, workers })
+    }
+
+    pub fn range(&self) -> RangeInclusive<u16> {
+        self.first..=self.last
+    }
+
+    fn block_size(&self) -> u32 {
+        (self.last as u32 - self.first as u32 + 1) / self.workers as u32
+    }
+
+    /// The ports of one worker.
+    pub fn block(&self, worker: Worker) -> RangeInclusive<u16> {
+        let first = self.first as u32 + worker as u32 * self.block_size();
+        first as u16..=(first + self.block_size() - 1) as u16
+    }
+
+    /// The worker of a port; None outside the range (and in the rest that does not divide).
+    #[inline(always)]
+    pub fn owner(&self, port: u16) -> Option<Worker> {
+        if !self.range().contains(&port) {
+            return None;
+        }
+        let worker = (port - self.first) as u32 / self.block_size();
+        (worker < self.workers as u32).then_some(worker as Worker)
+    }
+}
+
+/// The worker that keeps the flow of this tuple, seen from its local end. None: neither of the ends is ours, so whoever
+/// holds the packet may judge it.
+#[inline]
+pub fn owner(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Worker> {
+    if let Some(endpoint) = view.find::<Addr, EndpointRecord>(Table::Endpoint, &tuple.local) {
+        return match endpoint.kind()? {
+            EndpointKind::Snat => snat.owner(tuple.local_port),
+            EndpointKind::Node => snat.owner(tuple.local_port).or(Some(endpoint.owner_first)),
+            EndpointKind::Pod | EndpointKind::Host | EndpointKind::Gateway => Some(spread(&endpoint, tuple)),
+        };
+    }
+    let key = ServiceKey::new(tuple.local, tuple.local_port, tuple.protocol);
+    let service: ServiceRecord = view.find(Table::Service, &key)?;
+    let client_port = if service.affinity_s == 0 { tuple.remote_port } else { 0 };
+    Some(by_client(tuple.remote, client_port, tuple.protocol, snat.workers))
+}
+
+/// A local end with several queues spreads its flows over as many workers.
+#[inline(always)]
+fn spread(endpoint: &EndpointRecord, tuple: &Tuple) -> Worker {
+    if endpoint.owner_count <= 1 {
+        return endpoint.owner_first;
+    }
+    endpoint.owner_first
+        + by_client(tuple.remote, tuple.remote_port ^ tuple.local_port, tuple.protocol, endpoint.owner_count)
+}
+
+fn by_client(client: Addr, port: u16, protocol: Protocol, workers: u16) -> Worker {
+    let [high, low] = client.words();
+    let key = [high, low, (port as u64) << 8 | protocol.0 as u64];
+    ((hash::hash(&key, 0) >> 32) * workers as u64 >> 32) as Worker
+}
+
+#[cfg(test)]
+#[path = "owner_tests.rs"]
+mod tests;

@@ -1,0 +1,193 @@
+//! Memory shared between processes: a sealed memfd, mapped once, seen as words. The only file of this crate with
+//! `unsafe`; everything above it works on `&[AtomicU64]` (shared) or `&mut [T]` (memory that one process keeps for itself).
+//!
+//! Contract: the creator seals the size (F_SEAL_SHRINK | F_SEAL_GROW), so a mapping can never fault by the file being
+//! cut. Shared words are only ever touched as atomics, so a writer in another process, even one gone mad, can make a
+//! reader see wrong values but never undefined ones; readers treat every value as a claim. This file must not know
+//! what the words mean.
+#![allow(unsafe_code)] // mmap, and the two casts from the mapping to slices
+
+use bytemuck::Pod;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+/// A bigger claim is taken for damage, not for a table.
+const REGION_BYTES_MAX: u64 = 1 << 40;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    #[error("cannot {what} shared memory: {source}")]
+    System { what: &'static str, source: io::Error },
+    #[error("the shared memory that was handed over is not sealed against shrinking: it was not made by Fairway")]
+    Unsealed,
+    #[error("the shared memory that was handed over has {0} bytes: not a whole number of words, or absurd")]
+    Size(u64),
+}
+
+fn system(what: &'static str) -> RegionError {
+    RegionError::System { what, source: io::Error::last_os_error() }
+}
+
+/// How the mapping may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+/// A mapped memfd. Unmapped on drop; the memory itself lives as long as some process holds its fd or a mapping.
+#[derive(Debug)]
+pub struct Region {
+    base: NonNull<AtomicU64>,
+    words: usize,
+    access: Access,
+    fd: OwnedFd,
+}
+
+// SAFETY: the mapping is plain memory, only handed out as atomics, or exclusively through `&mut self`.
+unsafe impl Send for Region {}
+// SAFETY: as above; shared access is atomic.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// New zeroed memory of that many words, sealed, mapped for writing. `name` shows in /proc/PID/maps.
+    pub fn create(name: &CStr, words: usize) -> Result<Region, RegionError> {
+        // SAFETY: a C string and flags; returns a new fd or -1.
+        let raw = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+        if raw < 0 {
+            return Err(system("create"));
+        }
+        // SAFETY: the call above returned a new fd that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        // SAFETY: plain system calls on an fd we own.
+        if unsafe { libc::ftruncate(raw, (words * 8) as libc::off_t) } < 0 {
+            return Err(system("size"));
+        }
+        // SAFETY: as above.
+        if unsafe { libc::fcntl(raw, libc::F_ADD_SEALS, SEALS) } < 0 {
+            return Err(system("seal"));
+        }
+        Region::map(fd, words, Access::ReadWrite)
+    }
+
+    /// Maps what another process made, after checking that it cannot shrink under us.
+    pub fn attach(fd: OwnedFd, access: Access) -> Result<Region, RegionError> {
+        // SAFETY: a query on an fd we own.
+        let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 || seals & SEALS != SEALS {
+            return Err(RegionError::Unsealed);
+        }
+        let bytes =
+            std::fs::File::from(fd.try_clone().map_err(|source| RegionError::System { what: "inspect", source })?)
+                .metadata()
+                .map_err(|source| RegionError::System { what: "inspect", source })?
+                .len();
+        if bytes == 0 || bytes % 8 != 0 || bytes > REGION_BYTES_MAX {
+            return Err(RegionError::Size(bytes));
+        }
+        Region::map(fd, (bytes / 8) as usize, access)
+    }
+
+    fn map(fd: OwnedFd, words: usize, access: Access) -> Result<Region, RegionError> {
+        let protection = match access {
+            Access::ReadOnly => libc::PROT_READ,
+            Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        // SAFETY: a fresh shared mapping of a sealed memfd, at an address of the kernel's choice.
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), words * 8, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        if base == libc::MAP_FAILED {
+            return Err(system("map"));
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| system("map"))?;
+        Ok(Region { base, words, access, fd })
+    }
+
+    /// All words. On a read-only mapping only loads are allowed (a store would fault), which `Publisher` and `Status`
+    /// ensure by asking `access`.
+    #[inline(always)]
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, `words` long, lives as long as `self`, and atomics allow other writers.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.words) }
+    }
+
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// `count` records from word `at`, as plain memory. Contract: the caller's process is the only writer of this region
+    /// (worker state: other processes keep the fd, or read it as atomics). None if out of range or mapped read-only.
+    pub fn slice_mut<T: Pod>(&mut self, at: usize, count: usize) -> Option<&mut [T]> {
+        let end = count.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(at.checked_mul(8)?))?;
+        if end > self.words * 8 || self.access == Access::ReadOnly || align_of::<T>() > 8 {
+            return None;
+        }
+        // SAFETY: in range (checked), aligned to 8 (pages, and `at` in words), any bytes are a valid `T: Pod`, and
+        // `&mut self` makes it the only reference in this process; that no other process writes is the contract.
+        Some(unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(at).cast(), count) })
+    }
+
+    /// Two neighbouring ranges at once, as `slice_mut`; the second must begin at or after the end of the first.
+    pub fn slices_mut<A: Pod, B: Pod>(
+        &mut self,
+        (at_a, count_a): (usize, usize),
+        (at_b, count_b): (usize, usize),
+    ) -> Option<(&mut [A], &mut [B])> {
+        let end_a = at_a.checked_mul(8)?.checked_add(count_a.checked_mul(size_of::<A>())?)?;
+        if end_a > at_b.checked_mul(8)? {
+            return None;
+        }
+        let a: *mut [A] = self.slice_mut(at_a, count_a)?;
+        let b: *mut [B] = self.slice_mut(at_b, count_b)?;
+        // SAFETY: both were checked by `slice_mut`, do not overlap (checked above), and borrow `self` mutably.
+        Some(unsafe { (&mut *a, &mut *b) })
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`, unmapped once; no reference outlives `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.words * 8) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn two_mappings_see_the_same_words() {
+        let ours = Region::create(c"test", 1024).unwrap();
+        let theirs = Region::attach(ours.fd().try_clone_to_owned().unwrap(), Access::ReadOnly).unwrap();
+        ours.words()[1023].store(42, Ordering::Relaxed);
+        assert_eq!(theirs.words()[1023].load(Ordering::Relaxed), 42);
+    }
+
+    #[test]
+    fn an_unsealed_or_odd_file_is_refused() {
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(matches!(Region::attach(file.into(), Access::ReadOnly), Err(RegionError::Unsealed)));
+    }
+
+    #[test]
+    fn slices_stay_in_range_and_apart() {
+        let mut region = Region::create(c"test", 1024).unwrap();
+        assert!(region.slice_mut::<u64>(0, 1025).is_none());
+        assert!(region.slice_mut::<u64>(usize::MAX, 1).is_none());
+        assert!(region.slices_mut::<u64, u64>((0, 513), (512, 1)).is_none());
+        let (a, b) = region.slices_mut::<u64, u32>((0, 512), (512, 1024)).unwrap();
+        a[511] = 1;
+        b[1023] = 2;
+        let mut reader = Region::attach(region.fd().try_clone_to_owned().unwrap(), Access::ReadOnly).unwrap();
+        assert!(reader.slice_mut::<u64>(0, 1).is_none());
+    }
+}

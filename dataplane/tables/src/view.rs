@@ -1,0 +1,121 @@
+//! One consistent copy of the tables, as a worker or a test sees it: rows by index and by key. Reads only; every index
+//! and length is a claim that is checked, a row out of range reads as zeroes.
+
+use crate::layout::{Layout, Place, Table};
+use crate::limits::PROBES_MAX;
+use crate::{hash, lpm};
+use bytemuck::Pod;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Copies a record out of shared words, word by word.
+#[inline(always)]
+pub fn read_record<T: Pod>(words: &[AtomicU64], at: usize) -> T {
+    const { assert!(size_of::<T>() % 8 == 0 && size_of::<T>() > 0) };
+    let mut value = T::zeroed();
+    let Some(source) = words.get(at..).and_then(|rest| rest.get(..size_of::<T>() / 8)) else { return value };
+    for (bytes, word) in bytemuck::bytes_of_mut(&mut value).chunks_exact_mut(8).zip(source) {
+        bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+    }
+    value
+}
+
+/// Copies a record into shared words.
+#[inline(always)]
+pub fn write_record<T: Pod>(words: &[AtomicU64], at: usize, value: &T) {
+    const { assert!(size_of::<T>() % 8 == 0) };
+    for (bytes, word) in bytemuck::bytes_of(value).chunks_exact(8).zip(&words[at..at + size_of::<T>() / 8]) {
+        word.store(u64::from_ne_bytes(bytes.try_into().expect("chunks of eight")), Ordering::Relaxed);
+    }
+}
+
+/// One copy of the tables.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    words: &'a [AtomicU64],
+    layout: &'a Layout,
+    seed: u64,
+    generation: u64,
+}
+
+impl<'a> View<'a> {
+    /// `copy_words` are the words of one copy (already checked against the layout).
+    pub(crate) fn new(copy_words: &'a [AtomicU64], layout: &'a Layout, seed: u64, generation: u64) -> View<'a> {
+        View { words: copy_words, layout, seed, generation }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Row `index` of an array table; zeroes if there is none.
+    #[inline(always)]
+    pub fn row<T: Pod>(&self, table: Table, index: usize) -> T {
+        let place = self.layout.place(table);
+        debug_assert_eq!(place.record_words * 8, size_of::<T>());
+        if index >= place.capacity {
+            return T::zeroed();
+        }
+        read_record(self.words, place.offset + index * place.record_words)
+    }
+
+    /// The first words of a table of one big record.
+    #[inline(always)]
+    pub(crate) fn leading<T: Pod>(&self, table: Table) -> T {
+        read_record(self.words, self.layout.place(table).offset)
+    }
+
+    /// The value of `key` in a hash table.
+    #[inline(always)]
+    pub fn find<K: Pod + PartialEq, V: Pod>(&self, table: Table, key: &K) -> Option<V> {
+        let slot = self.find_slot(table, key)?;
+        Some(self.value(table, slot, size_of::<K>()))
+    }
+
+    /// Where `key` stands, if it does. Probes are bounded: a damaged table costs time, never a hang.
+    #[inline]
+    pub(crate) fn find_slot<K: Pod + PartialEq>(&self, table: Table, key: &K) -> Option<usize> {
+        let place = self.layout.place(table);
+        let tag = hash::tag(key, self.seed);
+        for probe in 0..PROBES_MAX {
+            let slot = (tag as usize).wrapping_add(probe) & (place.capacity - 1);
+            let found = self.tag_at(place, slot);
+            if found == 0 {
+                return None;
+            }
+            if found == tag && self.key_at::<K>(place, slot) == *key {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    pub(crate) fn tag_at(&self, place: Place, slot: usize) -> u64 {
+        self.words.get(place.offset + slot * place.record_words).map_or(0, |w| w.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    pub(crate) fn key_at<K: Pod>(&self, place: Place, slot: usize) -> K {
+        read_record(self.words, place.offset + slot * place.record_words + 1)
+    }
+
+    #[inline(always)]
+    fn value<V: Pod>(&self, table: Table, slot: usize, key_bytes: usize) -> V {
+        let place = self.layout.place(table);
+        read_record(self.words, place.offset + slot * place.record_words + 1 + key_bytes / 8)
+    }
+
+    /// Longest match of `addr` in one of the two prefix tables.
+    #[inline]
+    pub fn longest_match(&self, table: lpm::Lpm, addr: crate::Addr) -> Option<u64> {
+        lpm::longest_match(self, table, addr)
+    }
+
+    /// All rows of a hash table, for listings. O(capacity).
+    pub fn rows<K: Pod, V: Pod>(&self, table: Table) -> impl Iterator<Item = (K, V)> + '_ {
+        let place = self.layout.place(table);
+        (0..place.capacity)
+            .filter(move |&slot| self.tag_at(place, slot) != 0)
+            .map(move |slot| (self.key_at(place, slot), self.value(table, slot, size_of::<K>())))
+    }
+}
