@@ -226,7 +226,7 @@ impl Layout {
         let Place { record_words, capacity, offset } = self.place(table);
         let end = record_words.checked_mul(capacity).and_then(|w| w.checked_add(offset));
         let fits = offset % 8 == 0 && end.is_some_and(|end| end <= self.copy_words);
-        if fits && capacity.is_power_of_two() && record_words == table.shape().0 {
+        if fits && (record_words, capacity) == table.shape() {
             return Ok(());
         }
         Err(LayoutError::Place(table.name()))

@@ -1,0 +1,271 @@
+//! The memory that packets live in: one region of equal chunks (*frames*), registered with the kernel as UMEM.
+//!
+//! Ownership: a [`Frame`] is the exclusive right to one chunk's bytes. It cannot be cloned; it is made when the memory
+//! is (all of them, once) and, after it was lent to the kernel, by [`Memory::take_back`], which believes the kernel
+//! only if the ledger says that this frame was lent to that holder. So no chunk is ever held twice.
+//!
+//! A chunk begins with a link of [`LINK_BYTES`] by which frames of one packet are chained; the kernel never writes
+//! there (it leaves XDP_PACKET_HEADROOM, 256 bytes; kernel: include/uapi/linux/bpf.h). This file must not know
+//! protocols or devices.
+#![allow(unsafe_code)] // mmap, and slices into it
+
+use crate::packet::Packet;
+use std::io;
+use std::num::NonZeroU32;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Room at the start of each chunk for the link to the next frame of a packet.
+pub const LINK_BYTES: usize = 16;
+/// Where received bytes begin: XDP_PACKET_HEADROOM, of which the outer headers take up to 128.
+pub const HEADROOM: usize = 256;
+
+/// The exclusive right to one chunk. The number is the chunk's index plus one, so that an `Option<Frame>` is four bytes.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a dropped frame is lost: give it back to the pool"]
+pub struct Frame(NonZeroU32);
+
+impl Frame {
+    #[inline(always)]
+    pub fn index(&self) -> u32 {
+        self.0.get() - 1
+    }
+
+    fn at(index: u32) -> Frame {
+        Frame(NonZeroU32::new(index + 1).expect("an index below u32::MAX"))
+    }
+}
+
+/// Who holds frames that are not in user space: 0 nobody (they are ours), else an interface's number.
+pub type Holder = u8;
+
+/// All frames of the process.
+pub struct Memory {
+    base: NonNull<u8>,
+    frames: u32,
+    frame_size: u32,
+    ledger: Box<[AtomicU8]>,
+}
+
+// SAFETY: the region is plain memory; a chunk's bytes are reached only through its one `Frame`.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+/// The link at the start of a chunk.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Link {
+    /// 0: none, else the next frame's index plus one.
+    next: u32,
+    start: u16,
+    size: u16,
+}
+
+impl Memory {
+    /// `frames` chunks of `frame_size` (2048 or 4096) bytes, and the rights to all of them. Huge pages if there are any.
+    pub fn create(frames: u32, frame_size: u32) -> io::Result<(Memory, Vec<Frame>)> {
+        assert!(frame_size.is_power_of_two() && (2048..=4096).contains(&frame_size) && frames > 0 && frames < u32::MAX);
+        let size = frames as usize * frame_size as usize;
+        let map = |extra: i32| {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
+            // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
+            unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) }
+        };
+        let mut base = if size % (2 << 20) == 0 { map(libc::MAP_HUGETLB) } else { libc::MAP_FAILED };
+        if base == libc::MAP_FAILED {
+            base = map(0);
+        }
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap answered address 0"))?;
+        let ledger = (0..frames).map(|_| AtomicU8::new(0)).collect();
+        Ok((Memory { base, frames, frame_size, ledger }, (0..frames).map(Frame::at).collect()))
+    }
+
+    pub fn frame_size(&self) -> usize {
+        self.frame_size as usize
+    }
+
+    pub fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// Start and size of the region, for registering it as UMEM.
+    pub fn registration(&self) -> (u64, u64) {
+        (self.base.as_ptr() as u64, self.frames as u64 * self.frame_size as u64)
+    }
+
+    #[inline(always)]
+    fn chunk(&self, frame: &Frame) -> *mut u8 {
+        debug_assert!(frame.index() < self.frames);
+        // SAFETY: a frame's index is below `frames` by construction, so the offset stays inside the mapping.
+        unsafe { self.base.as_ptr().add(frame.index() as usize * self.frame_size as usize) }
+    }
+
+    /// `size` bytes at `start` of a frame; fewer if the chunk ends before.
+    #[inline(always)]
+    pub fn bytes<'a>(&'a self, frame: &'a Frame, start: usize, size: usize) -> &'a [u8] {
+        let start = start.min(self.frame_size());
+        let size = size.min(self.frame_size() - start);
+        // SAFETY: inside the chunk (clamped above); the frame is the only right to it and is borrowed for as long.
+        unsafe { std::slice::from_raw_parts(self.chunk(frame).add(start), size) }
+    }
+
+    #[inline(always)]
+    pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame, start: usize, size: usize) -> &'a mut [u8] {
+        let start = start.min(self.frame_size());
+        let size = size.min(self.frame_size() - start);
+        // SAFETY: as `bytes`; the frame is borrowed mutably, so this is the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.chunk(frame).add(start), size) }
+    }
+
+    /// The bytes in the packet's head frame: all headers are here.
+    #[inline(always)]
+    pub fn head<'a>(&'a self, packet: &'a Packet) -> &'a [u8] {
+        self.bytes(&packet.head, packet.start as usize, packet.size as usize)
+    }
+
+    #[inline(always)]
+    pub fn head_mut<'a>(&'a self, packet: &'a mut Packet) -> &'a mut [u8] {
+        let (start, size) = (packet.start as usize, packet.size as usize);
+        self.bytes_mut(&mut packet.head, start, size)
+    }
+
+    /// Asks the cache for a packet's first bytes.
+    #[inline(always)]
+    pub fn prefetch(&self, packet: &Packet) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint without effect on memory; the address is inside the chunk.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch(self.chunk(&packet.head).add(packet.start as usize).cast(), _MM_HINT_T0);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = packet;
+    }
+
+    fn link(&self, frame: &Frame) -> Link {
+        // SAFETY: the chunk begins with room for a link, aligned to its size, only written by `set_link`.
+        unsafe { self.chunk(frame).cast::<Link>().read() }
+    }
+
+    fn set_link(&self, frame: &mut Frame, link: Link) {
+        // SAFETY: as above, and the frame is borrowed mutably.
+        unsafe { self.chunk(frame).cast::<Link>().write(link) }
+    }
+
+    /// Makes one packet of frames that were filled in order: (frame, start, size). The first is the head.
+    pub fn join(&self, frames: impl DoubleEndedIterator<Item = (Frame, u16, u16)>) -> Option<Packet> {
+        let (mut next, mut total, mut first) = (0, 0, None);
+        for (mut frame, start, size) in frames.rev() {
+            // The right to `frame` lives on as the number in the link before it.
+            self.set_link(&mut frame, Link { next, start, size });
+            next = frame.0.get();
+            total += size as u32;
+            first = Some((frame, start, size));
+        }
+        let (head, start, size) = first?;
+        let mut packet = Packet::new(head, start, size);
+        packet.rest = self.take_next(&mut packet.head);
+        packet.rest_size = total - size as u32;
+        Some(packet)
+    }
+
+    /// Unlinks and returns the frame behind this one.
+    pub(crate) fn take_next(&self, frame: &mut Frame) -> Option<Frame> {
+        let link = self.link(frame);
+        self.set_link(frame, Link { next: 0, ..link });
+        NonZeroU32::new(link.next).filter(|n| n.get() <= self.frames).map(Frame)
+    }
+
+    /// All bytes of a packet in order: the head, then the further frames.
+    pub fn chain<'a>(&'a self, packet: &'a Packet) -> impl Iterator<Item = &'a [u8]> {
+        let mut next = packet.rest.as_ref().map_or(0, |frame| frame.0.get());
+        let rest = std::iter::from_fn(move || {
+            let frame = NonZeroU32::new(next).filter(|n| n.get() <= self.frames).map(Frame)?;
+            let link = self.link(&frame);
+            next = link.next;
+            // SAFETY: the chained frames belong to `packet`, which is borrowed; start and size were checked by `join`'s
+            // callers and are clamped to the chunk.
+            let (start, end) = (link.start as usize, (link.start + link.size) as usize);
+            (end <= self.frame_size())
+                .then(|| unsafe { std::slice::from_raw_parts(self.chunk(&frame).add(start), end - start) })
+        });
+        std::iter::once(self.head(packet)).chain(rest)
+    }
+
+    /// Gives the kernel the right to a frame; returns the chunk's address in the region.
+    #[inline(always)]
+    pub fn lend(&self, frame: Frame, holder: Holder) -> u64 {
+        self.ledger[frame.index() as usize].store(holder, Ordering::Relaxed);
+        frame.index() as u64 * self.frame_size as u64
+    }
+
+    /// Takes a frame back whose chunk holds `address`. None if it was not lent to that holder: the kernel (or a damaged
+    /// ring) is not believed.
+    #[inline(always)]
+    pub fn take_back(&self, address: u64, holder: Holder) -> Option<Frame> {
+        let index = address / self.frame_size as u64;
+        let owner = self.ledger.get(index as usize)?;
+        if holder == 0 || owner.load(Ordering::Relaxed) != holder {
+            return None;
+        }
+        owner.store(0, Ordering::Relaxed);
+        Some(Frame::at(index as u32))
+    }
+
+    /// Takes back everything lent to a holder whose device is closed.
+    pub fn reclaim(&self, holder: Holder) -> impl Iterator<Item = Frame> + '_ {
+        (0..self.frames as u64).filter_map(move |index| self.take_back(index * self.frame_size as u64, holder))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let size = self.frames as usize * self.frame_size as usize;
+        // SAFETY: the mapping made in `create`, unmapped once.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), size) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_comes_back_only_to_whom_it_was_lent_and_only_once() {
+        let (memory, mut frames) = Memory::create(8, 2048).unwrap();
+        let address = memory.lend(frames.pop().unwrap(), 3);
+        assert!(memory.take_back(address, 2).is_none());
+        assert!(memory.take_back(1 << 40, 3).is_none());
+        assert_eq!(memory.take_back(address + 256, 3).map(|f| f.index()), Some(7));
+        assert!(memory.take_back(address, 3).is_none());
+    }
+
+    #[test]
+    fn closing_reclaims_everything_lent() {
+        let (memory, frames) = Memory::create(8, 2048).unwrap();
+        for frame in frames {
+            let holder = 1 + (frame.index() % 2) as u8;
+            memory.lend(frame, holder);
+        }
+        assert_eq!(memory.reclaim(2).count(), 4);
+        assert_eq!(memory.reclaim(2).count(), 0);
+    }
+
+    #[test]
+    fn a_chain_reads_in_order() {
+        let (memory, frames) = Memory::create(8, 2048).unwrap();
+        let filled = frames.into_iter().take(4).map(|mut frame| {
+            let tag = frame.index() as u8;
+            memory.bytes_mut(&mut frame, 256, 10).fill(tag);
+            (frame, 256u16, 10u16)
+        });
+        let packet = memory.join(filled.collect::<Vec<_>>().into_iter()).unwrap();
+        assert_eq!((packet.head_size(), packet.total_size()), (10, 40));
+        let bytes: Vec<u8> = memory.chain(&packet).flatten().copied().collect();
+        assert_eq!(bytes, [[0; 10], [1; 10], [2; 10], [3; 10]].concat());
+    }
+}

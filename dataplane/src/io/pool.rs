@@ -1,0 +1,145 @@
+//! Each worker's free frames. A frame has a home worker (an address range); one that ends up with another worker goes
+//! home in batches over a ring. No lock, no allocation after start.
+
+use super::frames::{Frame, Memory};
+use crate::packet::Packet;
+use crossbeam::queue::ArrayQueue;
+use std::sync::Arc;
+
+/// Frames sent home at once.
+const BATCH: usize = 32;
+
+/// One worker's frames.
+pub struct FramePool {
+    memory: Arc<Memory>,
+    worker: usize,
+    frames_per_worker: u32,
+    free: Vec<Frame>,
+    /// Frames of other workers, by home.
+    foreign: Vec<Vec<Frame>>,
+    /// Rings by home worker: this worker takes from its own and pushes to the others'.
+    returns: Arc<[ArrayQueue<Frame>]>,
+}
+
+impl FramePool {
+    /// Divides the frames of a memory between `workers`.
+    pub fn divide(memory: Arc<Memory>, frames: Vec<Frame>, workers: usize) -> Vec<FramePool> {
+        let per_worker = (frames.len() / workers).max(1);
+        let returns: Arc<[ArrayQueue<Frame>]> = (0..workers).map(|_| ArrayQueue::new(frames.len())).collect();
+        let mut pools: Vec<FramePool> = (0..workers)
+            .map(|worker| FramePool {
+                memory: memory.clone(),
+                worker,
+                frames_per_worker: per_worker as u32,
+                free: Vec::with_capacity(frames.len()),
+                foreign: (0..workers).map(|_| Vec::with_capacity(BATCH)).collect(),
+                returns: returns.clone(),
+            })
+            .collect();
+        for frame in frames {
+            let home = (frame.index() as usize / per_worker).min(workers - 1);
+            pools[home].free.push(frame);
+        }
+        pools
+    }
+
+    #[inline(always)]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub fn memory_arc(&self) -> Arc<Memory> {
+        self.memory.clone()
+    }
+
+    /// Frames at hand.
+    pub fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Frames that call this worker home.
+    pub fn home_size(&self) -> usize {
+        self.frames_per_worker as usize
+    }
+
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<Frame> {
+        if self.free.is_empty() {
+            self.collect();
+        }
+        self.free.pop()
+    }
+
+    /// Takes in the frames that other workers sent home.
+    #[cold]
+    fn collect(&mut self) {
+        while let Some(frame) = self.returns[self.worker].pop() {
+            self.free.push(frame);
+        }
+    }
+
+    #[inline(always)]
+    pub fn put(&mut self, frame: Frame) {
+        let home = (frame.index() / self.frames_per_worker) as usize;
+        if home == self.worker || home >= self.returns.len() && self.worker == self.returns.len() - 1 {
+            return self.free.push(frame);
+        }
+        self.put_foreign(frame, home.min(self.returns.len() - 1));
+    }
+
+    fn put_foreign(&mut self, frame: Frame, home: usize) {
+        self.foreign[home].push(frame);
+        if self.foreign[home].len() >= BATCH {
+            self.send_home(home);
+        }
+    }
+
+    fn send_home(&mut self, home: usize) {
+        for frame in self.foreign[home].drain(..) {
+            // The ring has room for every frame there is.
+            let _ = self.returns[home].push(frame).map_err(|frame| debug_assert!(false, "no room for {frame:?}"));
+        }
+    }
+
+    /// Gives back all frames of a packet.
+    pub fn put_packet(&mut self, packet: Packet) {
+        let Packet { head, rest, .. } = packet;
+        let mut next = rest;
+        self.put(head);
+        while let Some(mut frame) = next {
+            next = self.memory.take_next(&mut frame);
+            self.put(frame);
+        }
+    }
+
+    /// Once a round: what waits for a full batch goes home, what came home is taken in.
+    pub fn housekeep(&mut self) {
+        for home in 0..self.foreign.len() {
+            if !self.foreign[home].is_empty() {
+                self.send_home(home);
+            }
+        }
+        self.collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_go_home_and_none_is_lost() {
+        let (memory, frames) = Memory::create(100, 2048).unwrap();
+        let mut pools = FramePool::divide(Arc::new(memory), frames, 3);
+        let (mut first, mut second) = (pools.remove(0), pools.remove(0));
+        let before = (first.available(), second.available(), pools[0].available());
+        assert_eq!(before.0 + before.1 + before.2, 100);
+        for _ in 0..20 {
+            let frame = first.take().unwrap();
+            second.put(frame);
+        }
+        second.housekeep();
+        first.housekeep();
+        assert_eq!((first.available(), second.available(), pools[0].available()), before);
+    }
+}
