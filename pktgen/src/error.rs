@@ -30,7 +30,7 @@ pub enum Error {
     SameInterface(String),
     #[error("AF_XDP on {interface} queue {queue}: {what}: {cause}{hint}")]
     Xsk { interface: String, queue: u32, what: &'static str, cause: String, hint: &'static str },
-    #[error("sending on {interface} failed: {source}")]
+    #[error("sending on {interface} failed: {source}; a driver that wants an XDP program to send (igb) needs --copy")]
     Send { interface: String, source: io::Error },
     #[error("receiving on {interface} failed: {source}")]
     Receive { interface: String, source: io::Error },
