@@ -1,0 +1,95 @@
+# What a user and CI type. Everything is built with one profile (release), so that nothing is built twice.
+#
+#   make demo           two nodes, real pods, real traffic; KEEP=1 leaves it up, ONLY=1,6 plays these sections
+#   make test           all tests, namespace tests included
+#   make lint           formatting and clippy
+#   make fuzz T=60      every fuzz target for T seconds
+#   make soak T=3600    the demo's sections again and again for T seconds
+#   make vm-test ZC_VM=path/to/zc-vm    the lab's uplinks on true zero-copy NICs of a VM
+#   make bench          criterion
+#   make deps           the Debian packages that are missing
+#   make clean-lab      removes labs that were left up
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := demo
+.PHONY: demo test lint fuzz soak vm-test bench deps rust build build-tests clean-lab
+
+T ?= 60
+KEEP ?=
+ONLY ?=
+ZC_VM ?=
+CARGO ?= cargo
+TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+BIN := $(TARGET_DIR)/release
+export RUST_BACKTRACE ?= 0
+
+# Namespaces need root. Building does not: only what needs it runs under sudo.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+KEEP_ENV := $(if $(SUDO),$(SUDO) --preserve-env=FAIRWAY_BIN_DIR$(COMMA)RUST_BACKTRACE,)
+COMMA := ,
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+RUNNER_VARIABLE := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER
+# cargo runs test programs through this.
+AS_ROOT := $(if $(SUDO),$(RUNNER_VARIABLE)='sudo --preserve-env',)
+
+PACKAGES := build-essential clang llvm libclang-dev libelf-dev zlib1g-dev libpcap-dev m4 pkg-config \
+	iproute2 iputils-ping iperf3 curl nftables ethtool tcpdump procps util-linux coreutils
+RUST_MIN := 1.91
+
+demo: deps rust build
+	$(KEEP_ENV) $(BIN)/fairway-demo $(if $(filter-out 0,$(KEEP)),--keep) $(if $(ONLY),--only $(ONLY))
+
+# The lab's tests share the machine's two cores with what they measure: one at a time.
+# A place for tests that need a build of their own (loom) is after the first line.
+test: deps rust build-tests
+	$(AS_ROOT) $(CARGO) test --workspace --exclude fairway-lab --release
+	$(AS_ROOT) $(CARGO) test -p fairway-lab --release -- --test-threads=1
+
+lint: rust
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --release -- -D warnings
+
+build: rust
+	$(CARGO) build --workspace --bins --release
+
+# Programs and tests in one go: the lab's tests run the programs.
+build-tests: rust
+	$(CARGO) build --workspace --bins --tests --release
+
+fuzz: deps rust
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	cd dataplane/fuzz && for target in $$(cargo fuzz list); do \
+		echo "== $$target, $(T) s"; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run "$$target" -- -max_total_time=$(T); \
+	done
+
+soak: deps rust build
+	$(KEEP_ENV) $(BIN)/fairway-demo --repeat-for $(T)
+
+# nic0-nic1 and nic2-nic3 are joined: the first of each pair is a node's uplink, the second goes into the bridge.
+vm-test: deps rust build
+	@[ -n "$(ZC_VM)" ] || { echo "say where zc-vm is: make vm-test ZC_VM=path/to/zc-vm"; exit 1; }
+	$(ZC_VM) -n 4 -q 2 -- $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3
+
+bench: deps rust
+	$(CARGO) bench -p fairway-benches
+
+deps:
+	@command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || { \
+		echo "This is not Debian: install what these packages hold yourself: $(PACKAGES)"; exit 1; }
+	@missing=$$(for package in $(PACKAGES); do \
+		dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || echo $$package; done); \
+	if [ -n "$$missing" ]; then \
+		echo "installing" $$missing; \
+		$(SUDO) apt-get update -qq; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+
+rust:
+	@version=$$(rustc --version 2>/dev/null | cut -d' ' -f2 || true); \
+	if [ "$$(printf '%s\n' $(RUST_MIN) "$${version:-0}" | sort -V | head -1)" != $(RUST_MIN) ]; then \
+		echo "Rust $(RUST_MIN) or newer is needed and $${version:-none} is here: see https://rustup.rs"; exit 1; fi
+
+clean-lab:
+	$(SUDO) $(BIN)/fairway-demo clean

@@ -1,0 +1,20 @@
+//! The small programs that the lab runs inside its namespaces: sub-commands of `fairway-demo`.
+//!
+//! They are ordinary sockets programs and know nothing of Fairway.
+
+pub mod converse;
+pub mod datagrams;
+pub mod load;
+pub mod serve;
+
+use std::io::BufRead;
+
+/// Calls back with each line of standard input and once, with `None`, at its end.
+fn on_stdin(mut hear: impl FnMut(Option<&str>) + Send + 'static) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            hear(Some(line.trim()));
+        }
+        hear(None);
+    });
+}

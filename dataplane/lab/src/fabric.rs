@@ -1,0 +1,54 @@
+//! The network between the nodes: one bridge in a namespace of its own, and links into it.
+
+use anyhow::Result;
+
+use crate::netns::Netns;
+use crate::shell::Cmd;
+
+const BRIDGE: &str = "bridge";
+
+/// The underlay.
+#[derive(Clone, Debug)]
+pub struct Fabric {
+    netns: Netns,
+}
+
+impl Fabric {
+    pub fn create(name: &str) -> Result<Self> {
+        let netns = Netns::create(name)?;
+        netns.ip(&format!("link add {BRIDGE} type bridge mcast_snooping 0"))?;
+        netns.ip(&format!("link set {BRIDGE} up"))?;
+        Ok(Fabric { netns })
+    }
+
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// A veth pair: `interface` in the given namespace, the other end in the bridge as `port`.
+    pub fn connect(&self, port: &str, netns: &Netns, interface: &str, queues: u32) -> Result<()> {
+        let queues = format!("numrxqueues {queues} numtxqueues {queues}");
+        let (here, there) = (self.netns.name(), netns.name());
+        Cmd::line(&format!(
+            "ip link add {port} netns {here} {queues} type veth peer name {interface} netns {there} {queues}"
+        ))
+        .ok()?;
+        self.plug(port)?;
+        netns.ip(&format!("link set {interface} up")).map(|_| ())
+    }
+
+    /// Moves two joined NICs of this machine: one into the node, the other into the bridge.
+    pub fn connect_nics(&self, port: &str, netns: &Netns, interface: &str) -> Result<()> {
+        for (nic, home) in [(port, &self.netns), (interface, netns)] {
+            Cmd::line(&format!("ip link set {nic} netns {}", home.name())).ok()?;
+        }
+        self.plug(port)?;
+        netns.ip(&format!("link set {interface} up")).map(|_| ())
+    }
+
+    fn plug(&self, port: &str) -> Result<()> {
+        self.netns.ip(&format!("link set {port} master {BRIDGE} up"))?;
+        // Towards AF_XDP a half-computed checksum would arrive without its mark, so this end completes it.
+        Cmd::line(&format!("ethtool -K {port} tx off")).netns(&self.netns).ok().map(|_| ())
+    }
+}

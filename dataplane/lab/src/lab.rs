@@ -1,0 +1,246 @@
+//! Brings a whole lab up and changes its cast of pods.
+//!
+//! Addresses: nodes 172.18.0.11 and .12, the client outside 172.18.0.100; pods 10.244.NODE.0/24;
+//! services 10.96.0.0/16.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::binaries::{Binaries, NotBuilt};
+use crate::fabric::Fabric;
+use crate::guard::Guard;
+use crate::manifests;
+use crate::netns::Netns;
+use crate::node::{Node, NodeSpec};
+use crate::objects::Objects;
+use crate::pod::{self, Pod};
+use crate::process::Process;
+use crate::shell::Cmd;
+
+const NODES: u8 = 2;
+/// Every node and the client call their link so, unless a NIC has a name of its own.
+const UPLINK: &str = "eth0";
+
+/// Two NICs of this machine that are joined: one becomes a node's uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nics {
+    pub uplink: String,
+    pub port: String,
+}
+
+/// What a lab is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The lab's name, if it is free; else one of its own.
+    pub id: Option<String>,
+    pub workers: u32,
+    pub uplink_queues: u32,
+    /// Length of a node's pod range.
+    pub pod_prefix: u8,
+    /// One pair a node; empty: veth pairs.
+    pub nics: Vec<Nics>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { id: None, workers: 1, uplink_queues: 1, pod_prefix: 24, nics: Vec::new() }
+    }
+}
+
+/// Two nodes, pods, and a client outside. Dropping it removes everything.
+#[derive(Debug)]
+pub struct Lab {
+    pub nodes: Vec<Node>,
+    pods: BTreeMap<String, Pod>,
+    servers: Vec<Process>,
+    client: Netns,
+    fabric: Fabric,
+    objects: Objects,
+    binaries: Binaries,
+    // Last: it removes what the others were made of.
+    guard: Guard,
+}
+
+impl Lab {
+    /// Namespaces, links, addresses and objects; nothing of Fairway runs yet.
+    pub fn wire(options: &Options) -> Result<Self> {
+        check_machine()?;
+        let binaries = Binaries::find()?;
+        let guard = Guard::claim(options.id.as_deref())?;
+        let objects = Objects::create(guard.directory())?;
+        let fabric = Fabric::create(&format!("{}fabric", guard.prefix()))?;
+        let client = Netns::create(&format!("{}client", guard.prefix()))?;
+        fabric.connect("client", &client, UPLINK, 1)?;
+        client.ip(&format!("address add {}/24 dev {UPLINK}", client_address()))?;
+        let mut lab =
+            Lab { nodes: vec![], pods: BTreeMap::new(), servers: vec![], client, fabric, objects, binaries, guard };
+        for number in 1..=NODES {
+            lab.wire_node(number, options)?;
+        }
+        lab.objects.apply("namespace-demo", &manifests::namespace(manifests::NAMESPACE))?;
+        Ok(lab)
+    }
+
+    fn wire_node(&mut self, number: u8, options: &Options) -> Result<()> {
+        let name = format!("node-{number}");
+        let netns = Netns::create(&format!("{}{name}", self.guard.prefix()))?;
+        let nics = options.nics.get(usize::from(number) - 1);
+        let uplink = nics.map_or(UPLINK, |nics| &nics.uplink).to_string();
+        let port = nics.map_or(&name, |nics| &nics.port).to_string();
+        match nics {
+            Some(_) => self.fabric.connect_nics(&port, &netns, &uplink)?,
+            None => self.fabric.connect(&port, &netns, &uplink, options.uplink_queues)?,
+        }
+        let address = node_address(number);
+        let pod_range = format!("10.244.{number}.0/{}", options.pod_prefix);
+        netns.ip(&format!("address add {address}/24 dev {uplink}"))?;
+        self.client.ip(&format!("route add {pod_range} via {address}"))?;
+        self.objects.apply(&format!("node-{name}"), &manifests::node(&name, address, &pod_range))?;
+        let spec = NodeSpec { name, address, pod_range, uplink, port, workers: options.workers };
+        let node = Node::create(spec, netns, self.guard.directory(), self.objects.directory(), &self.binaries)?;
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// A lab with Fairway running on both nodes, without pods.
+    pub fn start(options: &Options) -> Result<Self> {
+        let mut lab = Lab::wire(options)?;
+        lab.require_fairway()?;
+        for node in &mut lab.nodes {
+            node.start()?;
+        }
+        Ok(lab)
+    }
+
+    fn require_fairway(&self) -> Result<()> {
+        self.binaries.require("fairway-dataplane", "--socket")?;
+        self.binaries.require("fairway-control", "--objects")?;
+        self.binaries.require("fairway", "status")?;
+        if !self.binaries.path("fairway-cni").exists() {
+            return Err(NotBuilt(format!("{} is missing", self.binaries.path("fairway-cni").display())).into());
+        }
+        Ok(())
+    }
+
+    /// Makes a namespace and has it attached, as a container runtime does; then starts its server
+    /// and writes its object.
+    pub fn add_pod(&mut self, name: &str, node: usize, labels: &[(&str, &str)]) -> Result<()> {
+        let netns = Netns::create(&format!("{}{name}", self.guard.prefix()))?;
+        // The lab is IPv4 so far, and a pod that asks for IPv6 routers would disturb exact counts.
+        for scope in ["all", "default"] {
+            netns.sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), "1")?;
+        }
+        let attachment = self.nodes[node].plugin().add(&pod::container(name, netns.clone()))?;
+        let mut pod = Pod::new(name, node, labels, netns, attachment);
+        pod.start_server(&self.binaries, self.guard.directory())?;
+        self.pods.insert(name.to_string(), pod);
+        self.publish_pod(name).map(|_| ())
+    }
+
+    /// Writes the pod's object; the time right after it became visible.
+    pub fn publish_pod(&self, name: &str) -> Result<u64> {
+        let pod = self.pod(name)?;
+        self.objects.apply(&format!("pod-{name}"), &pod.manifest(self.nodes[pod.node].name()))
+    }
+
+    /// Takes the pod's object away, as when it is being deleted; the pod itself still runs.
+    pub fn withdraw_pod(&self, name: &str) -> Result<u64> {
+        self.objects.delete(&format!("pod-{name}"))
+    }
+
+    pub fn start_server(&mut self, pod: &str) -> Result<()> {
+        let directory = self.guard.directory().to_path_buf();
+        let found = self.pods.get_mut(pod).with_context(|| format!("there is no pod {pod}"))?;
+        found.start_server(&self.binaries, &directory)
+    }
+
+    pub fn kill_server(&mut self, pod: &str) -> Result<()> {
+        self.pods.get_mut(pod).with_context(|| format!("there is no pod {pod}"))?.kill_server()
+    }
+
+    /// The small server on a node or on the client, which answers with this name.
+    pub fn serve(&mut self, name: &str, netns: &Netns) -> Result<()> {
+        let server = pod::serve(name, netns, &self.binaries, self.guard.directory())?;
+        self.servers.push(server);
+        Ok(())
+    }
+
+    /// All nodes have acknowledged all that was written before this call.
+    pub fn settle(&mut self) -> Result<()> {
+        // The objects' directory is watched: what was just written is read within this time.
+        crate::wait::sleep_ms(300);
+        self.nodes.iter_mut().try_for_each(|node| node.wait_connected().map(|_| ()))
+    }
+
+    pub fn pod(&self, name: &str) -> Result<&Pod> {
+        self.pods.get(name).with_context(|| format!("there is no pod {name}"))
+    }
+
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    pub fn node_of(&self, pod: &str) -> Result<&Node> {
+        Ok(&self.nodes[self.pod(pod)?.node])
+    }
+
+    pub fn client(&self) -> &Netns {
+        &self.client
+    }
+
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.guard.directory()
+    }
+
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Leaves everything up; `fairway-demo clean` removes it.
+    pub fn keep(self) -> Result<()> {
+        let Lab { nodes, pods, servers, guard, .. } = self;
+        // Their destructors would end the processes.
+        std::mem::forget((nodes, pods, servers));
+        guard.keep()
+    }
+}
+
+pub fn client_address() -> IpAddr {
+    Ipv4Addr::new(172, 18, 0, 100).into()
+}
+
+fn node_address(number: u8) -> IpAddr {
+    Ipv4Addr::new(172, 18, 0, 10 + number).into()
+}
+
+/// Everything that the lab needs of the machine, or one sentence that says what to do.
+fn check_machine() -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    anyhow::ensure!(
+        std::fs::metadata("/proc/self")?.uid() == 0,
+        "network namespaces need root: run this with sudo (make demo and make test do)"
+    );
+    let needed = "ip nsenter setsid timeout sysctl ss ethtool nft curl ping iperf3 tcpdump";
+    let missing: Vec<&str> = needed.split(' ').filter(|program| !is_installed(program)).collect();
+    anyhow::ensure!(missing.is_empty(), "these programs are missing: {}; run `make deps`", missing.join(", "));
+    Ok(())
+}
+
+fn is_installed(program: &str) -> bool {
+    Cmd::new("sh").args(["-c", &format!("command -v {program}")]).run().is_ok_and(|ran| ran.succeeded())
+}

@@ -1,0 +1,46 @@
+//! One network namespace of the lab, by its name under /run/netns.
+//!
+//! Removing what a dead lab left is the guard's work: a `Netns` going out of scope does nothing.
+
+use anyhow::Result;
+
+use crate::shell::{Cmd, Ran};
+
+/// A network namespace that this lab made.
+#[derive(Clone, Debug)]
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// Makes the namespace and brings its loopback up, as a container runtime does.
+    pub fn create(name: &str) -> Result<Self> {
+        Cmd::line(&format!("ip netns add {name}")).ok()?;
+        let netns = Netns { name: name.to_string() };
+        netns.ip("link set lo up")?;
+        Ok(netns)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that stands for the namespace.
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
+    /// Runs `ip` on this namespace.
+    pub fn ip(&self, arguments: &str) -> Result<Ran> {
+        Cmd::line(&format!("ip -n {} {arguments}", self.name)).ok()
+    }
+
+    /// Sets one `net.*` value; these belong to the namespace that the writer is in.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        Cmd::line(&format!("sysctl -qw {key}={value}")).netns(self).ok().map(|_| ())
+    }
+
+    pub fn remove(self) -> Result<()> {
+        Cmd::line(&format!("ip netns del {}", self.name)).ok().map(|_| ())
+    }
+}

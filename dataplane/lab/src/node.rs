@@ -1,0 +1,267 @@
+//! One node: a namespace with an uplink, its control process and its dataplane process.
+//!
+//! The node's kernel forwards nothing: `ip_forward` is 0 and its nft ruleset is empty.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::binaries::{Binaries, NotBuilt};
+use crate::cni::Plugin;
+use crate::fairway::{Fairway, Interface, Status};
+use crate::netns::Netns;
+use crate::process::Process;
+use crate::shell::Cmd;
+use crate::wait;
+
+/// Addresses that a node keeps for itself, counted from the start of its pod range.
+const HOST_OFFSET: u32 = 2;
+const SNAT_OFFSET: u32 = 3;
+
+/// A process must be there after this long, also on a machine that compiles something beside.
+const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// What tells one node from another.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    pub name: String,
+    /// On the fabric.
+    pub address: IpAddr,
+    /// `10.244.1.0/24`
+    pub pod_range: String,
+    pub uplink: String,
+    /// The other end of the uplink, in the fabric.
+    pub port: String,
+    pub workers: u32,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    spec: NodeSpec,
+    netns: Netns,
+    directory: PathBuf,
+    fairway: Fairway,
+    plugin: Plugin,
+    dataplane_command: Cmd,
+    control_command: Cmd,
+    dataplane: Option<Process>,
+    control: Option<Process>,
+}
+
+impl Node {
+    /// Prepares the node; nothing of Fairway runs yet.
+    pub fn create(spec: NodeSpec, netns: Netns, lab: &Path, objects: &Path, binaries: &Binaries) -> Result<Self> {
+        let directory = lab.join(&spec.name);
+        std::fs::create_dir_all(directory.join("run"))?;
+        std::fs::create_dir_all(directory.join("state"))?;
+        for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+            netns.sysctl(key, "0")?;
+        }
+        let run_dir = directory.join("run");
+        let plugin = Plugin { program: binaries.path("fairway-cni"), netns: netns.clone(), run_dir: run_dir.clone() };
+        Ok(Node {
+            dataplane_command: dataplane_command(&spec, &netns, &run_dir, binaries),
+            control_command: control_command(&spec, &netns, &directory, objects, binaries),
+            fairway: Fairway::new(binaries.path("fairway"), run_dir),
+            plugin,
+            spec,
+            netns,
+            directory,
+            dataplane: None,
+            control: None,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    pub fn address(&self) -> IpAddr {
+        self.spec.address
+    }
+
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    pub fn uplink(&self) -> &str {
+        &self.spec.uplink
+    }
+
+    pub fn port(&self) -> &str {
+        &self.spec.port
+    }
+
+    pub fn fairway(&self) -> &Fairway {
+        &self.fairway
+    }
+
+    pub fn plugin(&self) -> &Plugin {
+        &self.plugin
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The addresses that Fairway uses inside the pod network for what is no pod.
+    pub fn reserved_addresses(&self) -> Result<Vec<IpAddr>> {
+        let first = self.spec.pod_range.split('/').next().unwrap_or_default();
+        let first: IpAddr = first.parse().with_context(|| format!("pod range {}", self.spec.pod_range))?;
+        Ok([HOST_OFFSET, SNAT_OFFSET].map(|offset| nth_after(first, offset)).to_vec())
+    }
+
+    pub fn start(&mut self) -> Result<()> {
+        self.start_dataplane()?;
+        self.start_control()?;
+        self.wait_connected().map(|_| ())
+    }
+
+    pub fn start_dataplane(&mut self) -> Result<()> {
+        self.dataplane = Some(Process::spawn("dataplane", &self.dataplane_command, &self.directory)?);
+        Ok(())
+    }
+
+    pub fn start_control(&mut self) -> Result<()> {
+        self.control = Some(Process::spawn("control", &self.control_command, &self.directory)?);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill_dataplane(&mut self) -> Result<()> {
+        self.dataplane.take().context("no dataplane runs")?.kill()
+    }
+
+    /// SIGKILL.
+    pub fn kill_control(&mut self) -> Result<()> {
+        self.control.take().context("no control runs")?.kill()
+    }
+
+    /// SIGTERM to both, control first: it undoes what it did to the node.
+    pub fn stop(&mut self) -> Result<()> {
+        for process in [self.control.take(), self.dataplane.take()].into_iter().flatten() {
+            let code = process.terminate(Duration::from_secs(10))?;
+            anyhow::ensure!(code == 0, "a process of {} ended with {code} after SIGTERM", self.name());
+        }
+        Ok(())
+    }
+
+    pub fn dataplane_pid(&self) -> Option<u32> {
+        self.dataplane.as_ref().map(Process::pid)
+    }
+
+    pub fn control_pid(&self) -> Option<u32> {
+        self.control.as_ref().map(Process::pid)
+    }
+
+    /// Both processes run, talk to each other, and the last published tables are in force.
+    pub fn wait_connected(&mut self) -> Result<Status> {
+        self.wait_status("both processes to find each other", START_LIMIT, Status::is_in_force)
+    }
+
+    /// Everything up to a generation after this one is in force.
+    pub fn wait_published_after(&mut self, generation: u64) -> Result<Status> {
+        let what = format!("generation {} to be in force", generation + 1);
+        self.wait_status(&what, START_LIMIT, |status| status.generation > generation && status.is_in_force())
+    }
+
+    pub fn wait_dataplane_gone(&mut self) -> Result<Status> {
+        self.wait_status("`fairway status` to miss the dataplane", START_LIMIT, |status| !status.is_connected())
+    }
+
+    fn wait_status(&mut self, what: &str, limit: Duration, good: impl Fn(&Status) -> bool) -> Result<Status> {
+        let mut last = Err(anyhow::anyhow!("never asked"));
+        let there = wait::until(limit, || {
+            last = self.processes_run().and_then(|()| self.fairway.status());
+            matches!(&last, Ok(status) if good(status)) || is_final(&last)
+        });
+        match last {
+            Ok(status) if there => Ok(status),
+            Err(error) if error.downcast_ref::<NotBuilt>().is_some() => Err(error),
+            Ok(status) => bail!("{}: waited {limit:?} for {what}; last: {status:?}; {}", self.name(), self.logs()),
+            Err(error) => Err(error.context(format!("{}: waited for {what}; {}", self.name(), self.logs()))),
+        }
+    }
+
+    fn processes_run(&mut self) -> Result<()> {
+        let both = [self.dataplane.as_mut(), self.control.as_mut()];
+        both.into_iter().flatten().try_for_each(Process::still_running)
+    }
+
+    fn logs(&self) -> String {
+        let log = |what: &str, process: &Option<Process>| match process {
+            Some(process) => format!("{what}: {}", process.log_end()),
+            None => format!("{what} does not run"),
+        };
+        format!("{}; {}", log("control", &self.control), log("dataplane", &self.dataplane))
+    }
+
+    /// Processor time of both processes, in ticks of 10 ms.
+    pub fn cpu_ticks(&self) -> Result<u64> {
+        let both = [self.dataplane.as_ref(), self.control.as_ref()];
+        both.into_iter().flatten().map(Process::cpu_ticks).sum()
+    }
+
+    /// The row of a pod's interface.
+    pub fn interface_of_pod(&self, pod: &str) -> Result<Interface> {
+        self.interface(&format!("of pod {pod}"), |interface| interface.pod.as_deref() == Some(pod))
+    }
+
+    /// The row of the first interface of a kind.
+    pub fn interface_of_kind(&self, kind: &str) -> Result<Interface> {
+        self.interface(&format!("of kind {kind}"), |interface| interface.kind == kind)
+    }
+
+    fn interface(&self, which: &str, is_it: impl Fn(&Interface) -> bool) -> Result<Interface> {
+        let found = self.fairway.interfaces()?.into_iter().find(is_it);
+        found.with_context(|| format!("`fairway interfaces` on {} shows no interface {which}", self.name()))
+    }
+}
+
+/// Waiting longer changes nothing.
+fn is_final(last: &Result<Status>) -> bool {
+    matches!(last, Err(error) if error.downcast_ref::<NotBuilt>().is_some() || error.to_string().contains(" ended with "))
+}
+
+fn nth_after(first: IpAddr, offset: u32) -> IpAddr {
+    match first {
+        IpAddr::V4(address) => IpAddr::V4((u32::from(address) + offset).into()),
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) + u128::from(offset)).into()),
+    }
+}
+
+fn dataplane_command(spec: &NodeSpec, netns: &Netns, run_dir: &Path, binaries: &Binaries) -> Cmd {
+    Cmd::new(binaries.path("fairway-dataplane"))
+        .netns(netns)
+        .arg("--socket")
+        .arg(run_dir.join("dataplane.sock").display())
+        .arg("--workers")
+        .arg(spec.workers)
+}
+
+fn control_command(spec: &NodeSpec, netns: &Netns, directory: &Path, objects: &Path, binaries: &Binaries) -> Cmd {
+    Cmd::new(binaries.path("fairway-control"))
+        .netns(netns)
+        .args(["--node", &spec.name, "--uplink", &spec.uplink])
+        .args(["--service-cidr", "10.96.0.0/16", "--cluster-cidr", "10.244.0.0/16"])
+        .arg("--objects")
+        .arg(objects.display())
+        .arg("--run-dir")
+        .arg(directory.join("run").display())
+        .arg("--state-dir")
+        .arg(directory.join("state").display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_addresses_follow_the_start_of_the_range() {
+        assert_eq!(nth_after("10.244.1.0".parse().unwrap(), 3).to_string(), "10.244.1.3");
+        assert_eq!(nth_after("fd00:1::".parse().unwrap(), 2).to_string(), "fd00:1::2");
+    }
+}

@@ -1,0 +1,79 @@
+//! The CNI plugin as a container runtime uses it.
+
+use std::net::IpAddr;
+
+use lab::netns::Netns;
+use lab::pod::container;
+use lab::{Lab, Options};
+
+/// A pod range of 16 addresses: the node's own, the first and the last leave 11 for pods.
+const SMALL: u8 = 28;
+const ROOM: usize = 11;
+
+fn lab() -> Lab {
+    Lab::start(&Options { pod_prefix: SMALL, ..Options::default() }).expect("the lab comes up")
+}
+
+fn netns(lab: &Lab, name: &str) -> Netns {
+    Netns::create(&format!("{}{name}", lab.guard().prefix())).expect("a namespace")
+}
+
+#[test]
+fn a_pod_is_attached_checked_and_detached() {
+    let lab = lab();
+    let plugin = lab.nodes[0].plugin();
+    let pod = container("solo", netns(&lab, "solo"));
+    let attached = plugin.add(&pod).expect("ADD");
+    let address = attached.addresses[0].to_string();
+    assert!(address.starts_with("10.244.1."), "{address} is outside of the node's pod range");
+    let shown = pod.netns.ip("-o -4 address show dev eth0").expect("eth0 is there").stdout;
+    assert!(shown.contains(&format!("inet {address}/")), "{shown}");
+    let mtu = pod.netns.ip("-o link show dev eth0").expect("eth0 is there").stdout;
+    assert!(mtu.contains("mtu 1450"), "the tunnel's header leaves 1450 of 1500: {mtu}");
+    plugin.check(&pod, &attached.result).expect("CHECK of an attached pod");
+    plugin.del(&pod, Some(&attached.result)).expect("DEL");
+    plugin.del(&pod, Some(&attached.result)).expect("DEL once more must succeed");
+    plugin.del(&pod, None).expect("DEL without the result must succeed");
+    plugin.check(&pod, &attached.result).expect_err("CHECK of a detached pod must fail");
+    let gone = pod.netns.ip("-o link show dev eth0");
+    assert!(gone.is_err(), "eth0 is left in the pod");
+}
+
+#[test]
+fn the_plugin_tells_its_versions() {
+    let versions = lab().nodes[0].plugin().versions().expect("VERSION");
+    for wanted in ["1.0.0", "1.1.0"] {
+        assert!(versions.iter().any(|version| version == wanted), "{wanted} is not among {versions:?}");
+    }
+}
+
+#[test]
+fn addresses_are_given_back() {
+    let lab = lab();
+    let plugin = lab.nodes[0].plugin();
+    for round in 0..2 * ROOM {
+        let pod = container("again", netns(&lab, &format!("again-{round}")));
+        let attached = plugin.add(&pod).unwrap_or_else(|error| panic!("ADD of round {round}: {error:#}"));
+        plugin.del(&pod, Some(&attached.result)).unwrap_or_else(|error| panic!("DEL of round {round}: {error:#}"));
+        pod.netns.remove().expect("the namespace goes");
+    }
+}
+
+#[test]
+fn a_full_range_is_said_and_survives_a_restart() {
+    let mut lab = lab();
+    let mut given: Vec<IpAddr> = Vec::new();
+    for number in 0..ROOM {
+        let pod = container(&format!("p{number}"), netns(&lab, &format!("p{number}")));
+        let attached = lab.nodes[0].plugin().add(&pod).unwrap_or_else(|error| panic!("ADD {number}: {error:#}"));
+        assert!(!given.contains(&attached.addresses[0]), "{} was given twice", attached.addresses[0]);
+        given.push(attached.addresses[0]);
+    }
+    let late = container("late", netns(&lab, "late"));
+    let full = lab.nodes[0].plugin().add(&late).expect_err("the range is full").to_string();
+    assert!(full.contains("10.244.1.0/28"), "the error must name the range: {full}");
+    lab.nodes[0].kill_control().expect("control runs");
+    lab.nodes[0].start_control().expect("control starts");
+    lab.nodes[0].wait_connected().expect("control returns");
+    lab.nodes[0].plugin().add(&late).expect_err("the range is still full after a restart");
+}
