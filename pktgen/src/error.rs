@@ -30,12 +30,22 @@ pub enum Error {
     SameInterface(String),
     #[error("AF_XDP on {interface} queue {queue}: {what}: {cause}{hint}")]
     Xsk { interface: String, queue: u32, what: &'static str, cause: String, hint: &'static str },
-    #[error("sending on {interface} failed: {source}; a driver that wants an XDP program to send (igb) needs --copy")]
+    #[error("sending on {interface} failed: {source}{}", send_hint(source))]
     Send { interface: String, source: io::Error },
     #[error("receiving on {interface} failed: {source}")]
     Receive { interface: String, source: io::Error },
     #[error("a {0} thread panicked; this is a bug in pktgen")]
     Panicked(&'static str),
+}
+
+fn send_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        // igb's wakeup, for one: it sends in zero-copy mode only under an XDP program, and a sender loads none.
+        Some(libc::EINVAL) => "; its driver may want an XDP program for that, try --copy",
+        Some(libc::EMSGSIZE) => "; --size is larger than its MTU allows",
+        Some(libc::ENXIO) => "; it was removed",
+        _ => "",
+    }
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

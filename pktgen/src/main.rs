@@ -6,10 +6,24 @@ use fairway_pktgen::{
     args::{Cli, Command, Output},
     xsk,
 };
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     xsk::settle_libraries();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not returned from main: one sentence is wanted, whatever RUST_BACKTRACE says.
+            eprintln!("pktgen: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let Command::Run(args) = Cli::parse().command;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {

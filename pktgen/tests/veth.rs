@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::{
     process::{Child, Command, Output, Stdio, id},
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Two namespaces joined by a veth pair; gone when dropped, also after a failed test.
@@ -26,7 +26,17 @@ impl Pair {
             ip(&["-n", &netns, "addr", "add", &format!("{address}/24"), "dev", link]);
             ip(&["-n", &netns, "link", "set", link, "up"]);
         }
+        // The kernel may take a second to call a new link running; tests that act midway need a start without that.
+        wait_until("both ends run", || {
+            pair.shows("a", "va")["operstate"] == "UP" && pair.shows("b", "vb")["operstate"] == "UP"
+        });
         pair
+    }
+
+    fn shows(&self, side: &str, link: &str) -> Value {
+        let shown = ip(&["-n", &self.netns(side), "-j", "link", "show", link]);
+        let mut links: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        links[0].take()
     }
 
     fn netns(&self, side: &str) -> String {
@@ -45,9 +55,7 @@ impl Pair {
     }
 
     fn has_xdp_program(&self) -> bool {
-        let shown = ip(&["-n", &self.netns("b"), "-j", "link", "show", "vb"]);
-        let links: Value = serde_json::from_slice(&shown.stdout).unwrap();
-        links[0].get("xdp").is_some()
+        self.shows("b", "vb").get("xdp").is_some()
     }
 }
 
@@ -57,6 +65,14 @@ impl Drop for Pair {
             // Not asserted: a panic here would hide the test's own.
             let _ = Command::new("ip").args(["netns", "del", &self.netns(side)]).status();
         }
+    }
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited 10 s in vain until {what}");
+        sleep(Duration::from_millis(20));
     }
 }
 
@@ -122,7 +138,8 @@ fn ipv6_and_the_addresses_that_were_given_work_alike() {
 fn packets_into_a_link_that_is_down_count_as_lost() {
     let pair = Pair::new("down");
     let run = pair.start(&["--rate", "5k", "--duration", "3s"]);
-    sleep(Duration::from_millis(1200));
+    wait_until("the sink listens", || pair.has_xdp_program());
+    sleep(Duration::from_millis(1000));
     ip(&["-n", &pair.netns("b"), "link", "set", "vb", "down"]);
     sleep(Duration::from_millis(600));
     ip(&["-n", &pair.netns("b"), "link", "set", "vb", "up"]);
@@ -136,8 +153,8 @@ fn packets_into_a_link_that_is_down_count_as_lost() {
 fn an_interrupt_ends_a_run_with_an_honest_report() {
     let pair = Pair::new("int");
     let run = pair.start(&["--rate", "2k", "--duration", "1h"]);
+    wait_until("the sink listens", || pair.has_xdp_program());
     sleep(Duration::from_millis(1000));
-    assert!(pair.has_xdp_program(), "the sink has its program while the run lasts");
     signal(&run, "-INT");
     let report = report(run);
     assert_books_balance(&report);
@@ -151,7 +168,7 @@ fn an_interrupt_ends_a_run_with_an_honest_report() {
 fn a_killed_run_does_not_hinder_the_next() {
     let pair = Pair::new("kill");
     let mut run = pair.start(&["--rate", "2k", "--duration", "1h"]);
-    sleep(Duration::from_millis(800));
+    wait_until("the sink listens", || pair.has_xdp_program());
     run.kill().unwrap();
     run.wait().unwrap();
     assert_lossless(&pair.run(&["--rate", "2k", "--duration", "200ms"]), 400);
@@ -161,7 +178,7 @@ fn a_killed_run_does_not_hinder_the_next() {
 fn foreign_packets_are_counted_apart() {
     let pair = Pair::new("other");
     let run = pair.start(&["--rate", "2k", "--duration", "2s"]);
-    sleep(Duration::from_millis(500));
+    wait_until("the sink listens", || pair.has_xdp_program());
     // Nobody answers: the sink swallows the address resolution, which is what is to be counted.
     let ping = ["netns", "exec", &pair.netns("a"), "ping", "-q", "-c", "2", "-W", "1", "10.77.0.2"];
     Command::new("ip").args(ping).output().expect("ping is installed");
