@@ -77,7 +77,7 @@ pub struct RunArgs {
     /// First source port
     #[arg(long, default_value_t = 20_000)]
     src_port: u16,
-    /// Destination port [default: discard]
+    /// Destination port; 9 is discard
     #[arg(long, default_value_t = 9)]
     dst_port: u16,
     /// Queue of --iface to send on

@@ -46,7 +46,7 @@ pub struct Report {
     pub other: u64,
     /// Frames of any kind that the sink's own socket had no room for: they make pktgen the bottleneck.
     pub dropped_at_sink: u64,
-    /// Packets never sent because the sender fell behind its schedule.
+    /// Packets never sent: the sender fell behind its schedule, or the interface took none.
     pub forgone: u64,
     pub rate_asked_pps: u64,
     pub rate_achieved_pps: u64,
@@ -171,7 +171,11 @@ impl Report {
             )?;
         }
         if self.forgone > 0 {
-            writeln!(f, "note: the sender fell behind and left out {} packets; they count nowhere else", self.forgone)?;
+            writeln!(
+                f,
+                "note: {} packets were not sent, for the sender fell behind or the interface took none; they count nowhere else",
+                self.forgone
+            )?;
         }
         Ok(())
     }

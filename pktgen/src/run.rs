@@ -114,7 +114,10 @@ impl Plan {
         self.send_on_schedule(&mut sender, &mut pacer, run, template, shared).map_err(failed)?;
         let elapsed_ns = monotonic_ns() - start_ns;
         flush(&mut sender, &pacer).map_err(failed)?;
-        Ok(Sent { packets: sender.sent(), forgone: pacer.forgone(), elapsed_ns, mode: sender.mode() })
+        let packets = sender.sent();
+        // What the kernel never took from the ring was not sent either.
+        let forgone = pacer.forgone() + pacer.sent_so_far() - packets;
+        Ok(Sent { packets, forgone, elapsed_ns, mode: sender.mode() })
     }
 
     fn send_on_schedule(

@@ -150,6 +150,19 @@ fn packets_into_a_link_that_is_down_count_as_lost() {
 }
 
 #[test]
+fn packets_that_a_dead_interface_does_not_take_are_not_called_sent() {
+    let pair = Pair::new("dead");
+    let run = pair.start(&["--rate", "5k", "--duration", "2s"]);
+    wait_until("the sink listens", || pair.has_xdp_program());
+    sleep(Duration::from_millis(800));
+    ip(&["-n", &pair.netns("a"), "link", "set", "va", "down"]);
+    let report = report(run);
+    assert_books_balance(&report);
+    assert_eq!(count(&report, "sent") + count(&report, "forgone"), 10_000, "{report}");
+    assert!(count(&report, "forgone") > 2000, "{report}");
+}
+
+#[test]
 fn an_interrupt_ends_a_run_with_an_honest_report() {
     let pair = Pair::new("int");
     let run = pair.start(&["--rate", "2k", "--duration", "1h"]);
