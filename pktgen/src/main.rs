@@ -1,4 +1,5 @@
-//! The command: parse, run until done or interrupted, print. Exit status 0 a run took place (whatever was lost), 1 it could not, 2 usage.
+//! The command: parse, run until done or interrupted, print.
+//! Exit status: 0 a run took place (whatever was lost), 1 it could not, 2 usage.
 
 use anyhow::Context;
 use clap::Parser;

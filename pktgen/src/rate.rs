@@ -102,6 +102,11 @@ impl Pacer {
         self.released() >= self.total
     }
 
+    /// Forgoes all that is left of the schedule.
+    pub fn give_up(&mut self) {
+        self.forgone = self.total - self.sent;
+    }
+
     /// Packets not sent because the sender fell behind.
     pub fn forgone(&self) -> u64 {
         self.forgone

@@ -139,7 +139,7 @@ impl Plan {
             })?;
             number = pacer.handed_over(sent as u64) as u32;
             if sent == 0 && due > 0 && now_ns > end_ns {
-                break; // the interface takes nothing any more and the time is over
+                pacer.give_up(); // the interface takes nothing any more and the time is over
             }
             if due < SEND_LEN_MAX || sent == 0 {
                 self.pause(pacer, now_ns);
