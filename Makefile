@@ -26,8 +26,8 @@ export RUST_BACKTRACE ?= 0
 
 # Namespaces need root. Building does not: only what needs it runs under sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-KEEP_ENV := $(if $(SUDO),$(SUDO) --preserve-env=FAIRWAY_BIN_DIR$(COMMA)RUST_BACKTRACE,)
 COMMA := ,
+KEEP_ENV := $(if $(SUDO),$(SUDO) --preserve-env=FAIRWAY_BIN_DIR$(COMMA)RUST_BACKTRACE,)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 RUNNER_VARIABLE := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER
 # cargo runs test programs through this.
@@ -40,11 +40,10 @@ RUST_MIN := 1.91
 demo: deps rust build
 	$(KEEP_ENV) $(BIN)/fairway-demo $(if $(filter-out 0,$(KEEP)),--keep) $(if $(ONLY),--only $(ONLY))
 
-# The lab's tests share the machine's two cores with what they measure: one at a time.
-# A place for tests that need a build of their own (loom) is after the first line.
+# The lab's tests run the programs, so these are built first, with the same features as the tests.
+# Tests that need a build of their own (loom) go into a second line here.
 test: deps rust build-tests
-	$(AS_ROOT) $(CARGO) test --workspace --exclude fairway-lab --release
-	$(AS_ROOT) $(CARGO) test -p fairway-lab --release -- --test-threads=1
+	$(AS_ROOT) $(CARGO) test --workspace --release
 
 lint: rust
 	$(CARGO) fmt --all --check
@@ -53,7 +52,6 @@ lint: rust
 build: rust
 	$(CARGO) build --workspace --bins --release
 
-# Programs and tests in one go: the lab's tests run the programs.
 build-tests: rust
 	$(CARGO) build --workspace --bins --tests --release
 
@@ -76,9 +74,9 @@ bench: deps rust
 	$(CARGO) bench -p fairway-benches
 
 deps:
-	@command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || { \
-		echo "This is not Debian: install what these packages hold yourself: $(PACKAGES)"; exit 1; }
-	@missing=$$(for package in $(PACKAGES); do \
+	@if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then \
+		echo "This is not Debian, so nothing is installed; needed is what Debian has in: $(PACKAGES)"; exit 0; fi; \
+	missing=$$(for package in $(PACKAGES); do \
 		dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || echo $$package; done); \
 	if [ -n "$$missing" ]; then \
 		echo "installing" $$missing; \

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -218,6 +219,12 @@ impl Lab {
         std::mem::forget((nodes, pods, servers));
         guard.keep()
     }
+}
+
+/// For tests: one lab at a time, since labs share the cores with what they measure.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub fn client_address() -> IpAddr {

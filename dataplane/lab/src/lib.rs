@@ -35,4 +35,4 @@ pub mod wait;
 
 mod lab;
 
-pub use lab::{Lab, Nics, Options};
+pub use lab::{Lab, Nics, Options, one_at_a_time};

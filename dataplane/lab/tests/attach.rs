@@ -20,6 +20,7 @@ fn netns(lab: &Lab, name: &str) -> Netns {
 
 #[test]
 fn a_pod_is_attached_checked_and_detached() {
+    let _one = lab::one_at_a_time();
     let lab = lab();
     let plugin = lab.nodes[0].plugin();
     let pod = container("solo", netns(&lab, "solo"));
@@ -41,6 +42,7 @@ fn a_pod_is_attached_checked_and_detached() {
 
 #[test]
 fn the_plugin_tells_its_versions() {
+    let _one = lab::one_at_a_time();
     let versions = lab().nodes[0].plugin().versions().expect("VERSION");
     for wanted in ["1.0.0", "1.1.0"] {
         assert!(versions.iter().any(|version| version == wanted), "{wanted} is not among {versions:?}");
@@ -49,6 +51,7 @@ fn the_plugin_tells_its_versions() {
 
 #[test]
 fn addresses_are_given_back() {
+    let _one = lab::one_at_a_time();
     let lab = lab();
     let plugin = lab.nodes[0].plugin();
     for round in 0..2 * ROOM {
@@ -61,6 +64,7 @@ fn addresses_are_given_back() {
 
 #[test]
 fn a_full_range_is_said_and_survives_a_restart() {
+    let _one = lab::one_at_a_time();
     let mut lab = lab();
     let mut given: Vec<IpAddr> = Vec::new();
     for number in 0..ROOM {

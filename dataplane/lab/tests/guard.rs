@@ -2,15 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use lab::process::Process;
 use lab::shell::Cmd;
 use lab::{Lab, Options, wait};
 
-/// One at a time: starting a lab also removes dead ones.
-static ONE: Mutex<()> = Mutex::new(());
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn namespaces(prefix: &str) -> Vec<String> {
@@ -30,7 +27,7 @@ fn sleeper(lab: &Lab) -> Process {
 
 #[test]
 fn a_dropped_lab_is_gone() {
-    let _one = ONE.lock();
+    let _one = lab::one_at_a_time();
     let lab = Lab::wire(&Options::default()).expect("the lab is wired");
     let (prefix, directory) = (lab.guard().prefix(), lab.directory().to_path_buf());
     let sleeper = sleeper(&lab);
@@ -65,7 +62,7 @@ fn prefix_of(directory: &Path) -> String {
 }
 
 fn ends_by(signal: &str) {
-    let _one = ONE.lock();
+    let _one = lab::one_at_a_time();
     let (mut child, _, directory) = victim();
     let prefix = prefix_of(&directory);
     assert_eq!(namespaces(&prefix).len(), 4);
@@ -87,7 +84,7 @@ fn a_killed_lab_is_gone() {
 
 #[test]
 fn what_a_killed_lab_without_guard_left_goes_at_the_next_start() {
-    let _one = ONE.lock();
+    let _one = lab::one_at_a_time();
     let (mut child, watcher, directory) = victim();
     let prefix = prefix_of(&directory);
     Cmd::line(&format!("kill -KILL {watcher}")).ok().expect("kill");
@@ -101,7 +98,7 @@ fn what_a_killed_lab_without_guard_left_goes_at_the_next_start() {
 
 #[test]
 fn a_kept_lab_stays_until_it_is_removed() {
-    let _one = ONE.lock();
+    let _one = lab::one_at_a_time();
     let lab = Lab::wire(&Options::default()).expect("the lab is wired");
     let (prefix, id) = (lab.guard().prefix(), lab.guard().id().to_string());
     lab.keep().expect("it can be kept");
@@ -113,7 +110,7 @@ fn a_kept_lab_stays_until_it_is_removed() {
 
 #[test]
 fn the_nodes_kernels_forward_nothing_and_the_fabric_connects_them() {
-    let _one = ONE.lock();
+    let _one = lab::one_at_a_time();
     let lab = Lab::wire(&Options::default()).expect("the lab is wired");
     for node in &lab.nodes {
         let forwards = Cmd::line("sysctl -n net.ipv4.ip_forward").netns(node.netns()).ok().expect("sysctl").stdout;

@@ -7,6 +7,7 @@ use lab::{Lab, Options};
 
 #[test]
 fn either_process_dies_and_returns() {
+    let _one = lab::one_at_a_time();
     let show = Transcript::default();
     let mut lab = sections::stage_lab(&Options::default(), &show).expect("the lab comes up");
     let section = SHARED.iter().find(|section| section.number == 5).expect("section 5");
@@ -15,6 +16,7 @@ fn either_process_dies_and_returns() {
 
 #[test]
 fn both_processes_end_when_asked_and_undo_what_they_did() {
+    let _one = lab::one_at_a_time();
     let mut lab = Lab::start(&Options::default()).expect("the lab comes up");
     let node = &mut lab.nodes[0];
     node.stop().expect("both end with 0");
