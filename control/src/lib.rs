@@ -1,1 +1,12 @@
 //! Being written.
+pub mod claim;
+pub mod netlink;
+pub mod sys;
+pub mod tap;
+pub mod uplink;
+pub mod watch;
+
+/// One line an event on standard error.
+pub fn log(line: std::fmt::Arguments<'_>) {
+    eprintln!("fairway-control: {line}");
+}

@@ -1,0 +1,316 @@
+// Which packets of the uplink are Fairway's: those go to the AF_XDP socket of their queue, all others to the kernel.
+//
+// What is claimed is data: one configuration row, a longest-prefix map of ranges and a map of single ports, all keyed by
+// 16-byte addresses (IPv4 as ::ffff:a.b.c.d), so that both families share every rule. It must not change packets, must
+// not claim what it cannot read, and lets everything pass while no socket lives (`bpf_redirect_map(..., XDP_PASS)`).
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define QUEUES_MAX 64
+#define RANGES_MAX 65536
+#define SINGLES_MAX 65536
+#define EXTENSION_HEADERS_MAX 4
+
+struct addr {
+    __be32 words[4];
+};
+
+struct config {
+    struct addr node[2]; // the node's own addresses: IPv4 (mapped), IPv6
+    __u8 mac[6];         // only frames to this address are ours
+    __be16 tunnel_port;
+    __u16 snat_first; // host byte order, both ends included
+    __u16 snat_last;
+    __u32 reserved;
+};
+
+struct range_key {
+    __u32 length;
+    struct addr addr;
+};
+
+struct single_key {
+    struct addr addr;
+    __be16 port;
+    __u8 protocol;
+    __u8 reserved;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_XSKMAP);
+    __uint(max_entries, QUEUES_MAX);
+    __type(key, __u32);
+    __type(value, __u32);
+} xsks SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct config);
+} config SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, RANGES_MAX);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct range_key);
+    __type(value, __u32);
+} ranges SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, SINGLES_MAX);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct single_key);
+    __type(value, __u32);
+} singles SEC(".maps");
+
+// The fixed headers, declared here: the kernel's own structs come with bit fields and user-space baggage.
+struct ipv4 {
+    __u8 version_length;
+    __u8 tos;
+    __be16 size;
+    __be16 id;
+    __be16 fragment;
+    __u8 ttl;
+    __u8 protocol;
+    __be16 checksum;
+    __be32 src;
+    __be32 dst;
+};
+
+struct ipv6 {
+    __be32 version_class_flow;
+    __be16 size;
+    __u8 next;
+    __u8 hops;
+    struct addr src;
+    struct addr dst;
+};
+
+struct extension {
+    __u8 next;
+    __u8 length; // in units of 8 bytes, without the first
+    __be16 fragment;
+    __be32 id;
+};
+
+struct icmp {
+    __u8 type;
+    __u8 code;
+    __be16 checksum;
+    __be16 id;
+    __be16 sequence;
+};
+
+struct ports {
+    __be16 src;
+    __be16 dst;
+};
+
+struct packet {
+    struct addr src;
+    struct addr dst;
+    void *transport;
+    __u8 protocol;
+    __u8 later_fragment;
+};
+
+#define ICMP_ECHO_REPLY 0
+#define ICMP_UNREACHABLE 3
+#define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER 12
+#define ICMPV6_ERROR_LAST 4
+#define ICMPV6_ECHO 128
+#define ICMPV6_ECHO_REPLY 129
+#define PROTOCOL_HOP_BY_HOP 0
+#define PROTOCOL_ROUTING 43
+#define PROTOCOL_FRAGMENT 44
+#define PROTOCOL_ICMPV6 58
+#define PROTOCOL_OPTIONS 60
+#define PROTOCOL_SCTP 132
+
+static __always_inline struct addr mapped(__be32 v4)
+{
+    struct addr addr = {{0, 0, bpf_htonl(0xffff), v4}};
+    return addr;
+}
+
+static __always_inline int same(const struct addr *a, const struct addr *b)
+{
+    return a->words[0] == b->words[0] && a->words[1] == b->words[1] && a->words[2] == b->words[2] &&
+           a->words[3] == b->words[3];
+}
+
+static __always_inline int parse_v4(void *at, void *end, struct packet *packet)
+{
+    struct ipv4 *ip = at;
+    if ((void *)(ip + 1) > end || ip->version_length >> 4 != 4)
+        return 0;
+    __u32 length = (ip->version_length & 0xf) * 4;
+    if (length < sizeof(*ip))
+        return 0;
+    packet->src = mapped(ip->src);
+    packet->dst = mapped(ip->dst);
+    packet->protocol = ip->protocol;
+    packet->later_fragment = (ip->fragment & bpf_htons(0x1fff)) != 0;
+    packet->transport = at + length;
+    return 1;
+}
+
+static __always_inline int parse_v6(void *at, void *end, struct packet *packet)
+{
+    struct ipv6 *ip = at;
+    if ((void *)(ip + 1) > end || bpf_ntohl(ip->version_class_flow) >> 28 != 6)
+        return 0;
+    packet->src = ip->src;
+    packet->dst = ip->dst;
+    packet->protocol = ip->next;
+    packet->later_fragment = 0;
+    packet->transport = ip + 1;
+    for (int i = 0; i < EXTENSION_HEADERS_MAX; i++) {
+        struct extension *extension = packet->transport;
+        __u8 kind = packet->protocol;
+        if (kind != PROTOCOL_HOP_BY_HOP && kind != PROTOCOL_ROUTING && kind != PROTOCOL_FRAGMENT &&
+            kind != PROTOCOL_OPTIONS)
+            return 1;
+        if ((void *)(extension + 1) > end)
+            return 1; // the addresses are known; whoever needs the transport header checks for it
+        if (kind == PROTOCOL_FRAGMENT) {
+            packet->later_fragment = (extension->fragment & bpf_htons(0xfff8)) != 0;
+            packet->transport += sizeof(*extension);
+        } else {
+            packet->transport += 8 + extension->length * 8;
+        }
+        packet->protocol = extension->next;
+    }
+    return 1;
+}
+
+static __always_inline int parse(void *at, void *end, __be16 ethertype, struct packet *packet)
+{
+    if (ethertype == bpf_htons(ETH_P_IP))
+        return parse_v4(at, end, packet);
+    if (ethertype == bpf_htons(ETH_P_IPV6))
+        return parse_v6(at, end, packet);
+    return 0;
+}
+
+static __always_inline int in_ranges(const struct addr *addr)
+{
+    struct range_key key = {128, *addr};
+    return bpf_map_lookup_elem(&ranges, &key) != NULL;
+}
+
+static __always_inline int is_node(const struct config *config, const struct addr *addr)
+{
+    return same(addr, &config->node[0]) || same(addr, &config->node[1]);
+}
+
+static __always_inline int in_snat(const struct config *config, __be16 port)
+{
+    __u16 number = bpf_ntohs(port);
+    return number >= config->snat_first && number <= config->snat_last;
+}
+
+static __always_inline int has_ports(__u8 protocol)
+{
+    return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == PROTOCOL_SCTP;
+}
+
+// An ICMP error belongs to whoever sent the packet that it quotes.
+static __always_inline int quoted_is_ours(const struct config *config, void *at, void *end, __be16 ethertype)
+{
+    struct packet quoted = {};
+    if (!parse(at, end, ethertype, &quoted))
+        return 0;
+    if (in_ranges(&quoted.src))
+        return 1;
+    if (quoted.later_fragment || !is_node(config, &quoted.src))
+        return 0;
+    if (has_ports(quoted.protocol)) {
+        struct ports *ports = quoted.transport;
+        if ((void *)(ports + 1) > end)
+            return 0;
+        return in_snat(config, ports->src) ||
+               (quoted.protocol == IPPROTO_UDP && ports->dst == config->tunnel_port);
+    }
+    struct icmp *icmp = quoted.transport;
+    if ((void *)(icmp + 1) > end)
+        return 0;
+    int echo = (quoted.protocol == IPPROTO_ICMP && icmp->type == ICMP_ECHO) ||
+               (quoted.protocol == PROTOCOL_ICMPV6 && icmp->type == ICMPV6_ECHO);
+    return echo && in_snat(config, icmp->id);
+}
+
+static __always_inline int icmp_is_ours(const struct config *config, struct packet *packet, void *end,
+                                        __be16 ethertype)
+{
+    struct icmp *icmp = packet->transport;
+    if (!is_node(config, &packet->dst) || (void *)(icmp + 1) > end)
+        return 0;
+    int v6 = packet->protocol == PROTOCOL_ICMPV6;
+    if (icmp->type == (v6 ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY))
+        return in_snat(config, icmp->id);
+    int error = v6 ? icmp->type >= 1 && icmp->type <= ICMPV6_ERROR_LAST
+                   : icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_TIME_EXCEEDED ||
+                         icmp->type == ICMP_PARAMETER;
+    return error && quoted_is_ours(config, icmp + 1, end, ethertype);
+}
+
+static __always_inline int ports_are_ours(const struct config *config, struct packet *packet, void *end)
+{
+    struct ports *ports = packet->transport;
+    if ((void *)(ports + 1) > end)
+        return 0;
+    if (is_node(config, &packet->dst)) {
+        if (packet->protocol == IPPROTO_UDP && ports->dst == config->tunnel_port)
+            return 1;
+        if (in_snat(config, ports->dst))
+            return 1;
+    }
+    struct single_key key = {packet->dst, ports->dst, packet->protocol, 0};
+    return bpf_map_lookup_elem(&singles, &key) != NULL;
+}
+
+static __always_inline int is_ours(const struct config *config, void *at, void *end)
+{
+    struct ethhdr *eth = at;
+    struct packet packet = {};
+    if ((void *)(eth + 1) > end)
+        return 0;
+    for (int i = 0; i < ETH_ALEN; i++)
+        if (eth->h_dest[i] != config->mac[i])
+            return 0;
+    if (!parse(eth + 1, end, eth->h_proto, &packet))
+        return 0;
+    if (in_ranges(&packet.dst))
+        return 1;
+    if (packet.later_fragment)
+        return 0;
+    if (has_ports(packet.protocol))
+        return ports_are_ours(config, &packet, end);
+    if (packet.protocol == IPPROTO_ICMP || packet.protocol == PROTOCOL_ICMPV6)
+        return icmp_is_ours(config, &packet, end, eth->h_proto);
+    return 0;
+}
+
+SEC("xdp")
+int fairway_claim(struct xdp_md *context)
+{
+    __u32 zero = 0;
+    struct config *row = bpf_map_lookup_elem(&config, &zero);
+    void *data = (void *)(long)context->data;
+    void *end = (void *)(long)context->data_end;
+    if (!row || !is_ours(row, data, end))
+        return XDP_PASS;
+    return bpf_redirect_map(&xsks, context->rx_queue_index, XDP_PASS);
+}
+
+char LICENSE[] SEC("license") = "Apache-2.0";

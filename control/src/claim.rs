@@ -1,0 +1,258 @@
+//! The XDP program on the uplink and its maps: which packets are Fairway's. Attached by netlink and not by a bpf_link, so
+//! that it stays when this process is killed; a successor loads a fresh program, fills its maps, and replaces the old one
+//! in one step. This file must not decide what is claimed.
+
+use bytemuck::{Pod, Zeroable};
+use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, Xdp, XdpFlags};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use tables::{Addr, Mac, Prefix, Protocol};
+
+/// The program and its maps, compiled by build.rs.
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/claim.bpf.o"));
+const PROGRAM: &str = "fairway_claim";
+/// As in claim.bpf.c.
+pub const QUEUES_MAX: u32 = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    #[error("cannot load the XDP program: {0}; it needs root (CAP_BPF, CAP_NET_ADMIN) and a kernel with CONFIG_XDP_SOCKETS")]
+    Load(libbpf_rs::Error),
+    #[error("cannot write the XDP program's map {map}: {source}")]
+    Map { map: String, source: libbpf_rs::Error },
+    #[error("cannot attach the XDP program to {device}: {source}")]
+    Attach { device: String, source: libbpf_rs::Error },
+    #[error("{device} already runs another XDP program ({name}): detach it (ip link set {device} xdp off), or give another uplink")]
+    Foreign { device: String, name: String },
+}
+
+/// How the kernel runs the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    Driver,
+    Generic,
+}
+
+impl AttachMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            AttachMode::Driver => "driver",
+            AttachMode::Generic => "generic",
+        }
+    }
+
+    fn flags(self) -> XdpFlags {
+        match self {
+            AttachMode::Driver => XdpFlags::DRV_MODE,
+            AttachMode::Generic => XdpFlags::SKB_MODE,
+        }
+    }
+}
+
+/// The one row of map `config`; as `struct config` in claim.bpf.c.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ClaimConfig {
+    node: [[u8; 16]; 2],
+    mac: Mac,
+    tunnel_port_be: [u8; 2],
+    snat_first: u16,
+    snat_last: u16,
+    reserved: u32,
+}
+
+impl ClaimConfig {
+    pub fn new(node: &[Addr], mac: Mac, tunnel_port: u16, snat: std::ops::RangeInclusive<u16>) -> ClaimConfig {
+        let of_family = |v4| node.iter().find(|addr| addr.is_v4() == v4).map_or([0; 16], |addr| addr.v6_octets());
+        ClaimConfig {
+            node: [of_family(true), of_family(false)],
+            mac,
+            tunnel_port_be: tunnel_port.to_be_bytes(),
+            snat_first: *snat.start(),
+            snat_last: *snat.end(),
+            reserved: 0,
+        }
+    }
+}
+
+/// A single (address, protocol, port) that is claimed, where the address as a whole is not.
+pub type Single = (Addr, Protocol, u16);
+
+/// The loaded program. Dropping it leaves an attached program in force.
+pub struct Claim {
+    /// Owns the program; the descriptors beside it are copies.
+    _object: Object,
+    program: OwnedFd,
+    maps: Maps,
+    config: Option<ClaimConfig>,
+    ranges: BTreeSet<Prefix>,
+    singles: BTreeSet<Single>,
+    attached: Option<(i32, AttachMode)>,
+}
+
+struct Maps {
+    xsks: MapHandle,
+    config: MapHandle,
+    ranges: MapHandle,
+    singles: MapHandle,
+}
+
+impl Maps {
+    fn of(object: &Object) -> Result<Maps, libbpf_rs::Error> {
+        let find = |name: &str| {
+            let found = object.maps().find(|map| map.name() == name);
+            MapHandle::try_from(&found.ok_or_else(|| missing(name))?)
+        };
+        Ok(Maps { xsks: find("xsks")?, config: find("config")?, ranges: find("ranges")?, singles: find("singles")? })
+    }
+}
+
+fn missing(name: &str) -> libbpf_rs::Error {
+    std::io::Error::other(format!("the compiled object holds no {name}")).into()
+}
+
+fn program_of(object: &Object) -> Result<OwnedFd, libbpf_rs::Error> {
+    let program = object.progs().find(|program| program.name() == PROGRAM).ok_or_else(|| missing(PROGRAM))?;
+    Ok(program.as_fd().try_clone_to_owned()?)
+}
+
+impl Claim {
+    pub fn load() -> Result<Claim, ClaimError> {
+        let load = || {
+            let object = ObjectBuilder::default().open_memory(OBJECT)?.load()?;
+            Ok((program_of(&object)?, Maps::of(&object)?, object))
+        };
+        let (program, maps, object) = load().map_err(ClaimError::Load)?;
+        let (ranges, singles) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Claim { _object: object, program, maps, config: None, ranges, singles, attached: None })
+    }
+
+    pub fn set_config(&mut self, config: ClaimConfig) -> Result<(), ClaimError> {
+        if self.config != Some(config) {
+            update(&self.maps.config, &0u32.to_ne_bytes(), bytemuck::bytes_of(&config))?;
+            self.config = Some(config);
+        }
+        Ok(())
+    }
+
+    /// Claims exactly these ranges of destinations.
+    pub fn set_ranges(&mut self, wanted: BTreeSet<Prefix>) -> Result<(), ClaimError> {
+        for new in wanted.difference(&self.ranges) {
+            update(&self.maps.ranges, &range_key(new), &1u32.to_ne_bytes())?;
+        }
+        for old in self.ranges.difference(&wanted) {
+            delete(&self.maps.ranges, &range_key(old))?;
+        }
+        self.ranges = wanted;
+        Ok(())
+    }
+
+    /// Claims exactly these single ports.
+    pub fn set_singles(&mut self, wanted: BTreeSet<Single>) -> Result<(), ClaimError> {
+        for new in wanted.difference(&self.singles) {
+            update(&self.maps.singles, &single_key(new), &1u32.to_ne_bytes())?;
+        }
+        for old in self.singles.difference(&wanted) {
+            delete(&self.maps.singles, &single_key(old))?;
+        }
+        self.singles = wanted;
+        Ok(())
+    }
+
+    /// Sends what a queue receives to this bound AF_XDP socket. The kernel takes the entry out when the socket closes.
+    pub fn set_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), ClaimError> {
+        update(&self.maps.xsks, &queue.to_ne_bytes(), &(socket.as_raw_fd() as u32).to_ne_bytes())
+    }
+
+    /// Puts the program in force, in place of one of an earlier run; packets see either the old or the new one.
+    pub fn attach(&mut self, device: &str, ifindex: u32) -> Result<AttachMode, ClaimError> {
+        let index = ifindex as i32;
+        if let Some((_, mode)) = self.attached.filter(|(to, _)| *to == index) {
+            return Ok(mode);
+        }
+        let fail = |source| ClaimError::Attach { device: device.to_owned(), source };
+        self.refuse_foreign(device, index)?;
+        let attach = |mode: AttachMode| self.xdp().attach(index, mode.flags()).map(|()| mode);
+        let mode = match attach(AttachMode::Driver) {
+            Ok(mode) => mode,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(fail(error)),
+            Err(_) => attach(AttachMode::Generic).map_err(fail)?,
+        };
+        self.attached = Some((index, mode));
+        Ok(mode)
+    }
+
+    /// Detaches what is attached, this process's program or an earlier run's.
+    pub fn detach(&mut self, ifindex: u32) {
+        for mode in MODES {
+            if self.attached_id(ifindex as i32, mode).is_some_and(|id| program_name(id).as_deref() == Some(PROGRAM)) {
+                let _ = self.xdp().detach(ifindex as i32, mode.flags());
+            }
+        }
+        self.attached = None;
+    }
+
+    pub fn mode(&self) -> Option<AttachMode> {
+        self.attached.map(|(_, mode)| mode)
+    }
+
+    fn refuse_foreign(&self, device: &str, index: i32) -> Result<(), ClaimError> {
+        for id in MODES.iter().filter_map(|&mode| self.attached_id(index, mode)) {
+            let name = program_name(id).unwrap_or_else(|| format!("id {id}"));
+            if name != PROGRAM {
+                return Err(ClaimError::Foreign { device: device.to_owned(), name });
+            }
+        }
+        Ok(())
+    }
+
+    fn attached_id(&self, index: i32, mode: AttachMode) -> Option<u32> {
+        self.xdp().query_id(index, mode.flags()).ok().filter(|&id| id != 0)
+    }
+
+    fn xdp(&self) -> Xdp<'_> {
+        Xdp::new(self.program.as_fd())
+    }
+}
+
+const MODES: [AttachMode; 2] = [AttachMode::Driver, AttachMode::Generic];
+
+/// The name of a loaded program; the kernel keeps 15 characters.
+fn program_name(id: u32) -> Option<String> {
+    let info = ProgInfoIter::default().find(|info| info.id == id)?;
+    Some(info.name.to_string_lossy().into_owned())
+}
+
+fn update(map: &MapHandle, key: &[u8], value: &[u8]) -> Result<(), ClaimError> {
+    map.update(key, value, MapFlags::ANY).map_err(|source| map_error(map, source))
+}
+
+fn delete(map: &MapHandle, key: &[u8]) -> Result<(), ClaimError> {
+    map.delete(key).map_err(|source| map_error(map, source))
+}
+
+fn map_error(map: &MapHandle, source: libbpf_rs::Error) -> ClaimError {
+    ClaimError::Map { map: map.name().to_string_lossy().into_owned(), source }
+}
+
+/// `struct range_key`: length in native order, address in network order.
+fn range_key(prefix: &Prefix) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..4].copy_from_slice(&(prefix.mapped_length() as u32).to_ne_bytes());
+    key[4..].copy_from_slice(&prefix.addr().v6_octets());
+    key
+}
+
+/// `struct single_key`.
+fn single_key((addr, protocol, port): &Single) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(&addr.v6_octets());
+    key[16..18].copy_from_slice(&port.to_be_bytes());
+    key[18] = protocol.0;
+    key
+}
+
+#[cfg(test)]
+#[path = "claim_tests.rs"]
+mod tests;

@@ -1,0 +1,204 @@
+//! The program as the kernel runs it (BPF_PROG_TEST_RUN) on packets built by etherparse. Needs root, as the program does.
+
+use super::*;
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
+use libbpf_rs::ProgramInput;
+use rustix::net::{AddressFamily, SocketType};
+
+const PASS: u32 = 2;
+const REDIRECT: u32 = 4;
+const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const NODE: [u8; 4] = [192, 168, 0, 1];
+const ROUTER: [u8; 4] = [192, 168, 0, 254];
+const POD: [u8; 4] = [10, 244, 1, 7];
+const NODE6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const ROUTER6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfe];
+const POD6: [u8; 16] = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+
+struct Bench {
+    claim: Claim,
+    socket: Option<OwnedFd>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let mut claim = Claim::load().expect("this test loads an XDP program: run it as root");
+        let node = [Addr::v4(NODE), Addr::v6(NODE6)];
+        claim.set_config(ClaimConfig::new(&node, Mac(OURS), 4789, 40000..=60999)).unwrap();
+        let ranges = ["10.244.0.0/16", "10.96.0.0/16", "fd00::/16"];
+        claim.set_ranges(ranges.iter().map(|range| range.parse().unwrap()).collect()).unwrap();
+        let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+        claim.set_socket(0, socket.as_fd()).unwrap();
+        Bench { claim, socket: Some(socket) }
+    }
+
+    fn verdict(&self, packet: &[u8]) -> u32 {
+        let program = self.claim._object.progs_mut().next().unwrap();
+        let mut input = ProgramInput::default();
+        input.data_in = Some(packet);
+        program.test_run(input).unwrap().return_value
+    }
+
+    fn claims(&self, packet: &[u8]) -> bool {
+        match self.verdict(packet) {
+            REDIRECT => true,
+            PASS => false,
+            other => panic!("the program answered {other}"),
+        }
+    }
+}
+
+fn built(builder: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes, &[7; 32]).unwrap();
+    bytes
+}
+
+fn v4(src: [u8; 4], dst: [u8; 4]) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OURS).ipv4(src, dst, 64)
+}
+
+fn v6(src: [u8; 16], dst: [u8; 16]) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OURS).ipv6(src, dst, 64)
+}
+
+fn udp(src: [u8; 4], dst: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
+    built(v4(src, dst).udp(ports.0, ports.1))
+}
+
+fn udp6(src: [u8; 16], dst: [u8; 16], ports: (u16, u16)) -> Vec<u8> {
+    built(v6(src, dst).udp(ports.0, ports.1))
+}
+
+fn tcp(src: [u8; 4], dst: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    v4(src, dst).tcp(ports.0, ports.1, 1, 1000).write(&mut bytes, &[]).unwrap();
+    bytes
+}
+
+fn icmp(dst: [u8; 4], kind: Icmpv4Type, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    v4(ROUTER, dst).icmpv4(kind).write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+fn icmp6(dst: [u8; 16], kind: Icmpv6Type, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    v6(ROUTER6, dst).icmpv6(kind).write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+fn echo(id: u16) -> etherparse::IcmpEchoHeader {
+    etherparse::IcmpEchoHeader { id, seq: 1 }
+}
+
+/// The packet inside a frame, as an ICMP error quotes it.
+fn quoted(frame: Vec<u8>) -> Vec<u8> {
+    frame[14..].to_vec()
+}
+
+const UNREACHABLE: Icmpv4Type = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Host);
+const UNREACHABLE6: Icmpv6Type = Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Address);
+
+#[test]
+fn pod_and_service_ranges_are_ours_whatever_the_protocol() {
+    let bench = Bench::new();
+    assert!(bench.claims(&udp(ROUTER, POD, (1, 2))));
+    assert!(bench.claims(&tcp(ROUTER, [10, 96, 0, 10], (1, 80))));
+    assert!(bench.claims(&icmp(POD, Icmpv4Type::EchoRequest(echo(1)), b"x")));
+    assert!(bench.claims(&udp6(ROUTER6, POD6, (1, 2))));
+    assert!(!bench.claims(&udp(ROUTER, [10, 245, 0, 1], (1, 2))), "a neighbouring range");
+    assert!(!bench.claims(&udp6(ROUTER6, ROUTER6, (1, 2))));
+}
+
+#[test]
+fn of_the_node_address_only_the_tunnel_and_snat_ports_are_ours() {
+    let bench = Bench::new();
+    for (packet, ours) in [
+        (udp(ROUTER, NODE, (5000, 4789)), true),
+        (tcp(ROUTER, NODE, (5000, 4789)), false),
+        (udp(ROUTER, NODE, (53, 40000)), true),
+        (tcp(ROUTER, NODE, (443, 60999)), true),
+        (tcp(ROUTER, NODE, (443, 61000)), false),
+        (tcp(ROUTER, NODE, (443, 39999)), false),
+        (tcp(ROUTER, NODE, (5000, 22)), false),
+        (tcp(ROUTER, [192, 168, 0, 2], (443, 50000)), false),
+        (udp6(ROUTER6, NODE6, (5000, 4789)), true),
+        (udp6(ROUTER6, NODE6, (5000, 53)), false),
+    ] {
+        assert_eq!(bench.claims(&packet), ours, "{packet:02x?}");
+    }
+}
+
+#[test]
+fn echo_replies_are_ours_by_their_id_and_requests_are_the_kernels() {
+    let bench = Bench::new();
+    assert!(bench.claims(&icmp(NODE, Icmpv4Type::EchoReply(echo(40001)), b"x")));
+    assert!(!bench.claims(&icmp(NODE, Icmpv4Type::EchoReply(echo(7)), b"x")));
+    assert!(!bench.claims(&icmp(NODE, Icmpv4Type::EchoRequest(echo(40001)), b"x")));
+    assert!(bench.claims(&icmp6(NODE6, Icmpv6Type::EchoReply(echo(40001)), b"x")));
+    assert!(!bench.claims(&icmp6(NODE6, Icmpv6Type::EchoReply(echo(7)), b"x")));
+}
+
+#[test]
+fn an_icmp_error_is_ours_if_the_packet_it_quotes_is() {
+    let bench = Bench::new();
+    for (quote, ours) in [
+        (udp(NODE, ROUTER, (40000, 53)), true),
+        (udp(NODE, ROUTER, (1024, 53)), false),
+        (udp(NODE, ROUTER, (29152, 4789)), true),
+        (tcp(NODE, ROUTER, (1024, 4789)), false),
+        (tcp(POD, ROUTER, (1, 2)), true),
+        (tcp(ROUTER, NODE, (40000, 2)), false),
+        (icmp(ROUTER, Icmpv4Type::EchoRequest(echo(40000)), b""), false),
+    ] {
+        let error = icmp(NODE, UNREACHABLE, &quoted(quote.clone()));
+        assert_eq!(bench.claims(&error), ours, "quoting {quote:02x?}");
+    }
+    let mut ping = Vec::new();
+    v4(NODE, ROUTER).icmpv4(Icmpv4Type::EchoRequest(echo(40000))).write(&mut ping, b"").unwrap();
+    assert!(bench.claims(&icmp(NODE, UNREACHABLE, &quoted(ping))));
+    assert!(bench.claims(&icmp6(NODE6, UNREACHABLE6, &quoted(udp6(NODE6, ROUTER6, (9, 4789))))));
+    assert!(!bench.claims(&icmp6(NODE6, UNREACHABLE6, &quoted(udp6(NODE6, ROUTER6, (9, 9))))));
+}
+
+#[test]
+fn a_single_claim_holds_for_its_protocol_and_port_until_it_is_taken_back() {
+    let mut bench = Bench::new();
+    let other = [192, 168, 0, 50];
+    let single = (Addr::v4(other), Protocol::TCP, 8443);
+    bench.claim.set_singles([single].into()).unwrap();
+    assert!(bench.claims(&tcp(ROUTER, other, (1, 8443))));
+    assert!(!bench.claims(&udp(ROUTER, other, (1, 8443))) && !bench.claims(&tcp(ROUTER, other, (1, 8444))));
+    bench.claim.set_singles([].into()).unwrap();
+    bench.claim.set_ranges(["10.96.0.0/16".parse().unwrap()].into()).unwrap();
+    assert!(!bench.claims(&tcp(ROUTER, other, (1, 8443))));
+    assert!(!bench.claims(&udp(ROUTER, POD, (1, 2))), "the pod range was given back");
+}
+
+#[test]
+fn fragments_vlans_other_stations_and_stumps_pass() {
+    let bench = Bench::new();
+    let mut fragment = udp(ROUTER, NODE, (5000, 4789));
+    fragment[20..22].copy_from_slice(&100u16.to_be_bytes());
+    assert!(!bench.claims(&fragment), "a later fragment has no ports");
+    fragment[30..34].copy_from_slice(&POD);
+    assert!(bench.claims(&fragment), "but a pod's address is ours");
+    let mut elsewhere = udp(ROUTER, POD, (1, 2));
+    elsewhere[5] = 0x77;
+    assert!(!bench.claims(&elsewhere), "a frame for another station");
+    let mut vlan = udp(ROUTER, POD, (1, 2));
+    vlan.splice(12..12, [0x81, 0, 0, 5]);
+    assert!(!bench.claims(&vlan));
+    let whole = udp(ROUTER, NODE, (5000, 4789));
+    assert!((14..whole.len().min(38)).all(|end| !bench.claims(&whole[..end])), "a stump was claimed");
+}
+
+#[test]
+fn with_no_living_socket_everything_passes() {
+    let mut bench = Bench::new();
+    let packet = udp(ROUTER, POD, (1, 2));
+    assert!(bench.claims(&packet));
+    drop(bench.socket.take());
+    assert!(!bench.claims(&packet));
+}

@@ -1,0 +1,83 @@
+//! The few system calls that no safe crate offers: the TUN driver's ioctls and two options of AF_XDP sockets. It must not
+//! decide anything: a safe function each, and nothing else in this crate is unsafe.
+#![allow(unsafe_code)] // ioctl and setsockopt take raw pointers; each call below says why it is sound.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// `struct ifreq` as TUNSETIFF reads it: a name and a short of flags in 40 bytes (linux/if.h).
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
+
+/// linux/if_tun.h
+const TUN_F_CSUM: libc::c_uint = 0x01;
+const TUN_F_TSO4: libc::c_uint = 0x02;
+const TUN_F_TSO6: libc::c_uint = 0x04;
+const TUN_F_TSO_ECN: libc::c_uint = 0x08;
+/// Since Linux 6.2.
+const TUN_F_USO4: libc::c_uint = 0x20;
+const TUN_F_USO6: libc::c_uint = 0x40;
+
+/// Since Linux 5.11 (include/uapi/asm-generic/socket.h).
+const SO_PREFER_BUSY_POLL: libc::c_int = 69;
+const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes or joins the TAP of this name in the caller's network namespace: raw frames behind a virtio-net header.
+pub fn tun_set_interface(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an interface name has 1 to 15 bytes"));
+    }
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    request.flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `request` is (size asserted above).
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &mut request) })
+}
+
+/// The device stays when its last descriptor closes.
+pub fn tun_set_persistent(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST, 1 as libc::c_ulong) })
+}
+
+/// Bytes of the virtio-net header before each frame.
+pub fn tun_set_header_size(fd: BorrowedFd<'_>, size: i32) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &size) })
+}
+
+/// What the reader of this TAP takes from the kernel: half-computed checksums and TCP super-frames, and UDP ones where the
+/// kernel knows them (answers whether it does).
+pub fn tun_set_offloads(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+    let set = |flags: libc::c_uint| {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, flags as libc::c_ulong) })
+    };
+    match set(tcp | TUN_F_USO4 | TUN_F_USO6) {
+        Ok(()) => Ok(true),
+        Err(_) => set(tcp).map(|()| false),
+    }
+}
+
+/// Lets the owner of this AF_XDP socket drive the NIC's queue itself; `budget` is packets a turn. Needs CAP_NET_ADMIN.
+pub fn prefer_busy_poll(fd: BorrowedFd<'_>, budget: i32) -> io::Result<()> {
+    set_option(fd, SO_PREFER_BUSY_POLL, 1)?;
+    set_option(fd, SO_BUSY_POLL_BUDGET, budget)
+}
+
+fn set_option(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option's value is one int that outlives the call.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), size) })
+}

@@ -1,0 +1,100 @@
+//! The NIC that Fairway shares with the kernel: which one it is, how many queues it has, and AF_XDP sockets for them,
+//! which only the dataplane binds. It must not change the NIC's settings.
+
+use crate::claim::QUEUES_MAX;
+use crate::netlink::{LinkInfo, Netlink};
+use crate::sys;
+use ethtool::{EthtoolAttr, EthtoolChannelAttr};
+use futures_util::TryStreamExt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use tables::Mac;
+
+/// Bytes of outer headers that a packet of the overlay carries: Ethernet, IPv4, UDP, VXLAN.
+pub const OVERLAY_BYTES: u32 = 50;
+/// Packets that a busy-polling socket takes a turn; the NAPI weight.
+const BUSY_POLL_BUDGET: i32 = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    #[error("there is no device {0} in this network namespace: name the node's NIC with --uplink (see `ip link`)")]
+    Missing(String),
+    #[error("{name} is down: `ip link set {name} up` first")]
+    Down { name: String },
+    #[error("{name} has {queues} receive queues, more than {QUEUES_MAX} that can be covered: reduce them with `ethtool -L {name} combined {QUEUES_MAX}`")]
+    Queues { name: String, queues: u32 },
+    #[error("{name} has an MTU of {mtu}; at least 1330 are needed for IPv6 pods behind the overlay")]
+    Mtu { name: String, mtu: u32 },
+    #[error(transparent)]
+    Netlink(#[from] crate::netlink::NetlinkError),
+    #[error("this kernel has no AF_XDP sockets ({0}): it needs CONFIG_XDP_SOCKETS, and root")]
+    Socket(io::Error),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    pub name: String,
+    pub index: u32,
+    pub mac: Mac,
+    pub mtu: u32,
+    /// Receive queues in use; all of them are covered.
+    pub queues: u32,
+}
+
+impl Uplink {
+    pub async fn find(netlink: &Netlink, name: &str) -> Result<Uplink, UplinkError> {
+        let link = netlink.link(name).await?.ok_or_else(|| UplinkError::Missing(name.to_owned()))?;
+        if !link.is_up {
+            return Err(UplinkError::Down { name: link.name });
+        }
+        if link.mtu < 1280 + OVERLAY_BYTES {
+            return Err(UplinkError::Mtu { name: link.name, mtu: link.mtu });
+        }
+        let queues = queues(&link).await;
+        if queues > QUEUES_MAX {
+            return Err(UplinkError::Queues { name: link.name, queues });
+        }
+        Ok(Uplink { name: link.name, index: link.index, mac: link.mac, mtu: link.mtu, queues })
+    }
+
+    /// MTU of pods and of fairway0.
+    pub fn pod_mtu(&self) -> u32 {
+        self.mtu - OVERLAY_BYTES
+    }
+
+    /// One fresh socket a queue, not bound.
+    pub fn sockets(&self) -> Result<Vec<OwnedFd>, UplinkError> {
+        (0..self.queues).map(|_| socket()).collect()
+    }
+}
+
+fn socket() -> Result<OwnedFd, UplinkError> {
+    let made = rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None);
+    let socket = made.map_err(|errno| UplinkError::Socket(errno.into()))?;
+    if let Err(error) = sys::prefer_busy_poll(socket.as_fd(), BUSY_POLL_BUDGET) {
+        crate::log(format_args!("preferred busy polling is not to be had ({error}): the uplink is polled without it"));
+    }
+    Ok(socket)
+}
+
+/// Queues that the driver uses now (as `ethtool -l`), else those that it allocated.
+async fn queues(link: &LinkInfo) -> u32 {
+    match channels(&link.name).await {
+        Some(queues) if queues > 0 => queues,
+        _ => link.rx_queues.max(1),
+    }
+}
+
+async fn channels(name: &str) -> Option<u32> {
+    let (connection, mut handle, _) = ethtool::new_connection().ok()?;
+    let task = tokio::spawn(connection);
+    let messages = handle.channel().get(Some(name)).execute().await.ok()?;
+    let messages = messages.try_collect::<Vec<_>>().await.ok()?;
+    task.abort();
+    let count = |attribute: &EthtoolAttr| match attribute {
+        EthtoolAttr::Channel(EthtoolChannelAttr::RxCount(n) | EthtoolChannelAttr::CombinedCount(n)) => *n,
+        _ => 0,
+    };
+    Some(messages.iter().flat_map(|message| &message.payload.nlas).map(count).sum())
+}
