@@ -1,3 +1,8 @@
 //! The process that moves packets (crate doc to be completed).
+pub mod classify;
+pub mod flow;
 pub mod io;
+pub mod overlay;
 pub mod packet;
+pub mod parse;
+pub mod rewrite;

@@ -1,0 +1,265 @@
+//! The first packet of a flow: the look-ups in written order, ending in one [`Decision`] that the flow keeps. A pure
+//! function of the pinned tables and the flow's tuple: `explain` calls the same functions, and so does a flow whose
+//! scopes went stale. No packet bytes and no flow table here.
+//!
+//! From a local end: gateway and link-local, service, egress policy, route, egress translation.
+//! Towards a local end: the end itself, where the packet may come from, ingress policy, the way back.
+
+pub mod egress;
+pub mod policy;
+pub mod route;
+pub mod service;
+
+use bytemuck::Zeroable;
+use tables::counters::DropReason;
+use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
+use tables::flow::{Hop, HopKind, Tuple};
+use tables::layout::Table;
+use tables::node::{NodeRecord, family};
+use tables::policy::Direction;
+use tables::scope::Scope;
+use tables::{Addr, Protocol, View};
+
+/// What a worker classifies with.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub view: View<'a>,
+    pub node: &'a NodeRecord,
+}
+
+/// Where a packet towards a local end came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Out of a tunnel whose outer source is this address.
+    Tunnel(Addr),
+    /// The uplink, not encapsulated.
+    Uplink,
+    /// Another local end of this node, whose own half was judged before.
+    Local,
+}
+
+/// Which address the local end takes on outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    No,
+    /// A free port of this address, from the worker's block.
+    As(Addr),
+}
+
+/// What becomes of a flow. `Forward` is the flow's; the others are the packet's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Forward,
+    Drop(DropReason),
+    /// A TCP reset, or an ICMP port unreachable.
+    Reject,
+    /// Answered by the node itself.
+    Punt,
+}
+
+/// Everything that a flow keeps, and what `explain` tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision {
+    pub verdict: Verdict,
+    /// The remote end after service translation.
+    pub remote: Addr,
+    pub remote_port: u16,
+    pub masquerade: Masquerade,
+    pub out: Hop,
+    pub back: Hop,
+    pub opened_locally: bool,
+    pub service: Option<service::Match>,
+    /// The policy that allowed or denied it.
+    pub policy: Option<u32>,
+    pub policy_set: Option<u32>,
+    pub identity: u32,
+    /// The remote end's route.
+    pub route: Option<u32>,
+}
+
+impl Decision {
+    fn new(tuple: &Tuple, opened_locally: bool) -> Decision {
+        Decision {
+            verdict: Verdict::Forward,
+            remote: tuple.remote,
+            remote_port: tuple.remote_port,
+            masquerade: Masquerade::No,
+            out: Hop::zeroed(),
+            back: Hop::zeroed(),
+            opened_locally,
+            service: None,
+            policy: None,
+            policy_set: None,
+            identity: 0,
+            route: None,
+        }
+    }
+
+    fn drop(self, reason: DropReason) -> Decision {
+        Decision { verdict: Verdict::Drop(reason), ..self }
+    }
+
+    /// What the flow must be looked at again for.
+    pub fn scopes(&self) -> [Option<Scope>; 4] {
+        [
+            self.service.map(|s| Scope::Service(s.id)),
+            self.policy_set.map(Scope::PolicySet),
+            Some(Scope::Identity(self.identity)),
+            self.route.map(Scope::Route),
+        ]
+    }
+
+    /// The tuple as the network sees it, before a masquerade's port is chosen.
+    pub fn outside(&self, inside: &Tuple) -> Tuple {
+        let local = match self.masquerade {
+            Masquerade::No => inside.local,
+            Masquerade::As(addr) => addr,
+        };
+        Tuple { local, remote: self.remote, remote_port: self.remote_port, ..*inside }
+    }
+}
+
+/// Judges a flow that a local end opens. `pick` chooses among a service's backends; `keep` is the backend that an
+/// established flow has.
+pub fn from_local(context: &Context, tuple: &Tuple, interface: u32, pick: u64, keep: Option<(Addr, u16)>) -> Decision {
+    let decision = Decision::new(tuple, true);
+    let (local, kind) = match local_end(context, tuple, interface) {
+        Ok(found) => found,
+        Err(reason) => return decision.drop(reason),
+    };
+    if tuple.remote == context.node.gateway[family(tuple.remote)] {
+        return Decision { verdict: Verdict::Punt, ..decision };
+    }
+    if is_link_local(tuple.remote) {
+        return decision.drop(DropReason::LinkLocal);
+    }
+    let decision = match service::translate(context, tuple, pick, keep, decision) {
+        Ok(decision) => decision,
+        Err(ended) => return ended,
+    };
+    let decision = match allow(context, &local, kind, Direction::Egress, tuple, decision) {
+        Ok(decision) => decision,
+        Err(ended) => return ended,
+    };
+    let decision = match route::towards(context, decision) {
+        Ok(decision) => decision,
+        Err(ended) => return ended,
+    };
+    let masquerade = egress::masquerade(context, tuple, kind, &decision);
+    Decision { masquerade, back: Hop::new(HopKind::Interface, local.interface), ..decision }
+}
+
+/// Judges a flow that is opened towards a local end.
+pub fn to_local(context: &Context, tuple: &Tuple, origin: Origin) -> Decision {
+    let decision = Decision::new(tuple, false);
+    let (local, kind) = match local_target(context, tuple, origin) {
+        Target::End(local, kind) => (local, kind),
+        Target::Host => {
+            let back = Hop::new(HopKind::Interface, context.node.host_interface);
+            return Decision { back, ..decision };
+        }
+        Target::Drop(reason) => return decision.drop(reason),
+    };
+    // The remote end's route is the way back and says where its packets may come from.
+    let decision = match route::back_to(context, origin, decision) {
+        Ok(decision) => decision,
+        Err(ended) => return ended,
+    };
+    let decision = match allow(context, &local, kind, Direction::Ingress, tuple, decision) {
+        Ok(decision) => decision,
+        Err(ended) => return ended,
+    };
+    Decision { back: Hop::new(HopKind::Interface, local.interface), ..decision }
+}
+
+/// The sender, if it may speak from this address on this interface.
+fn local_end(context: &Context, tuple: &Tuple, interface: u32) -> Result<(EndpointRecord, EndpointKind), DropReason> {
+    let found: Option<EndpointRecord> = context.view.find(Table::Endpoint, &tuple.local);
+    if interface == context.node.host_interface {
+        // The host may speak from any of its addresses; what it has no row for is the host all the same.
+        let mut host = found.unwrap_or(EndpointRecord::new(EndpointKind::Host));
+        host.interface = interface;
+        return Ok((host, EndpointKind::Host));
+    }
+    let endpoint = found.filter(|e| e.interface == interface).ok_or(DropReason::SpoofedAddress)?;
+    match endpoint.kind() {
+        Some(EndpointKind::Pod) if endpoint.flags & FLAG_POLICY_IN_FORCE == 0 => Err(DropReason::PolicyPending),
+        Some(EndpointKind::Pod) => Ok((endpoint, EndpointKind::Pod)),
+        _ => Err(DropReason::SpoofedAddress),
+    }
+}
+
+enum Target {
+    End(EndpointRecord, EndpointKind),
+    /// The node's kernel: claimed, but no flow of ours.
+    Host,
+    Drop(DropReason),
+}
+
+fn local_target(context: &Context, tuple: &Tuple, origin: Origin) -> Target {
+    let Some(endpoint) = context.view.find::<Addr, EndpointRecord>(Table::Endpoint, &tuple.local) else {
+        return match origin {
+            Origin::Tunnel(_) => Target::Drop(DropReason::TunnelStray),
+            Origin::Uplink => route::stray(context, tuple.local).map_or(Target::Host, Target::Drop),
+            Origin::Local => Target::Drop(DropReason::NoRoute),
+        };
+    };
+    match endpoint.kind() {
+        Some(EndpointKind::Pod) if endpoint.flags & FLAG_POLICY_IN_FORCE == 0 => {
+            Target::Drop(DropReason::PolicyPending)
+        }
+        Some(EndpointKind::Pod) => Target::End(endpoint, EndpointKind::Pod),
+        Some(EndpointKind::Host) => Target::End(endpoint, EndpointKind::Host),
+        Some(EndpointKind::Node) if origin == Origin::Uplink => Target::Host,
+        Some(EndpointKind::Node) if origin == Origin::Local => {
+            let mut host = endpoint;
+            host.interface = context.node.host_interface;
+            Target::End(host, EndpointKind::Host)
+        }
+        Some(EndpointKind::Node) => Target::Drop(DropReason::TunnelStray),
+        Some(EndpointKind::Snat | EndpointKind::Gateway) | None => Target::Drop(DropReason::NoFlow),
+    }
+}
+
+/// Judges the pod's policies; the host has none, and a pod reaches itself.
+fn allow(
+    context: &Context,
+    local: &EndpointRecord,
+    kind: EndpointKind,
+    direction: Direction,
+    tuple: &Tuple,
+    decision: Decision,
+) -> Result<Decision, Decision> {
+    let identity = policy::identity(&context.view, decision.remote);
+    if kind != EndpointKind::Pod {
+        return Ok(Decision { identity, ..decision });
+    }
+    let decision = Decision { identity, policy_set: Some(local.policy_set), ..decision };
+    if decision.remote == tuple.local {
+        return Ok(decision);
+    }
+    let port = if direction == Direction::Egress { decision.remote_port } else { tuple.local_port };
+    let judged = policy::judge(&context.view, local.policy_set, direction, identity, tuple.protocol, port);
+    let decision = Decision { policy: judged.policy, ..decision };
+    match (judged.allowed, direction) {
+        (true, _) => Ok(decision),
+        (false, Direction::Egress) => Err(decision.drop(DropReason::PolicyEgress)),
+        (false, Direction::Ingress) => Err(decision.drop(DropReason::PolicyIngress)),
+    }
+}
+
+/// Never routed: RFC 3927, RFC 4291 2.5.6, multicast and broadcast.
+fn is_link_local(addr: Addr) -> bool {
+    let v6_link_local = !addr.is_v4() && addr.words()[0] >> 54 == 0xfe80 >> 6;
+    let v4_link_local = addr.is_v4() && addr.v4_octets()[..2] == [169, 254];
+    v6_link_local || v4_link_local || addr.is_multicast() || addr.is_v4_broadcast() || addr.is_unspecified()
+}
+
+/// Whether a protocol's flows can be translated to another port.
+pub fn has_port_or_id(protocol: Protocol) -> bool {
+    protocol.has_ports() || protocol.is_icmp()
+}
+
+#[cfg(test)]
+#[path = "classify_tests.rs"]
+mod tests;

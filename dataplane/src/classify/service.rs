@@ -1,0 +1,79 @@
+//! Services: is the destination one, and which backend serves this flow.
+
+use super::{Context, Decision, Verdict};
+use bytemuck::Zeroable;
+use tables::counters::DropReason;
+use tables::flow::Tuple;
+use tables::hash;
+use tables::layout::Table;
+use tables::service::{BackendRecord, ServiceKey, ServiceRecord};
+use tables::{Addr, Protocol, View};
+
+/// The service port that a flow was opened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match {
+    pub id: u32,
+    pub backends_first: u32,
+    pub backends_count: u32,
+    pub flags: u16,
+}
+
+/// Replaces a service's address by one of its backends. `Err` ends the packet: rejected or dropped.
+#[inline]
+pub fn translate(
+    context: &Context,
+    tuple: &Tuple,
+    pick: u64,
+    keep: Option<(Addr, u16)>,
+    decision: Decision,
+) -> Result<Decision, Decision> {
+    let key = ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol);
+    let Some(record) = context.view.find::<_, ServiceRecord>(Table::Service, &key) else {
+        return undefined_port(context, tuple, decision);
+    };
+    let ServiceRecord { id, backends_first, backends_count, flags, .. } = record;
+    let found = Match { id, backends_first, backends_count, flags };
+    let decision = Decision { service: Some(found), ..decision };
+    let backend = match keep {
+        Some(kept) if tuple.protocol == Protocol::TCP || serves(&context.view, &found, kept) => Some(kept),
+        _ => choose(&context.view, &found, pick),
+    };
+    match backend {
+        Some((remote, remote_port)) => Ok(Decision { remote, remote_port, ..decision }),
+        None => Err(Decision { verdict: Verdict::Reject, ..decision }),
+    }
+}
+
+/// A service's address with a port that it does not define is refused; other protocols to it go unanswered.
+fn undefined_port(context: &Context, tuple: &Tuple, decision: Decision) -> Result<Decision, Decision> {
+    let address: Option<ServiceRecord> = context.view.find(Table::Service, &ServiceKey::address(tuple.remote));
+    match address {
+        None => Ok(decision),
+        Some(_) if tuple.protocol.has_ports() => Err(Decision { verdict: Verdict::Reject, ..decision }),
+        Some(_) => Err(decision.drop(DropReason::ServiceUnknown)),
+    }
+}
+
+/// Backend `index` of a service.
+pub fn backend(view: &View, found: &Match, index: u32) -> BackendRecord {
+    if index >= found.backends_count {
+        return BackendRecord::zeroed();
+    }
+    view.row(Table::Backend, found.backends_first.saturating_add(index) as usize)
+}
+
+/// Random by flow: `pick` is a hash of the flow with a private seed. The same `pick` and backends give the same answer.
+fn choose(view: &View, found: &Match, pick: u64) -> Option<(Addr, u16)> {
+    if found.backends_count == 0 {
+        return None;
+    }
+    let index = (hash::fold(pick, 0x9e37_79b9_7f4a_7c15) >> 32) * found.backends_count as u64 >> 32;
+    let backend = backend(view, found, index as u32);
+    (!backend.addr.is_unspecified()).then_some((backend.addr, backend.port))
+}
+
+/// Whether a backend still serves.
+pub fn serves(view: &View, found: &Match, (addr, port): (Addr, u16)) -> bool {
+    let count = found.backends_count.min(tables::limits::BACKENDS_MAX as u32);
+    (0..count).map(|i| backend(view, found, i)).any(|b| b.addr == addr && b.port == port)
+}

@@ -1,0 +1,115 @@
+use super::*;
+use bytemuck::Zeroable;
+use proptest::prelude::*;
+use std::collections::HashMap;
+use tables::Addr;
+
+fn table(capacity: usize) -> FlowTable {
+    FlowTable::new(FlowLayout::for_capacity(capacity).create(0, 1, 42, 0).unwrap()).unwrap()
+}
+
+fn tuple(local_port: u16, remote: [u8; 4]) -> Tuple {
+    Tuple {
+        local: Addr::v4([10, 1, 0, 4]),
+        remote: Addr::v4(remote),
+        local_port,
+        remote_port: 80,
+        protocol: Protocol::TCP,
+        reserved: 0,
+        network: 0,
+    }
+}
+
+fn record(inside: Tuple, outside: Tuple) -> FlowRecord {
+    FlowRecord { inside, outside, ..FlowRecord::zeroed() }
+}
+
+#[test]
+fn a_translated_flow_is_found_by_each_tuple_in_its_own_way_only() {
+    let mut flows = table(64);
+    let (inside, outside) = (tuple(1, [172, 30, 0, 1]), tuple(1, [10, 1, 1, 9]));
+    let id = flows.insert(record(inside, outside)).unwrap();
+    assert_eq!(flows.find(&inside, Way::Out), Some(id));
+    assert_eq!(flows.find(&outside, Way::Back), Some(id));
+    assert_eq!((flows.find(&inside, Way::Back), flows.find(&outside, Way::Out)), (None, None));
+    assert_eq!(flows.insert(record(outside, outside)), Err(DropReason::TupleClash));
+    flows.remove(id);
+    assert_eq!((flows.find(&inside, Way::Out), flows.find(&outside, Way::Back), flows.used()), (None, None, 0));
+}
+
+#[test]
+fn a_full_table_refuses_the_new_and_keeps_the_old() {
+    let mut flows = table(64);
+    let mut kept = Vec::new();
+    for port in 0..64 {
+        let t = tuple(port, [1, 1, 1, 1]);
+        kept.push((t, flows.insert(record(t, t)).unwrap()));
+    }
+    let t = tuple(64, [1, 1, 1, 1]);
+    assert_eq!(flows.insert(record(t, t)), Err(DropReason::FlowTableFull));
+    assert!(kept.iter().all(|(t, id)| flows.find(t, Way::Out) == Some(*id)));
+}
+
+#[test]
+fn flows_leave_when_their_kind_of_silence_is_over() {
+    let mut flows = table(64);
+    let t = tuple(1, [1, 1, 1, 1]);
+    let mut opened = record(t, t);
+    opened.flags = FLAG_OPENED_LOCALLY;
+    let id = flows.insert(opened).unwrap();
+    flows.note(id, Way::Out, tcp_flag::SYN, 1000);
+    assert_eq!((flows.expire(64, 60_999), flows.expire(64, 61_000)), (0, 1), "an unanswered SYN");
+    let id = flows.insert(opened).unwrap();
+    flows.note(id, Way::Out, tcp_flag::SYN, 0);
+    flows.note(id, Way::Back, tcp_flag::SYN | tcp_flag::ACK, 1);
+    flows.note(id, Way::Out, tcp_flag::ACK, 2);
+    assert_eq!(flows.expire(64, 3_600_000), 0, "an established connection");
+    flows.note(id, Way::Out, tcp_flag::FIN | tcp_flag::ACK, 3_600_000);
+    assert!(!flows.is_closed(id));
+    flows.note(id, Way::Back, tcp_flag::FIN | tcp_flag::ACK, 3_600_001);
+    assert!(flows.is_closed(id));
+    assert_eq!(flows.expire(64, 3_610_001), 1, "both ends closed");
+}
+
+#[test]
+fn a_successor_adopts_what_its_predecessor_kept() {
+    let mut flows = table(64);
+    let (inside, outside) = (tuple(1, [172, 30, 0, 1]), tuple(1, [10, 1, 1, 9]));
+    flows.insert(record(inside, outside)).unwrap();
+    let fd = flows.region().fd().try_clone_to_owned().unwrap();
+    let attach = || Region::attach(fd.try_clone().unwrap(), tables::region::Access::ReadWrite).unwrap();
+    drop(flows);
+    assert!(FlowTable::adopt(attach(), 1, 2).unwrap().is_none(), "another worker's flows");
+    let mut flows = FlowTable::adopt(attach(), 0, 1).unwrap().unwrap();
+    assert_eq!(flows.used(), 1);
+    assert!(flows.find(&inside, Way::Out).is_some() && flows.find(&outside, Way::Back).is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Any order of inserts and removes: the table is a map with room for `capacity`.
+    #[test]
+    fn the_table_is_a_map(ops in prop::collection::vec((0u16..100, any::<bool>()), 1..400)) {
+        let mut flows = table(64);
+        let mut model: HashMap<u16, FlowId> = HashMap::new();
+        for (port, insert) in ops {
+            let (inside, outside) = (tuple(port, [172, 30, 0, 1]), tuple(port, [10, 1, 1, 9]));
+            if insert {
+                match flows.insert(record(inside, outside)) {
+                    Ok(id) => prop_assert!(model.insert(port, id).is_none()),
+                    Err(DropReason::TupleClash) => prop_assert!(model.contains_key(&port)),
+                    Err(reason) => prop_assert!(reason == DropReason::FlowTableFull && model.len() == 64),
+                }
+            } else if let Some(id) = model.remove(&port) {
+                flows.remove(id);
+            }
+            for port in 0..100 {
+                let (inside, outside) = (tuple(port, [172, 30, 0, 1]), tuple(port, [10, 1, 1, 9]));
+                prop_assert_eq!(flows.find(&inside, Way::Out), model.get(&port).copied());
+                prop_assert_eq!(flows.find(&outside, Way::Back), model.get(&port).copied());
+            }
+        }
+        prop_assert_eq!(flows.used(), model.len());
+    }
+}

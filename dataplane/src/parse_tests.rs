@@ -1,0 +1,138 @@
+use super::*;
+use etherparse::{PacketBuilder, SlicedPacket};
+
+fn udp() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4([10, 1, 0, 4], [10, 1, 1, 4], 64)
+        .udp(1000, 2000)
+        .write(&mut bytes, b"payload")
+        .unwrap();
+    bytes
+}
+
+fn ip(parsed: Parsed) -> Meta {
+    match parsed {
+        Parsed::Ip(meta) => meta,
+        other => panic!("expected an IP packet, got {other:?}"),
+    }
+}
+
+fn reason(bytes: &[u8]) -> DropReason {
+    match parse(bytes, bytes.len()) {
+        Parsed::Drop(reason) => reason,
+        other => panic!("expected a drop, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_udp_packet_reads_as_it_was_built() {
+    let bytes = udp();
+    let meta = ip(parse(&bytes, bytes.len()));
+    assert_eq!((meta.src.to_string(), meta.dst.to_string()), ("10.1.0.4".into(), "10.1.1.4".into()));
+    assert_eq!((meta.src_port, meta.dst_port, meta.kind, meta.ttl), (1000, 2000, Kind::Transport, 64));
+    assert_eq!((meta.l3, meta.l4, meta.end as usize), (14, 34, bytes.len()));
+    assert_eq!(meta.src_mac, Mac([2, 0, 0, 0, 0, 1]));
+    assert_eq!(meta.from_local().reversed(), meta.from_remote());
+}
+
+#[test]
+fn an_ipv6_packet_with_extensions_finds_its_ports() {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv6([0xfd; 16], [0xfc; 16], 9)
+        .tcp(1000, 2000, 7, 100)
+        .syn()
+        .write(&mut bytes, b"")
+        .unwrap();
+    let meta = ip(parse(&bytes, bytes.len()));
+    assert_eq!((meta.src_port, meta.dst_port, meta.tcp_flags, meta.ttl), (1000, 2000, tcp_flag::SYN, 9));
+    // A destination-options header (60) of eight bytes slid in before TCP (6).
+    let mut extended = bytes.clone();
+    extended[20] = 60;
+    extended.splice(54..54, [6, 0, 1, 4, 0, 0, 0, 0]);
+    let payload = (bytes.len() - 54 + 8) as u16;
+    extended[18..20].copy_from_slice(&payload.to_be_bytes());
+    let meta = ip(parse(&extended, extended.len()));
+    assert_eq!((meta.src_port, meta.l4), (1000, 62));
+}
+
+#[test]
+fn an_echo_has_its_identifier_on_the_side_that_asks() {
+    let echo = |reply: bool| {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 1, 0, 4], [10, 1, 1, 4], 64);
+        let mut bytes = Vec::new();
+        if reply {
+            builder.icmpv4_echo_reply(7, 1).write(&mut bytes, b"x").unwrap();
+        } else {
+            builder.icmpv4_echo_request(7, 1).write(&mut bytes, b"x").unwrap();
+        }
+        let meta = ip(parse(&bytes, bytes.len()));
+        (meta.src_port, meta.dst_port)
+    };
+    assert_eq!((echo(false), echo(true)), ((7, 0), (0, 7)));
+}
+
+#[test]
+fn an_error_quotes_the_tuple_of_the_packet_it_is_about() {
+    let inner = udp();
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 9, 9, 9], [10, 1, 0, 4], 64)
+        .icmpv4(etherparse::Icmpv4Type::TimeExceeded(etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit))
+        .write(&mut bytes, &inner[14..14 + 28])
+        .unwrap();
+    let meta = ip(parse(&bytes, bytes.len()));
+    assert_eq!(meta.kind, Kind::IcmpError);
+    let (tuple, l3) = quoted(&bytes, &meta).unwrap();
+    assert_eq!(tuple, ip(parse(&inner, inner.len())).from_local());
+    assert_eq!(l3, 42);
+}
+
+#[test]
+fn every_prefix_of_a_packet_is_truncated_and_nothing_panics() {
+    let bytes = udp();
+    for size in 0..bytes.len() {
+        assert_eq!(reason(&bytes[..size]), DropReason::Truncated, "{size} bytes");
+    }
+}
+
+#[test]
+fn bad_headers_are_named() {
+    let with = |at: usize, value: u8| {
+        let mut bytes = udp();
+        bytes[at] = value;
+        reason(&bytes)
+    };
+    assert_eq!(with(14, 0x65), DropReason::Malformed, "IP version 6 in an IPv4 frame");
+    assert_eq!(with(14, 0x44), DropReason::Malformed, "a header of 16 bytes");
+    assert_eq!(with(17, 10), DropReason::Malformed, "shorter than its own header");
+    assert_eq!(with(20, 0x20), DropReason::Fragment, "more fragments");
+    assert_eq!(with(21, 1), DropReason::Fragment, "a later fragment");
+    assert_eq!(with(12, 0x81), DropReason::Vlan, "tagged");
+    assert_eq!(with(13, 0x99), DropReason::EtherType, "another protocol");
+}
+
+#[test]
+fn padding_is_outside_the_packet() {
+    let mut bytes = udp();
+    let end = bytes.len();
+    bytes.resize(60, 0);
+    assert_eq!(ip(parse(&bytes, 60)).end as usize, end);
+}
+
+proptest::proptest! {
+    /// Whatever comes in, parsing ends without a panic, and what it accepts an independent parser accepts too.
+    #[test]
+    fn garbage_never_panics(start in proptest::collection::vec(proptest::num::u8::ANY, 0..200), keep in 0usize..60) {
+        let mut bytes = udp();
+        bytes.truncate(keep);
+        bytes.extend(start);
+        if let Parsed::Ip(meta) = parse(&bytes, bytes.len()) {
+            proptest::prop_assert!(meta.end as usize <= bytes.len() && meta.l4 as u32 <= meta.end);
+            let sliced = SlicedPacket::from_ethernet(&bytes);
+            proptest::prop_assert!(sliced.is_ok() || meta.kind != Kind::Transport, "{sliced:?}");
+            let _ = quoted(&bytes, &meta);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The only writer of packet bytes: addresses and ports, time to live, Ethernet addresses, outer headers, checksums.
+//! Checksums change by differences (RFC 1624, eqn. 3), so a wrong one stays wrong; a partial one holds the
+//! uncomplemented pseudo-header sum and follows address changes alone. Decides nothing.
+
+use crate::io::frames::Memory;
+use crate::overlay::{self, OUTER_V4_BYTES, Outer};
+use crate::packet::{Checksum, Packet};
+use crate::parse::{Kind, Meta};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, Ipv4Packet, Ipv6Packet};
+use tables::{Addr, Mac, Protocol};
+
+/// The addresses and ports that a packet shall have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    pub src: Addr,
+    pub dst: Addr,
+    pub src_port: u16,
+    pub dst_port: u16,
+}
+
+impl Translation {
+    pub fn of(meta: &Meta) -> Translation {
+        Translation { src: meta.src, dst: meta.dst, src_port: meta.src_port, dst_port: meta.dst_port }
+    }
+}
+
+/// A one's-complement difference: what taking away some 16-bit words and adding others does to a sum.
+#[derive(Clone, Copy, Default)]
+struct Difference(u64);
+
+impl Difference {
+    fn replace(&mut self, old: u16, new: u16) {
+        self.0 += !old as u64 + new as u64;
+    }
+
+    fn replace_addr(&mut self, old: Addr, new: Addr) {
+        if old.is_v4() {
+            self.replace_words(&old.v4_octets(), &new.v4_octets());
+        } else {
+            self.replace_words(&old.v6_octets(), &new.v6_octets());
+        }
+    }
+
+    fn replace_words(&mut self, old: &[u8], new: &[u8]) {
+        for (old, new) in old.chunks_exact(2).zip(new.chunks_exact(2)) {
+            self.replace(u16::from_be_bytes([old[0], old[1]]), u16::from_be_bytes([new[0], new[1]]));
+        }
+    }
+
+    /// Applies it to a sum (uncomplemented).
+    fn add_to(self, sum: u16) -> u16 {
+        fold(sum as u64 + self.0)
+    }
+
+    /// Applies it to a checksum field (complemented).
+    fn update(self, checksum: u16) -> u16 {
+        !self.add_to(!checksum)
+    }
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// The sum of bytes as big-endian words; the last odd byte counts as the high half. `odd` says that an odd number of
+/// bytes went before.
+fn sum_bytes(bytes: &[u8], odd: bool) -> u64 {
+    let mut sum = 0u64;
+    let mut chunks = bytes.chunks_exact(4);
+    for chunk in &mut chunks {
+        sum += u32::from_be_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]) as u64;
+    }
+    let mut last = [0; 4];
+    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
+    let sum = fold(sum + u32::from_be_bytes(last) as u64);
+    (if odd { sum.swap_bytes() } else { sum }) as u64
+}
+
+fn get(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+/// Where the layer-4 checksum stands within its header, for protocols whose sum is a one's complement.
+fn checksum_offset(protocol: Protocol) -> Option<usize> {
+    match protocol {
+        Protocol::TCP => Some(16),
+        Protocol::UDP => Some(6),
+        Protocol::ICMP | Protocol::ICMPV6 => Some(2),
+        _ => None,
+    }
+}
+
+/// Gives a packet other addresses and ports, and returns its `Meta` as it is then.
+#[inline]
+pub fn translate(bytes: &mut [u8], meta: &Meta, to: &Translation, checksum: Checksum) -> Meta {
+    let mut addresses = Difference::default();
+    addresses.replace_addr(meta.src, to.src);
+    addresses.replace_addr(meta.dst, to.dst);
+    let mut ports = Difference::default();
+    ports.replace(meta.src_port, to.src_port);
+    ports.replace(meta.dst_port, to.dst_port);
+    write_addresses(bytes, meta, to, addresses);
+    write_ports(bytes, meta, to);
+    update_l4(bytes, meta, addresses, ports, checksum);
+    Meta { src: to.src, dst: to.dst, src_port: to.src_port, dst_port: to.dst_port, ..*meta }
+}
+
+fn write_addresses(bytes: &mut [u8], meta: &Meta, to: &Translation, addresses: Difference) {
+    let ip = &mut bytes[meta.l3 as usize..];
+    if meta.src.is_v4() {
+        let mut view = Ipv4Packet::new_unchecked(&mut *ip);
+        view.set_src_addr(to.src.v4_octets().into());
+        view.set_dst_addr(to.dst.v4_octets().into());
+        let checksum = view.checksum();
+        view.set_checksum(addresses.update(checksum));
+    } else {
+        let mut view = Ipv6Packet::new_unchecked(ip);
+        view.set_src_addr(to.src.v6_octets().into());
+        view.set_dst_addr(to.dst.v6_octets().into());
+    }
+}
+
+fn write_ports(bytes: &mut [u8], meta: &Meta, to: &Translation) {
+    let l4 = meta.l4 as usize;
+    match meta.kind {
+        Kind::Transport => {
+            put(bytes, l4, to.src_port);
+            put(bytes, l4 + 2, to.dst_port);
+        }
+        // The identifier is the port of the side that asks; the other side's is 0.
+        Kind::Echo => put(bytes, l4 + 4, to.src_port | to.dst_port),
+        Kind::IcmpError | Kind::Other => {}
+    }
+}
+
+fn update_l4(bytes: &mut [u8], meta: &Meta, addresses: Difference, ports: Difference, checksum: Checksum) {
+    let Some(offset) = checksum_offset(meta.protocol) else { return };
+    let at = meta.l4 as usize + offset;
+    let field = get(bytes, at);
+    if let Checksum::Partial { .. } = checksum {
+        return put(bytes, at, addresses.add_to(field));
+    }
+    // RFC 768: a UDP checksum of zero means that there is none.
+    if meta.protocol == Protocol::UDP && field == 0 {
+        return;
+    }
+    let covered = if meta.protocol == Protocol::ICMP { ports } else { Difference(addresses.0 + ports.0) };
+    let updated = covered.update(field);
+    put(bytes, at, if meta.protocol == Protocol::UDP && updated == 0 { 0xffff } else { updated });
+}
+
+/// Takes one off the time to live. The caller has seen that it is above one.
+#[inline]
+pub fn decrement_ttl(bytes: &mut [u8], meta: &Meta) {
+    let l3 = meta.l3 as usize;
+    if meta.src.is_v4() {
+        let old = get(bytes, l3 + 8);
+        bytes[l3 + 8] -= 1;
+        let mut difference = Difference::default();
+        difference.replace(old, get(bytes, l3 + 8));
+        let checksum = get(bytes, l3 + 10);
+        put(bytes, l3 + 10, difference.update(checksum));
+    } else {
+        bytes[l3 + 7] -= 1;
+    }
+}
+
+/// Writes source and destination of the Ethernet header.
+#[inline]
+pub fn set_macs(bytes: &mut [u8], src: Mac, dst: Mac) {
+    let mut frame = EthernetFrame::new_unchecked(bytes);
+    frame.set_src_addr(EthernetAddress(src.0));
+    frame.set_dst_addr(EthernetAddress(dst.0));
+}
+
+/// Puts the outer headers in front of a packet of one frame. False if there is no headroom.
+#[inline]
+pub fn encapsulate(memory: &Memory, packet: &mut Packet, outer: &Outer) -> bool {
+    if !packet.push_front(OUTER_V4_BYTES) {
+        return false;
+    }
+    overlay::write_outer(memory.head_mut(packet), outer);
+    packet.checksum = Checksum::Unverified;
+    true
+}
+
+/// The traffic class (DSCP and ECN) of the packet.
+pub fn traffic_class(bytes: &[u8], meta: &Meta) -> u8 {
+    let l3 = meta.l3 as usize;
+    if meta.src.is_v4() { bytes[l3 + 1] } else { (get(bytes, l3) >> 4) as u8 }
+}
+
+/// Completes a partial checksum: sums everything from its start, over all frames. A UDP sum of zero is sent as all ones.
+pub fn complete_checksum(memory: &Memory, packet: &mut Packet, meta: &Meta) {
+    let Checksum::Partial { start, offset } = packet.checksum else { return };
+    let (start, at) = (start as usize, start as usize + offset as usize);
+    let mut sum = 0u64;
+    let mut before = 0usize;
+    let end = meta.end as usize;
+    for (i, bytes) in memory.chain(packet).enumerate() {
+        let from = if i == 0 { start.min(bytes.len()) } else { 0 };
+        let to = bytes.len().min(end.saturating_sub(before));
+        if from < to {
+            sum += sum_bytes(&bytes[from..to], (before + from - start) % 2 == 1);
+        }
+        before += bytes.len();
+    }
+    let checksum = !fold(sum);
+    let head = memory.head_mut(packet);
+    if at + 2 <= head.len() {
+        put(head, at, if checksum == 0 && meta.protocol == Protocol::UDP { 0xffff } else { checksum });
+    }
+    packet.checksum = Checksum::Valid;
+}
+
+/// The pseudo-header's sum (RFC 9293, 3.1; RFC 8200, 8.1), uncomplemented.
+pub fn pseudo_header_sum(src: Addr, dst: Addr, protocol: Protocol, size: usize) -> u16 {
+    let addresses = if src.is_v4() {
+        sum_bytes(&src.v4_octets(), false) + sum_bytes(&dst.v4_octets(), false)
+    } else {
+        sum_bytes(&src.v6_octets(), false) + sum_bytes(&dst.v6_octets(), false)
+    };
+    fold(addresses + protocol.0 as u64 + (size >> 16) as u64 + (size & 0xffff) as u64)
+}
+
+/// Writes the complete layer-4 checksum of a packet that lies in one piece from `l4` to `end`.
+pub fn fill_l4(bytes: &mut [u8], meta: &Meta) {
+    let Some(offset) = checksum_offset(meta.protocol) else { return };
+    let (l4, end) = (meta.l4 as usize, meta.end as usize);
+    put(bytes, l4 + offset, 0);
+    let pseudo = match meta.protocol {
+        Protocol::ICMP => 0,
+        protocol => pseudo_header_sum(meta.src, meta.dst, protocol, end - l4),
+    };
+    let checksum = !fold(pseudo as u64 + sum_bytes(&bytes[l4..end], false));
+    put(bytes, l4 + offset, if checksum == 0 && meta.protocol == Protocol::UDP { 0xffff } else { checksum });
+}
+
+/// Whether the layer-4 checksum is right; protocols without one, and UDP without a sum, are right.
+pub fn verify_l4(bytes: &[u8], meta: &Meta) -> bool {
+    let Some(offset) = checksum_offset(meta.protocol) else { return true };
+    let (l4, end) = (meta.l4 as usize, meta.end as usize);
+    if meta.protocol == Protocol::UDP && get(bytes, l4 + offset) == 0 {
+        return true;
+    }
+    let pseudo = match meta.protocol {
+        Protocol::ICMP => 0,
+        protocol => pseudo_header_sum(meta.src, meta.dst, protocol, end - l4),
+    };
+    fold(pseudo as u64 + sum_bytes(&bytes[l4..end], false)) == 0xffff
+}
+
+#[cfg(test)]
+#[path = "rewrite_tests.rs"]
+mod tests;
