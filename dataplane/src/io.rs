@@ -1,15 +1,19 @@
 //! What an interface is made of: memory (tests, benches), AF_XDP (NICs) or a TAP (pods, the host). Everything above sees
 //! only [`Interface`]. `unsafe` lives below this file and nowhere else in this crate.
 
+pub mod drops;
 pub mod frames;
 pub mod mem;
 pub mod pool;
 pub mod tap;
+#[cfg(test)]
+mod test_devices;
 pub mod xsk;
 
 use crate::packet::Burst;
 use pool::FramePool;
 use std::os::fd::BorrowedFd;
+use tables::counters::DropReason;
 
 /// One queue of a device, polled by one worker. No call blocks, allocates or logs.
 pub trait Interface: Send {
@@ -33,6 +37,9 @@ pub trait Interface: Send {
     fn is_gone(&self) -> bool {
         false
     }
+
+    /// Tells how many packets it dropped itself since the last call, by reason.
+    fn take_drops(&mut self, _tell: &mut dyn FnMut(DropReason, u64)) {}
 
     /// Gives all frames back before the interface is dropped.
     fn close(&mut self, pool: &mut FramePool);

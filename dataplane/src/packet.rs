@@ -63,13 +63,15 @@ pub struct Packet {
     pub interface: u32,
     pub checksum: Checksum,
     pub gso: Gso,
+    /// Of a TCP super-frame: congestion was seen, so only its first segment keeps CWR (virtio's GSO_ECN).
+    pub gso_ecn: bool,
 }
 
 impl Packet {
     /// A packet of one frame: `size` bytes at `start`.
     pub fn new(head: Frame, start: u16, size: u16) -> Packet {
         let (checksum, gso) = (Checksum::default(), Gso::None);
-        Packet { head, start, size, rest: None, rest_size: 0, interface: 0, checksum, gso }
+        Packet { head, start, size, rest: None, rest_size: 0, interface: 0, checksum, gso, gso_ecn: false }
     }
 
     /// All bytes, headers included.

@@ -72,7 +72,7 @@ impl Memory {
             // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
             unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) }
         };
-        let mut base = if size % (2 << 20) == 0 { map(libc::MAP_HUGETLB) } else { libc::MAP_FAILED };
+        let mut base = if size.is_multiple_of(2 << 20) { map(libc::MAP_HUGETLB) } else { libc::MAP_FAILED };
         if base == libc::MAP_FAILED {
             base = map(0);
         }
@@ -86,6 +86,11 @@ impl Memory {
 
     pub fn frame_size(&self) -> usize {
         self.frame_size as usize
+    }
+
+    /// Frames that a packet of `size` bytes fills: the head from [`HEADROOM`] on, the others from behind their link.
+    pub fn frames_for(&self, size: usize) -> usize {
+        1 + size.saturating_sub(self.frame_size() - HEADROOM).div_ceil(self.frame_size() - LINK_BYTES)
     }
 
     pub fn frames(&self) -> u32 {
@@ -187,11 +192,12 @@ impl Memory {
             let frame = NonZeroU32::new(next).filter(|n| n.get() <= self.frames).map(Frame)?;
             let link = self.link(&frame);
             next = link.next;
-            // SAFETY: the chained frames belong to `packet`, which is borrowed; start and size were checked by `join`'s
-            // callers and are clamped to the chunk.
-            let (start, end) = (link.start as usize, (link.start + link.size) as usize);
-            (end <= self.frame_size())
-                .then(|| unsafe { std::slice::from_raw_parts(self.chunk(&frame).add(start), end - start) })
+            let (start, end) = (link.start as usize, link.start as usize + link.size as usize);
+            if end > self.frame_size() {
+                return None;
+            }
+            // SAFETY: the chained frames belong to `packet`, which is borrowed; the range is inside the chunk.
+            Some(unsafe { std::slice::from_raw_parts(self.chunk(&frame).add(start), end - start) })
         });
         std::iter::once(self.head(packet)).chain(rest)
     }

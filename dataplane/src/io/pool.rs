@@ -1,8 +1,8 @@
 //! Each worker's free frames. A frame has a home worker (an address range); one that ends up with another worker goes
 //! home in batches over a ring. No lock, no allocation after start.
 
-use super::frames::{Frame, Memory};
-use crate::packet::Packet;
+use super::frames::{Frame, HEADROOM, LINK_BYTES, Memory};
+use crate::packet::{FRAMES_PER_PACKET_MAX, Packet};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
 
@@ -68,6 +68,53 @@ impl FramePool {
             self.collect();
         }
         self.free.pop()
+    }
+
+    /// The frames that [`take`](Self::take) will hand out next, the very next one last; `count` of them or none. A read
+    /// fills them in place, and then takes only as many as it needed.
+    #[inline(always)]
+    pub fn next_frames(&mut self, count: usize) -> Option<(&Memory, &mut [Frame])> {
+        if self.free.len() < count {
+            self.collect();
+        }
+        let first = self.free.len().checked_sub(count)?;
+        Some((&self.memory, &mut self.free[first..]))
+    }
+
+    /// Takes as many frames as a packet of `size` bytes fills: the head from [`HEADROOM`] on, the others from behind their
+    /// link. They are the first ones of [`next_frames`](Self::next_frames), in order. None if there are too few.
+    #[inline(always)]
+    pub fn take_packet(&mut self, size: usize) -> Option<Packet> {
+        if size <= self.memory.frame_size() - HEADROOM {
+            return self.take().map(|head| Packet::new(head, HEADROOM as u16, size as u16));
+        }
+        self.take_chain(size)
+    }
+
+    fn take_chain(&mut self, size: usize) -> Option<Packet> {
+        let count = self.memory.frames_for(size);
+        self.next_frames(count).filter(|_| count <= FRAMES_PER_PACKET_MAX)?;
+        let mut frames: [Option<(Frame, u16, u16)>; FRAMES_PER_PACKET_MAX] = [const { None }; FRAMES_PER_PACKET_MAX];
+        let (mut start, mut rest) = (HEADROOM, size);
+        for slot in &mut frames[..count] {
+            let part = rest.min(self.memory.frame_size() - start);
+            *slot = self.take().map(|frame| (frame, start as u16, part as u16));
+            (start, rest) = (LINK_BYTES, rest - part);
+        }
+        self.memory.join(frames.into_iter().flatten())
+    }
+
+    /// A packet that holds a copy of `bytes`. None if there are too few frames.
+    pub fn copy_in(&mut self, bytes: &[u8]) -> Option<Packet> {
+        let count = self.memory.frames_for(bytes.len());
+        let (memory, frames) = self.next_frames(count)?;
+        let (mut start, mut rest) = (HEADROOM, bytes);
+        for frame in frames.iter_mut().rev() {
+            let (part, behind) = rest.split_at(rest.len().min(memory.frame_size() - start));
+            memory.bytes_mut(frame, start, part.len()).copy_from_slice(part);
+            (start, rest) = (LINK_BYTES, behind);
+        }
+        self.take_packet(bytes.len())
     }
 
     /// Takes in the frames that other workers sent home.
@@ -141,5 +188,21 @@ mod tests {
         second.housekeep();
         first.housekeep();
         assert_eq!((first.available(), second.available(), pools[0].available()), before);
+    }
+
+    #[test]
+    fn a_copy_reads_back_whatever_its_size_and_no_frame_is_lost() {
+        let (memory, frames) = Memory::create(40, 2048).unwrap();
+        let mut pool = FramePool::divide(Arc::new(memory), frames, 1).remove(0);
+        for size in [0, 1, 1792, 1793, 1792 + 2032, 1792 + 2033, 65_549] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let packet = pool.copy_in(&bytes).unwrap();
+            assert_eq!((packet.total_size(), packet.is_chained()), (size, size > 1792));
+            assert_eq!(pool.memory().chain(&packet).flatten().copied().collect::<Vec<u8>>(), bytes);
+            pool.put_packet(packet);
+            assert_eq!(pool.available(), 40);
+        }
+        assert!(pool.copy_in(&vec![0; 100_000]).is_none());
+        assert_eq!(pool.available(), 40);
     }
 }
