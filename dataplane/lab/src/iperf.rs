@@ -78,6 +78,14 @@ impl Run {
     }
 }
 
+impl std::fmt::Display for Run {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let retransmits: u64 = self.intervals.iter().map(|i| i.retransmits).sum();
+        let seconds = self.intervals.last().map_or(0.0, |last| last.end);
+        write!(out, "{:.0} Mbit/s over {seconds:.0} s, {retransmits} retransmitted", self.megabits_per_second())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,6 +88,7 @@ impl Lab {
     fn wire_node(&mut self, number: u8, options: &Options) -> Result<()> {
         let name = format!("node-{number}");
         let netns = Netns::create(&format!("{}{name}", self.guard.prefix()))?;
+        ipv4_only(&netns)?;
         let nics = options.nics.get(usize::from(number) - 1);
         let uplink = nics.map_or(UPLINK, |nics| &nics.uplink).to_string();
         let port = nics.map_or(&name, |nics| &nics.port).to_string();
@@ -130,10 +131,7 @@ impl Lab {
     /// and writes its object.
     pub fn add_pod(&mut self, name: &str, node: usize, labels: &[(&str, &str)]) -> Result<()> {
         let netns = Netns::create(&format!("{}{name}", self.guard.prefix()))?;
-        // The lab is IPv4 so far, and a pod that asks for IPv6 routers would disturb exact counts.
-        for scope in ["all", "default"] {
-            netns.sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), "1")?;
-        }
+        ipv4_only(&netns)?;
         let attachment = self.nodes[node].plugin().add(&pod::container(name, netns.clone()))?;
         let mut pod = Pod::new(name, node, labels, netns, attachment);
         pod.start_server(&self.binaries, self.guard.directory())?;
@@ -233,6 +231,11 @@ pub fn client_address() -> IpAddr {
 
 fn node_address(number: u8) -> IpAddr {
     Ipv4Addr::new(172, 18, 0, 10 + number).into()
+}
+
+/// The lab is IPv4 so far, and a kernel that asks for IPv6 routers would disturb exact counts.
+fn ipv4_only(netns: &Netns) -> Result<()> {
+    ["all", "default"].iter().try_for_each(|scope| netns.sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), "1"))
 }
 
 /// Everything that the lab needs of the machine, or one sentence that says what to do.

@@ -44,10 +44,6 @@ impl Process {
         self.child.id()
     }
 
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-    }
-
     /// An error with the end of its log, if it has ended by itself.
     pub fn still_running(&mut self) -> Result<()> {
         match self.child.try_wait()? {

@@ -100,7 +100,9 @@ impl Stage<'_> {
         let command = iperf_client(from, to, options);
         self.show.typed(&command.typed());
         let ran = command.run()?;
-        iperf::Run::parse(&ran.stdout).with_context(|| ran.complaint())
+        let run = iperf::Run::parse(&ran.stdout).with_context(|| ran.complaint())?;
+        self.show.answer(&run.to_string());
+        Ok(run)
     }
 
     pub fn iperf_server(&self, pod: &Pod) -> Result<Process> {
@@ -116,9 +118,11 @@ impl Stage<'_> {
         Cmd::new(self.lab.binaries().agent()).netns(netns).args(arguments.split_whitespace())
     }
 
-    /// The same in the background.
+    /// The same in the background, shown.
     pub fn spawn_agent(&self, what: &str, netns: &Netns, arguments: &str) -> Result<Process> {
-        Process::spawn(what, &self.agent(netns, arguments), self.lab.directory())
+        let command = self.agent(netns, arguments);
+        self.show.typed(&format!("{} &", command.typed()));
+        Process::spawn(what, &command, self.lab.directory())
     }
 }
 

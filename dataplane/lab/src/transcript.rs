@@ -37,6 +37,11 @@ impl Transcript {
     /// A command and what it answered.
     pub fn ran(&self, ran: &Ran) {
         self.typed(&ran.command);
+        self.outcome(ran);
+    }
+
+    /// What a command answered; what it complained about if it answered nothing.
+    pub fn outcome(&self, ran: &Ran) {
         let text = if ran.stdout.trim().is_empty() { &ran.stderr } else { &ran.stdout };
         self.answer(text);
     }

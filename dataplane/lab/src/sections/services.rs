@@ -30,12 +30,12 @@ pub fn play(stage: &mut Stage, report: &mut Report) -> Result<()> {
 fn spreads_evenly(stage: &Stage, report: &mut Report) -> Result<()> {
     let alice = stage.lab.pod("alice")?;
     let url = format!("http://{}/?n=[1-{REQUESTS}]", web_service());
-    let command = Cmd::line("curl -sS --max-time 5").arg(url).netns(alice.netns()).limit(Duration::from_secs(60));
+    let command = Cmd::line("curl -sS --max-time 2").arg(url).netns(alice.netns()).limit(Duration::from_secs(20));
     stage.show.typed(&command.typed());
     let ran = command.run()?;
     let answers = answers_by_name(&ran.stdout);
     stage.show.answer(&format!("{} in {:.1} s", spread(&answers), ran.took.as_secs_f64()));
-    stage.show.answer(&ran.stderr);
+    stage.show.answer(ran.stderr.lines().next().unwrap_or_default());
     report.exactly(format!("of {REQUESTS} requests on new connections, answered"), answers.values().sum(), REQUESTS);
     let off = worst_share_percent(&answers, WEB.len());
     let limit = format!("at most {OFF_MAX_PERCENT} %");
@@ -46,7 +46,7 @@ fn spreads_evenly(stage: &Stage, report: &mut Report) -> Result<()> {
 fn over_udp(stage: &Stage, report: &mut Report) -> Result<()> {
     let alice = stage.lab.pod("alice")?;
     let send = format!("send --echo --count {DATAGRAMS} --to {}:7", web_service());
-    let ran = stage.agent(alice.netns(), &send).ok()?;
+    let ran = stage.run(&stage.agent(alice.netns(), &send))?.ok()?;
     let echoed = ran.stdout.trim().parse()?;
     report.exactly(format!("of {DATAGRAMS} UDP datagrams to the service, echoed"), echoed, DATAGRAMS);
     Ok(())

@@ -26,7 +26,7 @@ const PODS_MAX: usize = 6;
 /// How often a path is taken at most until both cases came.
 const TRIES_MAX: usize = 40;
 /// The time of a hand-off until it is counted.
-const COUNTERS_LAG_MS: u64 = 20;
+const COUNTERS_LAG_MS: u64 = 50;
 /// An idle node may take this much of one core.
 const IDLE_MAX_PERCENT: f64 = 3.0;
 const IDLE_S: u64 = 3;
@@ -197,7 +197,7 @@ impl Try {
     /// One request; how many packets were handed over meanwhile, or why it failed.
     fn take(&self, stage: &Stage) -> Result<std::result::Result<u64, String>> {
         let before = handoffs(stage)?;
-        let ran = curl(&self.from, &self.url).run()?;
+        let ran = stage.run(&curl(&self.from, &self.url))?;
         sleep_ms(COUNTERS_LAG_MS);
         let handed_over = handoffs(stage)? - before;
         Ok(match answer_in(&ran.stdout) {
