@@ -5,4 +5,6 @@ pub mod io;
 pub mod overlay;
 pub mod packet;
 pub mod parse;
+pub mod punt;
 pub mod rewrite;
+pub mod segment;
