@@ -7,6 +7,7 @@ use crate::overlay::{self, OUTER_V4_BYTES, Outer};
 use crate::packet::{Checksum, Packet};
 use crate::parse::{Kind, Meta};
 use smoltcp::wire::{EthernetAddress, EthernetFrame, Ipv4Packet, Ipv6Packet};
+use tables::flow::Tuple;
 use tables::{Addr, Mac, Protocol};
 
 /// The addresses and ports that a packet shall have.
@@ -154,6 +155,40 @@ fn update_l4(bytes: &mut [u8], meta: &Meta, addresses: Difference, ports: Differ
     let covered = if meta.protocol == Protocol::ICMP { ports } else { Difference(addresses.0 + ports.0) };
     let updated = covered.update(field);
     put(bytes, at, if meta.protocol == Protocol::UDP && updated == 0 { 0xffff } else { updated });
+}
+
+/// Gives the packet that an ICMP error quotes its other addresses and ports. The quoted layer-4 checksum is followed as
+/// far as it was quoted; the error's own checksum is the caller's to write anew.
+pub fn translate_quoted(bytes: &mut [u8], l3: usize, before: &Tuple, after: &Tuple) {
+    let v4 = before.local.is_v4();
+    let l4 = if v4 { l3 + (bytes[l3] & 15) as usize * 4 } else { l3 + 40 };
+    let meta = Meta {
+        src: before.local,
+        dst: before.remote,
+        src_port: before.local_port,
+        dst_port: before.remote_port,
+        protocol: before.protocol,
+        kind: if before.protocol.is_icmp() { Kind::Echo } else { Kind::Transport },
+        tcp_flags: 0,
+        ttl: 0,
+        l3: l3 as u16,
+        l4: l4 as u16,
+        end: bytes.len() as u32,
+        src_mac: Mac::default(),
+    };
+    let to =
+        Translation { src: after.local, dst: after.remote, src_port: after.local_port, dst_port: after.remote_port };
+    let mut addresses = Difference::default();
+    addresses.replace_addr(meta.src, to.src);
+    addresses.replace_addr(meta.dst, to.dst);
+    let mut ports = Difference::default();
+    ports.replace(meta.src_port, to.src_port);
+    ports.replace(meta.dst_port, to.dst_port);
+    write_addresses(bytes, &meta, &to, addresses);
+    write_ports(bytes, &meta, &to);
+    if checksum_offset(meta.protocol).is_some_and(|offset| l4 + offset + 2 <= bytes.len()) {
+        update_l4(bytes, &meta, addresses, ports, Checksum::Unverified);
+    }
 }
 
 /// Takes one off the time to live. The caller has seen that it is above one.

@@ -1,0 +1,140 @@
+//! Rings between workers. Each worker has one mailbox: packets that it owns but another received, and commands from the
+//! main thread. Contract for sleepers: the sender pushes, fences, and reads the sleep word; the sleeper sets its sleep
+//! word, fences, and looks at its mailbox once more. One of them sees the other, so no packet waits for a sleeper
+//! (shown under loom in tests/loom.rs). One eventfd write a burst.
+
+use crate::classify::Origin;
+use crate::packet::Packet;
+use crate::worker::interfaces::Slot;
+use crossbeam::queue::ArrayQueue;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tables::publish::Reader;
+use tables::word::Word;
+
+/// Packets that may wait for a worker: a few bursts from every other one.
+const PACKETS_MAX: usize = 1024;
+const COMMANDS_MAX: usize = 2 * tables::limits::INTERFACES_MAX;
+
+/// How far a packet has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// As its interface received it.
+    Arrived,
+    /// Decapsulated or judged by its sender's half; to be judged towards its destination.
+    Back(Origin),
+    /// Finished; to be sent by an interface that only this worker polls.
+    Send { interface: u32 },
+}
+
+/// A packet on its way to another worker.
+#[derive(Debug)]
+pub struct Handed {
+    pub packet: Packet,
+    pub stage: Stage,
+}
+
+/// What the main thread asks of a worker; done at a burst boundary.
+pub enum Command {
+    Tables(Box<Reader>),
+    AddInterface(Box<Slot>),
+    RemoveInterface(u32),
+    Stop,
+}
+
+/// Says "I am about to sleep". The caller looks at its mailbox again before it does.
+pub fn fall_asleep<W: Word>(sleep: &W) {
+    sleep.store(1, Ordering::Relaxed);
+    W::fence();
+}
+
+pub fn wake_up<W: Word>(sleep: &W) {
+    sleep.store(0, Ordering::Relaxed);
+}
+
+/// Whether the owner of a mailbox must be woken for what was just pushed.
+pub fn must_ring<W: Word>(sleep: &W) -> bool {
+    W::fence();
+    sleep.load(Ordering::Relaxed) != 0
+}
+
+/// One worker's mailbox.
+pub struct Mailbox {
+    packets: ArrayQueue<Handed>,
+    commands: ArrayQueue<Command>,
+    sleep: AtomicU64,
+    bell: OwnedFd,
+}
+
+impl Mailbox {
+    pub fn new() -> std::io::Result<Mailbox> {
+        use rustix::event::{EventfdFlags, eventfd};
+        Ok(Mailbox {
+            packets: ArrayQueue::new(PACKETS_MAX),
+            commands: ArrayQueue::new(COMMANDS_MAX),
+            sleep: AtomicU64::new(0),
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    /// One mailbox for each worker.
+    pub fn all(workers: usize) -> std::io::Result<Arc<[Mailbox]>> {
+        (0..workers).map(|_| Mailbox::new()).collect()
+    }
+
+    /// Gives the packet back if the ring is full. Follow a burst of these with `ring`.
+    #[inline(always)]
+    pub fn push(&self, handed: Handed) -> Result<(), Handed> {
+        self.packets.push(handed)
+    }
+
+    /// Wakes the owner if it sleeps.
+    pub fn ring(&self) {
+        if must_ring(&self.sleep) {
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// For the main thread. False if too many commands wait: the worker is stuck.
+    pub fn command(&self, command: Command) -> bool {
+        let pushed = self.commands.push(command).is_ok();
+        self.ring();
+        pushed
+    }
+
+    #[inline(always)]
+    pub fn take(&self) -> Option<Handed> {
+        self.packets.pop()
+    }
+
+    #[inline(always)]
+    pub fn take_command(&self) -> Option<Command> {
+        self.commands.pop()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty() && self.commands.is_empty()
+    }
+
+    /// Announces sleep. False: something arrived meanwhile, do not sleep.
+    pub fn may_sleep(&self) -> bool {
+        fall_asleep(&self.sleep);
+        if self.is_empty() {
+            return true;
+        }
+        wake_up(&self.sleep);
+        false
+    }
+
+    /// After sleep: silences the bell.
+    pub fn awake(&self) {
+        wake_up(&self.sleep);
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.bell, &mut count);
+    }
+
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

@@ -1,0 +1,78 @@
+//! ICMP errors belong to the flow of the packet that they quote: they go where its packets would go, translated inside
+//! and out, past policy. Errors about unknown flows are dropped by name.
+
+use super::forward::{Item, Path};
+use crate::classify::Context;
+use crate::flow::Way;
+use crate::parse;
+use crate::rewrite::{self, Translation};
+use tables::Addr;
+use tables::counters::DropReason;
+use tables::flow::{FLAG_TRANSLATED, FlowRecord, HopKind, Tuple};
+
+impl Path {
+    pub(super) fn icmp_error(&mut self, context: &Context<'_>, mut item: Item) {
+        let bytes = self.pool.memory().head(&item.packet);
+        let Some((quoted, quoted_l3)) = parse::quoted(bytes, &item.meta).filter(|_| item.packet_is_whole()) else {
+            return self.drop_packet(item.packet, DropReason::Malformed);
+        };
+        if !rewrite::verify_l4(bytes, &item.meta) && item.packet.checksum != crate::packet::Checksum::Valid {
+            return self.drop_packet(item.packet, DropReason::BadChecksum);
+        }
+        // An error towards a local end quotes what that end sent; one from it quotes what it received.
+        let found = match item.way {
+            Way::Back => self.flows.find(&quoted, Way::Back),
+            Way::Out => self.flows.find(&quoted.reversed(), Way::Out),
+        };
+        let Some(id) = found else { return self.drop_packet(item.packet, DropReason::IcmpUnrelated) };
+        let record = *self.flows.record(id);
+        if record.flags & FLAG_TRANSLATED != 0 {
+            self.translate_error(&mut item, &record, quoted_l3);
+        }
+        if item.meta.ttl <= 1 {
+            return self.drop_packet(item.packet, DropReason::TtlExpired);
+        }
+        rewrite::decrement_ttl(self.pool.memory().head_mut(&mut item.packet), &item.meta);
+        self.pass_on(context, item, &record);
+    }
+
+    fn pass_on(&mut self, context: &Context<'_>, item: Item, record: &FlowRecord) {
+        let hop = if item.way == Way::Out { record.out } else { record.back };
+        let next_hop = match self.next_hop(context, &hop) {
+            Ok(next_hop) => next_hop,
+            Err(addr) => return self.hold(item.packet, addr),
+        };
+        match hop.kind() {
+            HopKind::Interface => self.deliver(context, hop.target, item),
+            HopKind::Endpoint => self.to_other_half(context, item, hop.worker),
+            HopKind::Tunnel | HopKind::Uplink => self.send_uplink(context, item, &next_hop),
+            _ => self.drop_packet(item.packet, DropReason::IcmpUnrelated),
+        }
+    }
+
+    /// Translates the quoted packet back to what its sender sent, and the error's own addresses along with it.
+    fn translate_error(&mut self, item: &mut Item, record: &FlowRecord, quoted_l3: usize) {
+        let (before, after) = match item.way {
+            Way::Back => (record.outside, record.inside),
+            Way::Out => (record.inside.reversed(), record.outside.reversed()),
+        };
+        let map = |addr: Addr| replace(addr, &before, &after);
+        let to = Translation { src: map(item.meta.src), dst: map(item.meta.dst), ..Translation::of(&item.meta) };
+        let checksum = item.packet.checksum;
+        let bytes = self.pool.memory().head_mut(&mut item.packet);
+        rewrite::translate_quoted(bytes, quoted_l3, &before, &after);
+        item.meta = rewrite::translate(bytes, &item.meta, &to, checksum);
+        rewrite::fill_l4(bytes, &item.meta);
+    }
+}
+
+/// The address that stands on the other side of the translation for this one; routers in between keep theirs.
+fn replace(addr: Addr, before: &Tuple, after: &Tuple) -> Addr {
+    if addr == before.local {
+        after.local
+    } else if addr == before.remote {
+        after.remote
+    } else {
+        addr
+    }
+}

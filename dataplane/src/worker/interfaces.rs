@@ -1,0 +1,155 @@
+//! The interfaces as one worker sees them: it knows all, polls its own, and hands what others poll to their owners.
+
+use crate::handoff::{Handed, Mailbox, Stage};
+use crate::io::Interface;
+use crate::io::pool::FramePool;
+use crate::packet::{Burst, Packet};
+use std::sync::Arc;
+use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
+use tables::limits::INTERFACES_MAX;
+use tables::message::InterfaceKind;
+use tables::owner::Worker;
+use tables::status::Block;
+use tables::{Addr, Mac};
+
+/// One interface.
+pub struct Slot {
+    pub id: u32,
+    pub kind: InterfaceKind,
+    /// The worker that polls it, for those that have no queue of it.
+    pub owner: Worker,
+    /// Of the far side: the pod's or host's, the uplink's own.
+    pub mac: Mac,
+    /// The addresses that a pod may send from.
+    pub addrs: Vec<Addr>,
+    /// This worker's queue.
+    pub device: Option<Box<dyn Interface>>,
+    pub out: Burst,
+}
+
+/// All interfaces, by id.
+pub struct Interfaces {
+    worker: Worker,
+    slots: Vec<Slot>,
+    /// Index into `slots` plus one.
+    by_id: Box<[u16; INTERFACES_MAX]>,
+    mailboxes: Arc<[Mailbox]>,
+    /// Workers that were handed something since the last flush.
+    handed: Vec<bool>,
+}
+
+impl Interfaces {
+    pub fn new(worker: Worker, mailboxes: Arc<[Mailbox]>) -> Interfaces {
+        let handed = vec![false; mailboxes.len()];
+        let slots = Vec::with_capacity(INTERFACES_MAX);
+        Interfaces { worker, slots, by_id: Box::new([0; INTERFACES_MAX]), mailboxes, handed }
+    }
+
+    pub fn add(&mut self, slot: Slot) {
+        let id = slot.id as usize;
+        if id < INTERFACES_MAX {
+            self.slots.push(slot);
+            self.by_id[id] = self.slots.len() as u16;
+        }
+    }
+
+    /// Takes an interface out and gives its frames back.
+    pub fn remove(&mut self, id: u32, pool: &mut FramePool) {
+        let Some(index) = self.index(id) else { return };
+        let mut slot = self.slots.swap_remove(index);
+        self.by_id[id as usize] = 0;
+        if let Some(moved) = self.slots.get(index) {
+            self.by_id[moved.id as usize] = index as u16 + 1;
+        }
+        slot.out.drain().for_each(|packet| pool.put_packet(packet));
+        if let Some(device) = &mut slot.device {
+            device.close(pool);
+        }
+    }
+
+    #[inline(always)]
+    fn index(&self, id: u32) -> Option<usize> {
+        (*self.by_id.get(id as usize)? as usize).checked_sub(1)
+    }
+
+    #[inline(always)]
+    pub fn get(&self, id: u32) -> Option<&Slot> {
+        self.slots.get(self.index(id)?)
+    }
+
+    pub fn slots_mut(&mut self) -> &mut [Slot] {
+        &mut self.slots
+    }
+
+    pub fn slot_mut(&mut self, id: u32) -> Option<&mut Slot> {
+        let index = self.index(id)?;
+        self.slots.get_mut(index)
+    }
+
+    /// Puts a finished packet into its interface's burst, or into the mailbox of the worker that polls it.
+    #[inline]
+    pub fn send(&mut self, id: u32, packet: Packet, pool: &mut FramePool, status: Block<'_>) {
+        let Some(index) = self.index(id) else { return discard(packet, DropReason::InterfaceGone, pool, status) };
+        let slot = &mut self.slots[index];
+        if slot.device.is_none() {
+            let owner = slot.owner;
+            return self.hand(owner, Handed { packet, stage: Stage::Send { interface: id } }, pool, status);
+        }
+        if slot.out.is_full() {
+            flush(slot, pool, status);
+        }
+        if let Err(packet) = slot.out.push(packet) {
+            discard(packet, DropReason::TxFull, pool, status);
+        }
+    }
+
+    /// Hands a packet to the worker that owns it.
+    pub fn hand(&mut self, to: Worker, handed: Handed, pool: &mut FramePool, status: Block<'_>) {
+        let Some(mailbox) = self.mailboxes.get(to as usize).filter(|_| to != self.worker) else {
+            return discard(handed.packet, DropReason::Loop, pool, status);
+        };
+        match mailbox.push(handed) {
+            Ok(()) => {
+                self.handed[to as usize] = true;
+                status.count(WorkerCounter::HandoffsOut, 1);
+            }
+            Err(handed) => discard(handed.packet, DropReason::HandoffFull, pool, status),
+        }
+    }
+
+    /// Sends everything staged and wakes the workers that were handed something.
+    pub fn flush(&mut self, pool: &mut FramePool, status: Block<'_>) {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.out.is_empty()) {
+            flush(slot, pool, status);
+        }
+        for (worker, handed) in self.handed.iter_mut().enumerate().filter(|(_, handed)| **handed) {
+            self.mailboxes[worker].ring();
+            *handed = false;
+        }
+    }
+}
+
+/// Sends a slot's burst; what could not be sent is dropped and counted.
+fn flush(slot: &mut Slot, pool: &mut FramePool, status: Block<'_>) {
+    let Some(device) = &mut slot.device else { return };
+    let (packets, bytes) = weight(&slot.out);
+    device.tx(pool, &mut slot.out);
+    let (left_packets, left_bytes) = weight(&slot.out);
+    status.count_interface(slot.id as usize, InterfaceCounter::TxPackets, packets - left_packets);
+    status.count_interface(slot.id as usize, InterfaceCounter::TxBytes, bytes - left_bytes);
+    if left_packets > 0 {
+        let reason = if device.is_gone() { DropReason::InterfaceGone } else { DropReason::TxFull };
+        slot.out.drain().for_each(|packet| discard(packet, reason, pool, status));
+    }
+}
+
+/// (packets, bytes) of a burst.
+pub fn weight(burst: &Burst) -> (u64, u64) {
+    (burst.len() as u64, burst.iter().map(|packet| packet.total_size() as u64).sum())
+}
+
+/// Drops a packet for a reason.
+pub fn discard(packet: Packet, reason: DropReason, pool: &mut FramePool, status: Block<'_>) {
+    status.count_drop(reason, 1);
+    pool.put_packet(packet);
+}

@@ -1,0 +1,234 @@
+//! First packets: classify, choose a source port if one is needed, insert. And flows whose scopes went stale: classify
+//! again, keeping what an established flow must keep.
+
+use super::forward::{Item, Path};
+use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
+use crate::flow::{FlowId, Way};
+use crate::parse::tcp_flag;
+use crate::punt;
+use bytemuck::Zeroable;
+use tables::counters::{DropReason, WorkerCounter};
+use tables::endpoint::EndpointRecord;
+use tables::flow::{FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
+use tables::layout::Table;
+use tables::owner::owner;
+use tables::route::{RouteKind, RouteRecord};
+use tables::{Addr, Protocol};
+
+/// Ports tried before a destination counts as exhausted.
+const PORTS_TRIED: u32 = 256;
+/// Backends tried when the translated tuple is taken by another flow.
+const BACKENDS_TRIED: u64 = 4;
+/// A route id that no row has.
+const NO_ROUTE: u32 = u32::MAX;
+
+impl Path {
+    /// The flow that a packet belongs to, opened or looked at again if need be. None: the packet has come to its end.
+    #[inline]
+    pub(super) fn validate(&mut self, context: &Context<'_>, item: Item) -> Option<(FlowId, Item)> {
+        if let Some(id) = item.found {
+            if opens_anew(&item) && self.flows.is_closed(id) {
+                self.flows.remove(id);
+            } else if self.is_current(id) || self.revalidate(context, id) {
+                return Some((id, item));
+            }
+        }
+        self.open(context, item)
+    }
+
+    #[inline(always)]
+    fn is_current(&mut self, id: FlowId) -> bool {
+        let scopes = self.flows.record(id).scopes;
+        self.scopes.is_current(&scopes)
+    }
+
+    /// Classifies a first packet and inserts its flow.
+    fn open(&mut self, context: &Context<'_>, item: Item) -> Option<(FlowId, Item)> {
+        self.status().count(WorkerCounter::Classified, 1);
+        let mut pick = item.hash ^ self.seed;
+        for _ in 0..BACKENDS_TRIED {
+            let decision = self.classify(context, &item, pick);
+            match decision.verdict {
+                Verdict::Forward => {}
+                Verdict::Drop(reason) => return self.end(context, item, &decision, reason),
+                Verdict::Reject => return self.reject(context, item),
+                Verdict::Punt => return self.punt(context, item),
+            }
+            match self.insert(context, &item.tuple, &decision) {
+                Ok(id) => return Some((id, item)),
+                Err(DropReason::TupleClash) if decision.service.is_some() => pick = pick.rotate_left(13) + 1,
+                Err(reason) => return self.end(context, item, &decision, reason),
+            }
+        }
+        self.drop_packet(item.packet, DropReason::TupleClash);
+        None
+    }
+
+    fn classify(&self, context: &Context<'_>, item: &Item, pick: u64) -> Decision {
+        match item.way {
+            Way::Out => classify::from_local(context, &item.tuple, item.packet.interface, pick, None),
+            Way::Back => classify::to_local(context, &item.tuple, item.origin),
+        }
+    }
+
+    /// Drops a first packet; one whose neighbour is unknown waits instead.
+    fn end(&mut self, _: &Context<'_>, item: Item, decision: &Decision, reason: DropReason) -> Option<(FlowId, Item)> {
+        if reason == DropReason::NeighbourUnknown && item.way == Way::Out {
+            self.hold(item.packet, decision.remote);
+            return None;
+        }
+        self.count_policy(reason, decision.policy.unwrap_or(0));
+        self.drop_packet(item.packet, reason);
+        None
+    }
+
+    fn insert(&mut self, context: &Context<'_>, inside: &Tuple, decision: &Decision) -> Result<FlowId, DropReason> {
+        let outside = self.masquerade(decision.outside(inside), inside, decision)?;
+        let mut record = FlowRecord { inside: *inside, outside, ..FlowRecord::zeroed() };
+        self.settle(context, &mut record, decision);
+        let id = self.flows.insert(record)?;
+        self.status().count(WorkerCounter::FlowsInserted, 1);
+        Ok(id)
+    }
+
+    /// Writes a decision into a record.
+    fn settle(&mut self, context: &Context<'_>, record: &mut FlowRecord, decision: &Decision) {
+        record.out = decision.out;
+        record.back = decision.back;
+        if record.out.kind() == HopKind::Endpoint {
+            let other_half = record.outside.reversed();
+            record.out.worker = owner(&context.view, &self.snat, &other_half).unwrap_or(self.id);
+        }
+        if record.out.kind() == HopKind::Drop && record.out.reason == DropReason::NeighbourUnknown as u8 {
+            self.status().request_neighbour(decision.remote);
+        }
+        record.scopes = self.scopes.depend(decision.scopes());
+        record.last_seen_ms = self.now_ms;
+        record.route = decision.route.unwrap_or(NO_ROUTE);
+        record.service = decision.service.map_or(0, |s| s.id);
+        record.policy = decision.policy.unwrap_or(0);
+        record.identity = decision.identity;
+        if decision.opened_locally {
+            record.flags |= FLAG_OPENED_LOCALLY;
+        }
+    }
+
+    /// Chooses a free port of this worker's block, beginning at one that the tuple's hash names. "Free" is judged for
+    /// each destination by the flow table itself.
+    fn masquerade(&mut self, mut outside: Tuple, inside: &Tuple, decision: &Decision) -> Result<Tuple, DropReason> {
+        let asks_by_id = inside.protocol.is_icmp() && inside.local_port != 0;
+        if decision.masquerade == Masquerade::No || !(inside.protocol.has_ports() || asks_by_id) {
+            return Ok(outside);
+        }
+        let block = self.snat.block(self.id);
+        let size = (*block.end() - *block.start()) as u32 + 1;
+        let start = (self.flows.hash(inside) ^ self.seed) as u32 % size;
+        for i in 0..PORTS_TRIED.min(size) {
+            outside.local_port = block.start() + ((start + i) % size) as u16;
+            if self.flows.find(&outside, Way::Back).is_none() {
+                return Ok(outside);
+            }
+        }
+        Err(DropReason::SnatExhausted)
+    }
+
+    /// Classifies a flow again. False: it is gone, the packet opens a new one.
+    fn revalidate(&mut self, context: &Context<'_>, id: FlowId) -> bool {
+        self.status().count(WorkerCounter::FlowsRevalidated, 1);
+        let record = *self.flows.record(id);
+        let decision = self.classify_again(context, &record);
+        if !fits(&record, &decision) {
+            self.flows.remove(id);
+            return false;
+        }
+        let mut renewed = record;
+        self.settle(context, &mut renewed, &decision);
+        renewed.last_seen_ms = record.last_seen_ms;
+        if let Verdict::Drop(reason) = decision.verdict {
+            (renewed.out, renewed.back) = (Hop::drop(reason), Hop::drop(reason));
+        }
+        *self.flows.record_mut(id) = renewed;
+        true
+    }
+
+    fn classify_again(&self, context: &Context<'_>, record: &FlowRecord) -> Decision {
+        if record.flags & FLAG_OPENED_LOCALLY == 0 {
+            return classify::to_local(context, &record.inside, origin_of(context, record));
+        }
+        let local: Option<EndpointRecord> = context.view.find(Table::Endpoint, &record.inside.local);
+        let interface = local.map(|l| l.interface).filter(|&i| i != 0).unwrap_or(context.node.host_interface);
+        let keep = (record.outside.remote, record.outside.remote_port);
+        let pick = self.flows.hash(&record.inside) ^ self.seed;
+        classify::from_local(context, &record.inside, interface, pick, Some(keep))
+    }
+
+    fn reject(&mut self, context: &Context<'_>, mut item: Item) -> Option<(FlowId, Item)> {
+        let mac = context.node.gateway_mac;
+        let refused = punt::refuse(self.pool.memory().head_mut(&mut item.packet), &item.meta, mac);
+        self.status().count(WorkerCounter::Rejected, 1);
+        match refused.filter(|_| item.way == Way::Out && !item.packet.is_chained()) {
+            Some(size) => self.answer(item, size),
+            None => self.drop_packet(item.packet, DropReason::NoRoute),
+        }
+        None
+    }
+
+    fn punt(&mut self, context: &Context<'_>, mut item: Item) -> Option<(FlowId, Item)> {
+        let (size, is_whole) = (item.meta.end as usize, item.packet_is_whole());
+        let bytes = self.pool.memory().head_mut(&mut item.packet);
+        if !is_whole || !punt::answer_echo(bytes, &item.meta, context.node.gateway_mac) {
+            self.drop_packet(item.packet, DropReason::NoRoute);
+            return None;
+        }
+        self.status().count(WorkerCounter::Punted, 1);
+        self.answer(item, size);
+        None
+    }
+
+    /// Sends an answer that was written over its question back where it came from.
+    fn answer(&mut self, mut item: Item, size: usize) {
+        item.packet.truncate(size);
+        item.packet.checksum = crate::packet::Checksum::Valid;
+        item.packet.gso = crate::packet::Gso::None;
+        self.send(item.packet.interface, item.packet);
+    }
+
+    /// Keeps the first packet to a neighbour until it is known, and asks for it.
+    pub(super) fn hold(&mut self, packet: crate::packet::Packet, addr: Addr) {
+        self.status().request_neighbour(addr);
+        let now_ms = self.now_ms;
+        if let Err(packet) = self.held.hold(addr, packet, now_ms) {
+            self.drop_packet(packet, DropReason::NeighbourUnknown);
+        }
+    }
+}
+
+/// A SYN of a new connection.
+fn opens_anew(item: &Item) -> bool {
+    item.tuple.protocol == Protocol::TCP
+        && item.meta.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
+}
+
+/// Whether a flow can go on as the new decision says: its backend and its address outside must be the same.
+fn fits(record: &FlowRecord, decision: &Decision) -> bool {
+    match decision.verdict {
+        Verdict::Drop(_) => true,
+        Verdict::Reject | Verdict::Punt => false,
+        Verdict::Forward => {
+            let outside = decision.outside(&record.inside);
+            (outside.remote, outside.remote_port, outside.local)
+                == (record.outside.remote, record.outside.remote_port, record.outside.local)
+        }
+    }
+}
+
+/// Where the packets of a flow that was opened towards us must come from, by its route.
+fn origin_of(context: &Context<'_>, record: &FlowRecord) -> Origin {
+    let found = classify::route::find(&context.view, record.inside.remote);
+    let route = found.map_or(RouteRecord::zeroed(), |(_, route)| route);
+    match route.kind() {
+        Some(RouteKind::Tunnel) => Origin::Tunnel(route.peer),
+        Some(RouteKind::Local | RouteKind::Host) => Origin::Local,
+        _ => Origin::Uplink,
+    }
+}
