@@ -1,4 +1,11 @@
 //! Being written.
+pub mod alloc;
+pub mod compile;
+pub mod file;
+pub mod identity;
+pub mod object;
+pub mod slices;
+pub mod state;
 pub mod claim;
 pub mod netlink;
 pub mod sys;

@@ -1,0 +1,117 @@
+//! From desired state to rows, pure: no I/O, no clock. Each piece keeps a record of the rows it installed, by the object
+//! they came from, and writes only differences, so that a change costs what depends on it and nothing more. What does
+//! not fit stays marked and is tried again with the next update; everything else goes on.
+//!
+//! Scopes touched (what an established flow depends on, see `tables::scope`): a service port whose row or backends
+//! changed; a policy set whose rules changed, or that gained or lost an endpoint; the identities between which an
+//! address moved; a route that changed or went, and the route under which a new one's addresses were before
+//! (`Scope::Route(0)` where there was none: ids begin at 1).
+
+mod endpoint;
+mod listing;
+mod neighbour;
+mod node;
+mod policy;
+pub(crate) mod prefixes;
+pub(crate) mod problem;
+mod route;
+mod rule_lists;
+mod rules;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub use listing::{BackendListing, Fill, PolicyListing, RouteListing, ServiceListing};
+pub use problem::CompileError;
+
+use crate::identity::Identities;
+use crate::state::{Changes, State};
+use endpoint::Endpoints;
+use neighbour::Neighbours;
+use node::Node;
+use policy::Policies;
+use problem::Problems;
+use route::Routes;
+use service::Services;
+use tables::Addr;
+use tables::publish::Batch;
+
+/// What the process part has to know after an update.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Every next hop of the underlay that a route in force needs, sorted: the kernel is to resolve these.
+    pub next_hops: Vec<Addr>,
+    /// What could not be put in force, now or in an earlier update, until it is.
+    pub problems: Vec<CompileError>,
+}
+
+/// The record of what is installed. One for each tables region; a new one wants `State::mark_all` first.
+pub struct Compiler {
+    services: Services,
+    identities: Identities,
+    policies: Policies,
+    routes: Routes,
+    neighbours: Neighbours,
+    endpoints: Endpoints,
+    node: Node,
+    problems: Problems,
+}
+
+impl Default for Compiler {
+    fn default() -> Compiler {
+        Compiler::new()
+    }
+}
+
+impl Compiler {
+    pub fn new() -> Compiler {
+        Compiler {
+            services: Services::new(),
+            identities: Identities::new(),
+            policies: Policies::new(),
+            routes: Routes::new(),
+            neighbours: Neighbours::new(),
+            endpoints: Endpoints::default(),
+            node: Node::default(),
+            problems: Problems::default(),
+        }
+    }
+
+    /// Writes what changed in `state` since the last update into `batch`. The result is always fit to be published:
+    /// what did not fit is named in the report.
+    pub fn update(&mut self, state: &mut State, batch: &mut Batch) -> Report {
+        let changes = state.take_changes();
+        // Before the routes: a new service address touches the route that answered for it until now.
+        self.services.update(state, &changes, batch, &mut self.problems);
+        self.update_identities(state, &changes, batch);
+        self.policies.update(state, &changes, &self.identities, batch, &mut self.problems);
+        self.update_routes(state, &changes, batch);
+        // Last: an endpoint's row names its identity, policy set and route.
+        let context =
+            endpoint::Context { identities: &self.identities, policies: &self.policies, routes: &self.routes };
+        self.endpoints.update(state, &changes, context, batch, &mut self.problems);
+        self.node.update(state, batch, &mut self.problems);
+        self.identities.forget_changes();
+        Report { next_hops: self.neighbours.next_hops(), problems: self.problems.list() }
+    }
+
+    fn update_identities(&mut self, state: &State, changes: &Changes, batch: &mut Batch) {
+        for pod in &changes.pods {
+            self.identities.set_pod(state, pod);
+        }
+        for policy in &changes.policies {
+            self.identities.set_blocks(policy, state.policies.get(policy));
+        }
+        if changes.node {
+            self.identities.set_node(endpoint::own_addrs(state.local()).map(|(addr, _)| addr));
+        }
+        self.identities.settle(batch, &mut self.problems);
+    }
+
+    fn update_routes(&mut self, state: &State, changes: &Changes, batch: &mut Batch) {
+        self.neighbours.update(changes);
+        self.routes.update(state, changes);
+        self.routes.install(&mut self.neighbours, batch, &mut self.problems);
+        self.neighbours.install(state, batch, &mut self.problems);
+    }
+}

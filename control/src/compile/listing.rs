@@ -1,0 +1,199 @@
+//! Names for what stands in the tables: what the CLI and metrics show of it. Not for the hot path: look-ups may scan.
+
+use super::{Compiler, service};
+use crate::object::Named;
+use crate::state::State;
+use serde::Serialize;
+use tables::endpoint::EndpointRecord;
+use tables::layout::Table;
+use tables::limits::*;
+use tables::policy::{IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD};
+use tables::route::FLAG_MASQUERADE;
+use tables::service::FLAG_ADDRESS_ONLY;
+use tables::{Addr, Prefix, Protocol};
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceListing {
+    pub namespace: String,
+    pub name: String,
+    pub port_name: String,
+    pub id: u32,
+    pub addr: Addr,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub affinity_s: u32,
+    pub backends: Vec<BackendListing>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendListing {
+    pub addr: Addr,
+    pub port: u16,
+    pub id: u32,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyListing {
+    pub namespace: String,
+    pub name: String,
+    pub index: Option<u32>,
+    /// `Ingress`, `Egress` as far as the policy isolates.
+    pub types: Vec<&'static str>,
+    /// Attachments on this node that it selects.
+    pub local_endpoints: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteListing {
+    pub prefix: Prefix,
+    pub id: u32,
+    /// `Local`, `Tunnel`, ... as in [`tables::route::RouteKind`].
+    pub kind: String,
+    /// The other node's address, for tunnels.
+    pub peer: Option<Addr>,
+    pub next_hop: Option<Addr>,
+    pub masquerade: bool,
+}
+
+/// How full a table is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fill {
+    pub table: &'static str,
+    pub used: usize,
+    pub limit: usize,
+}
+
+impl Compiler {
+    /// Service ports with their backends, sorted by namespace, name and port.
+    pub fn services(&self) -> Vec<ServiceListing> {
+        let rows = self.services.rows().filter(|(_, row)| row.record.flags & FLAG_ADDRESS_ONLY == 0);
+        let mut all: Vec<_> = rows.map(|(key, row)| service_listing(key, row)).collect();
+        all.sort_by(|a, b| {
+            (&a.namespace, &a.name, a.addr, a.port, a.protocol).cmp(&(
+                &b.namespace,
+                &b.name,
+                b.addr,
+                b.port,
+                b.protocol,
+            ))
+        });
+        all
+    }
+
+    /// `namespace/name:port` of a service id.
+    pub fn service_name(&self, id: u32) -> Option<String> {
+        let (key, row) = self.services.rows().find(|(_, row)| row.record.id == id)?;
+        Some(service::row_name(key, row))
+    }
+
+    pub fn policies(&self, state: &State) -> Vec<PolicyListing> {
+        let listing = |(id, policy): (Named, &crate::object::NetworkPolicy)| PolicyListing {
+            index: self.policies.index_of(&id),
+            types: ["Ingress", "Egress"]
+                .into_iter()
+                .zip(&policy.rules)
+                .filter(|(_, r)| r.is_some())
+                .map(|(t, _)| t)
+                .collect(),
+            local_endpoints: self.policies.members_of(&id),
+            namespace: id.namespace,
+            name: id.name,
+        };
+        state.policies().map(listing).collect()
+    }
+
+    /// `namespace/name` of a policy index.
+    pub fn policy_name(&self, index: u32) -> Option<String> {
+        self.policies.name_of(index).map(Named::to_string)
+    }
+
+    /// The policies that make up a policy set.
+    pub fn policy_set_names(&self, set: u32) -> Vec<String> {
+        self.policies.policies_of_set(set).iter().map(Named::to_string).collect()
+    }
+
+    pub fn identity_of(&self, addr: Addr) -> u32 {
+        self.identities.of(addr)
+    }
+
+    pub fn identity_name(&self, id: u32) -> String {
+        match id {
+            IDENTITY_ANY => "any".to_owned(),
+            IDENTITY_WORLD => "world".to_owned(),
+            IDENTITY_NODE => "node".to_owned(),
+            _ => self.identities.class(id).map_or_else(|| format!("identity {id}"), ToString::to_string),
+        }
+    }
+
+    /// Address and row of each of an attachment's addresses.
+    pub fn endpoint_rows(&self, attachment: &str) -> Vec<(Addr, EndpointRecord)> {
+        self.endpoints.of_attachment(attachment).map(|(addr, row)| (addr, *row)).collect()
+    }
+
+    /// The policy set of an attachment; None while its policies are not in force.
+    pub fn policy_set_of(&self, attachment: &str) -> Option<u32> {
+        self.policies.set_of(attachment)
+    }
+
+    /// Sorted by prefix.
+    pub fn routes(&self) -> Vec<RouteListing> {
+        let listing = |(prefix, id, kind, flags, peer, next_hop)| RouteListing {
+            prefix,
+            id,
+            kind: format!("{kind:?}"),
+            peer,
+            next_hop,
+            masquerade: flags & FLAG_MASQUERADE != 0,
+        };
+        let mut all: Vec<RouteListing> = self.routes.iter().map(listing).collect();
+        all.sort_by_key(|route| route.prefix);
+        all
+    }
+
+    /// The prefix of a route id.
+    pub fn route_name(&self, id: u32) -> Option<String> {
+        self.routes.iter().find(|route| route.1 == id).map(|route| route.0.to_string())
+    }
+
+    pub fn neighbour_addr(&self, index: u32) -> Option<Addr> {
+        self.neighbours.addr_of(index)
+    }
+
+    /// Every table that can fill up.
+    pub fn fill(&self) -> Vec<Fill> {
+        let [services, backends] = self.services.used();
+        let [policies, sets, rows, rules] = self.policies.used();
+        let fill = |table, used, limit| Fill { table, used, limit };
+        vec![
+            fill(Table::Endpoint.name(), self.endpoints.used(), ENDPOINTS_MAX),
+            fill(Table::Route.name(), self.routes.used(), ROUTES_MAX),
+            fill(Table::IdentityPrefix.name(), self.identities.used(), IDENTITIES_MAX),
+            fill(Table::Neighbour.name(), self.neighbours.used(), NEIGHBOURS_MAX),
+            fill(Table::Service.name(), services, SERVICES_MAX),
+            fill(Table::Backend.name(), backends, BACKENDS_MAX),
+            fill("policies", policies.0, policies.1),
+            fill(Table::PolicySet.name(), sets.0, sets.1),
+            fill(Table::Policy.name(), rows.0, rows.1),
+            fill(Table::Rule.name(), rules.0, rules.1),
+        ]
+    }
+}
+
+fn service_listing(key: &tables::service::ServiceKey, row: &service::Row) -> ServiceListing {
+    let backend = |b: &tables::service::BackendRecord| BackendListing { addr: b.addr, port: b.port, id: b.id };
+    ServiceListing {
+        namespace: row.owner.namespace.clone(),
+        name: row.owner.name.clone(),
+        port_name: row.port.clone(),
+        id: row.record.id,
+        addr: key.addr,
+        port: key.port,
+        protocol: key.protocol,
+        affinity_s: row.record.affinity_s,
+        backends: row.backends.iter().map(backend).collect(),
+    }
+}

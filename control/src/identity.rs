@@ -1,0 +1,301 @@
+//! Identities: what a policy can tell apart. Addresses fall into classes: a pod by its namespace, labels, named ports and
+//! the most specific ipBlock prefix (*atom*) around its address; any other address by its atom alone. An atom lies
+//! either wholly inside or wholly outside of every block, so a class is as good as its members wherever a policy looks.
+//! Namespace labels are not part of a class: they are looked up when a policy is evaluated.
+
+mod claims;
+#[cfg(test)]
+mod tests;
+
+use crate::alloc::Ids;
+use crate::compile::prefixes::Prefixes;
+use crate::compile::problem::{Problems, Subject};
+use crate::object::{Labels, Named, NamedPort, NetworkPolicy, Peer};
+use crate::state::State;
+use claims::Claims;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use tables::layout::Table;
+use tables::limits::IDENTITIES_MAX;
+use tables::lpm::Lpm;
+use tables::policy::{IDENTITY_FIRST, IDENTITY_NODE, IDENTITY_WORLD};
+use tables::publish::{Batch, TableFull};
+use tables::scope::Scope;
+use tables::{Addr, Prefix};
+
+/// What a policy can see of a pod.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Traits {
+    pub namespace: String,
+    pub labels: Labels,
+    pub ports: Vec<NamedPort>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    Pod { traits: Arc<Traits>, atom: Option<Prefix> },
+    Block(Prefix),
+}
+
+impl Class {
+    pub fn traits(&self) -> Option<&Traits> {
+        match self {
+            Class::Pod { traits, .. } => Some(traits),
+            Class::Block(_) => None,
+        }
+    }
+
+    /// The most specific ipBlock prefix around the class's addresses.
+    pub fn atom(&self) -> Option<Prefix> {
+        match self {
+            Class::Pod { atom, .. } => *atom,
+            Class::Block(prefix) => Some(*prefix),
+        }
+    }
+}
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Class::Block(prefix) => write!(f, "block {prefix}"),
+            Class::Pod { traits, atom } => {
+                let labels: Vec<_> = traits.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                write!(f, "pods {}[{}]", traits.namespace, labels.join(","))?;
+                atom.map_or(Ok(()), |atom| write!(f, " in {atom}"))
+            }
+        }
+    }
+}
+
+struct Known {
+    class: Arc<Class>,
+    /// Installed prefixes that have it.
+    prefixes: usize,
+}
+
+pub struct Identities {
+    ids: Ids,
+    by_class: HashMap<Arc<Class>, u32>,
+    known: BTreeMap<u32, Known>,
+    claims: Claims,
+    /// Prefixes named by ipBlocks, and how often.
+    atoms: Prefixes<usize>,
+    blocks: HashMap<Named, Vec<Prefix>>,
+    node: BTreeSet<Addr>,
+    installed: Prefixes<u32>,
+    dirty: BTreeSet<Prefix>,
+    born: BTreeSet<u32>,
+    died: BTreeSet<u32>,
+    moved: BTreeSet<Addr>,
+}
+
+impl Identities {
+    pub fn new() -> Identities {
+        Identities {
+            ids: Ids::new(Table::IdentityPrefix.name(), IDENTITY_FIRST, IDENTITIES_MAX),
+            by_class: HashMap::new(),
+            known: BTreeMap::new(),
+            claims: Claims::default(),
+            atoms: Prefixes::default(),
+            blocks: HashMap::new(),
+            node: BTreeSet::new(),
+            installed: Prefixes::default(),
+            dirty: BTreeSet::new(),
+            born: BTreeSet::new(),
+            died: BTreeSet::new(),
+            moved: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in what is known of a pod now. Pods in the host's network have no identity of their own.
+    pub fn set_pod(&mut self, state: &State, id: &Named) {
+        let touched = self.claims.set(state, id);
+        self.dirty.extend(touched.into_iter().map(Prefix::host));
+    }
+
+    /// Takes in the ipBlocks of a policy (None: it is gone).
+    pub fn set_blocks(&mut self, id: &Named, policy: Option<&NetworkPolicy>) {
+        let new = policy.map_or_else(Vec::new, blocks);
+        for prefix in &new {
+            self.change_atom(*prefix, 1);
+        }
+        for prefix in self.blocks.remove(id).unwrap_or_default() {
+            self.change_atom(prefix, -1);
+        }
+        if !new.is_empty() {
+            self.blocks.insert(id.clone(), new);
+        }
+    }
+
+    fn change_atom(&mut self, prefix: Prefix, by: isize) {
+        let before = self.atoms.get(&prefix).copied().unwrap_or(0);
+        let after = before.saturating_add_signed(by);
+        if after == 0 {
+            self.atoms.remove(&prefix);
+        } else {
+            self.atoms.insert(prefix, after);
+        }
+        if (before == 0) != (after == 0) {
+            self.dirty.insert(prefix);
+            self.dirty.extend(self.claims.within(&prefix).map(Prefix::host));
+        }
+    }
+
+    /// The addresses of this node itself.
+    pub fn set_node(&mut self, addrs: impl Iterator<Item = Addr>) {
+        let new: BTreeSet<Addr> = addrs.collect();
+        self.dirty.extend(self.node.symmetric_difference(&new).copied().map(Prefix::host));
+        self.node = new;
+    }
+
+    /// Writes what differs from what is installed.
+    pub fn settle(&mut self, batch: &mut Batch, problems: &mut Problems) {
+        let mut again = BTreeSet::new();
+        for prefix in std::mem::take(&mut self.dirty) {
+            let outcome = self.settle_prefix(prefix, batch);
+            if !problems.note(Subject::Identity(prefix), outcome) {
+                again.insert(prefix);
+            }
+        }
+        self.dirty = again;
+        self.bury();
+    }
+
+    fn settle_prefix(&mut self, prefix: Prefix, batch: &mut Batch) -> Result<(), TableFull> {
+        let new = self.wanted(prefix)?;
+        let old = self.installed.get(&prefix).copied();
+        if new == old {
+            return Ok(());
+        }
+        match new {
+            Some(id) => {
+                let written = batch.insert_prefix(Lpm::Identity, &prefix, id as u64);
+                written.inspect_err(|_| self.note_unused(id))?;
+                self.count(id, 1);
+                self.installed.insert(prefix, id);
+            }
+            None => {
+                batch.remove_prefix(Lpm::Identity, &prefix)?;
+                self.installed.remove(&prefix);
+            }
+        }
+        if let Some(old) = old {
+            self.count(old, -1);
+        }
+        let covering = self.installed.covering(&prefix).map_or(IDENTITY_WORLD, |(_, &id)| id);
+        batch.touch(Scope::Identity(old.unwrap_or(covering)));
+        batch.touch(Scope::Identity(new.unwrap_or(covering)));
+        if prefix.mapped_length() == 128 {
+            self.moved.insert(prefix.addr());
+        }
+        Ok(())
+    }
+
+    fn wanted(&mut self, prefix: Prefix) -> Result<Option<u32>, TableFull> {
+        let addr = (prefix.mapped_length() == 128).then(|| prefix.addr());
+        if addr.is_some_and(|addr| self.node.contains(&addr)) {
+            return Ok(Some(IDENTITY_NODE));
+        }
+        if let Some(traits) = addr.and_then(|addr| self.claims.winner(addr)) {
+            let atom = self.atoms.matching(prefix.addr()).map(|(atom, _)| atom);
+            return self.identity(Class::Pod { traits, atom }).map(Some);
+        }
+        if self.atoms.get(&prefix).is_some() { self.identity(Class::Block(prefix)).map(Some) } else { Ok(None) }
+    }
+
+    fn identity(&mut self, class: Class) -> Result<u32, TableFull> {
+        if let Some(&id) = self.by_class.get(&class) {
+            return Ok(id);
+        }
+        let id = self.ids.alloc()?;
+        let class = Arc::new(class);
+        self.by_class.insert(class.clone(), id);
+        self.known.insert(id, Known { class, prefixes: 0 });
+        self.born.insert(id);
+        Ok(id)
+    }
+
+    fn count(&mut self, id: u32, by: isize) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.prefixes = known.prefixes.saturating_add_signed(by);
+            if known.prefixes == 0 {
+                self.died.insert(id);
+            } else {
+                self.died.remove(&id);
+            }
+        }
+    }
+
+    fn note_unused(&mut self, id: u32) {
+        self.count(id, 0);
+    }
+
+    /// Identities that nobody has any more. Their numbers are given back later, when their rows are gone.
+    fn bury(&mut self) {
+        for id in &self.died {
+            if let Some(known) = self.known.remove(id) {
+                self.by_class.remove(&known.class);
+            }
+        }
+    }
+
+    /// Everybody has seen [`Self::born`], [`Self::died`] and [`Self::moved`].
+    pub fn forget_changes(&mut self) {
+        self.born.clear();
+        self.moved.clear();
+        for id in std::mem::take(&mut self.died) {
+            self.ids.free(id);
+        }
+    }
+
+    /// Identities that are new.
+    pub fn born(&self) -> impl Iterator<Item = u32> {
+        self.born.iter().copied().filter(|id| self.known.contains_key(id))
+    }
+
+    /// Identities that are gone.
+    pub fn died(&self) -> &BTreeSet<u32> {
+        &self.died
+    }
+
+    /// Addresses whose identity changed.
+    pub fn moved(&self) -> &BTreeSet<Addr> {
+        &self.moved
+    }
+
+    /// The identity of an address, as a worker finds it.
+    pub fn of(&self, addr: Addr) -> u32 {
+        self.installed.matching(addr).map_or(IDENTITY_WORLD, |(_, &id)| id)
+    }
+
+    pub fn class(&self, id: u32) -> Option<&Class> {
+        self.known.get(&id).map(|known| &*known.class)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Class)> {
+        self.known.iter().map(|(&id, known)| (id, &*known.class))
+    }
+
+    /// Installed prefixes.
+    pub fn used(&self) -> usize {
+        self.installed.len()
+    }
+}
+
+impl Default for Identities {
+    fn default() -> Identities {
+        Identities::new()
+    }
+}
+
+/// Every prefix that a policy names.
+fn blocks(policy: &NetworkPolicy) -> Vec<Prefix> {
+    let rules = policy.rules.iter().flatten().flatten();
+    let peers = rules.flat_map(|rule| &rule.peers);
+    peers
+        .flat_map(|peer| match peer {
+            Peer::Block { cidr, except } => std::iter::once(cidr).chain(except).copied().collect(),
+            Peer::Pods { .. } => Vec::new(),
+        })
+        .collect()
+}

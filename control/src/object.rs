@@ -1,0 +1,263 @@
+//! The few fields that Fairway needs from Kubernetes objects, already valid: addresses are addresses, ports are numbers
+//! in range, selectors can be evaluated. Built from the upstream types in [`parse`]; nothing past this file meets a
+//! string that still has to be understood. No I/O.
+
+pub mod parse;
+pub mod selector;
+
+pub use parse::FieldError;
+pub use selector::{Labels, Selector};
+
+use serde::Serialize;
+use std::fmt;
+use tables::{Addr, Prefix, Protocol};
+
+/// The kinds that Fairway follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum Kind {
+    Node,
+    Namespace,
+    Pod,
+    Service,
+    EndpointSlice,
+    NetworkPolicy,
+}
+
+pub const KINDS: [Kind; 6] =
+    [Kind::Node, Kind::Namespace, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy];
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Node => "Node",
+            Kind::Namespace => "Namespace",
+            Kind::Pod => "Pod",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+            Kind::NetworkPolicy => "NetworkPolicy",
+        }
+    }
+
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Kind::EndpointSlice => "discovery.k8s.io/v1",
+            Kind::NetworkPolicy => "networking.k8s.io/v1",
+            _ => "v1",
+        }
+    }
+
+    pub fn is_namespaced(self) -> bool {
+        !matches!(self, Kind::Node | Kind::Namespace)
+    }
+
+    pub fn from_name(name: &str) -> Option<Kind> {
+        KINDS.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// `namespace/name`: what a namespaced object is called among its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Default)]
+pub struct Named {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Named {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Named {
+        Named { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What tells objects apart. The namespace is empty for nodes and namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind.name(), self.name),
+            namespace => write!(f, "{} {}/{}", self.kind.name(), namespace, self.name),
+        }
+    }
+}
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    Node(Node),
+    Namespace(Namespace),
+    Pod(Pod),
+    Service(Service),
+    EndpointSlice(EndpointSlice),
+    NetworkPolicy(NetworkPolicy),
+}
+
+impl Object {
+    pub fn key(&self) -> ObjectKey {
+        let (kind, id) = match self {
+            Object::Node(node) => (Kind::Node, Named::new("", &node.name)),
+            Object::Namespace(namespace) => (Kind::Namespace, Named::new("", &namespace.name)),
+            Object::Pod(pod) => (Kind::Pod, pod.id.clone()),
+            Object::Service(service) => (Kind::Service, service.id.clone()),
+            Object::EndpointSlice(slice) => (Kind::EndpointSlice, slice.id.clone()),
+            Object::NetworkPolicy(policy) => (Kind::NetworkPolicy, policy.id.clone()),
+        };
+        ObjectKey { kind, namespace: id.namespace, name: id.name }
+    }
+}
+
+/// What happened to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectChange {
+    Put(Object),
+    Delete(ObjectKey),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: String,
+    /// `status.addresses` of type InternalIP, in order.
+    pub addrs: Vec<Addr>,
+    /// `spec.podCIDRs`, or `spec.podCIDR` alone.
+    pub pod_cidrs: Vec<Prefix>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    pub name: String,
+    /// Always with `kubernetes.io/metadata.name`, as the API server sees to.
+    pub labels: Labels,
+}
+
+/// A container port that has a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct NamedPort {
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub id: Named,
+    pub labels: Labels,
+    /// `status.podIPs`.
+    pub addrs: Vec<Addr>,
+    pub node: Option<String>,
+    pub host_network: bool,
+    /// The Ready condition. A pod that lists none is ready: a directory has no kubelet that would say so.
+    pub ready: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// Phase Succeeded or Failed: its addresses may belong to somebody else by now.
+    pub finished: bool,
+    /// In the order of the containers; of equal name and protocol only the first.
+    pub ports: Vec<NamedPort>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub id: Named,
+    /// Empty for headless and ExternalName services and for those that another proxy serves.
+    pub cluster_ips: Vec<Addr>,
+    pub ports: Vec<ServicePort>,
+    /// Empty: none, its EndpointSlices are somebody else's.
+    pub selector: Labels,
+    /// Seconds of ClientIP affinity, 0 for none.
+    pub affinity_s: u32,
+    pub publish_not_ready: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty for the only port of a service.
+    pub name: String,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub target: TargetPort,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    Number(u16),
+    Name(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    pub id: Named,
+    /// Label `kubernetes.io/service-name`.
+    pub service: Option<String>,
+    pub ports: Vec<SlicePort>,
+    /// Empty for slices of host names (FQDN), which no dataplane can use.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Interchangeable addresses; by the API's advice only the first is used.
+    pub addr: Addr,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkPolicy {
+    pub id: Named,
+    pub pods: Selector,
+    /// By direction (see [`tables::policy::Direction`]): None if the policy does not isolate in it.
+    pub rules: [Option<Vec<PolicyRule>>; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// Empty: every peer.
+    pub peers: Vec<Peer>,
+    /// Empty: every protocol and port.
+    pub ports: Vec<PortMatch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Block {
+        cidr: Prefix,
+        except: Vec<Prefix>,
+    },
+    /// Pods of the namespaces selected, or of the policy's own one.
+    Pods {
+        namespaces: Option<Selector>,
+        pods: Selector,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMatch {
+    pub protocol: Protocol,
+    pub port: PortRange,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortRange {
+    /// Inclusive.
+    Numbers(u16, u16),
+    /// A container port of the pod that receives.
+    Name(String),
+}

@@ -1,0 +1,77 @@
+//! Label selectors (meta/v1 LabelSelector), evaluated.
+
+use std::collections::BTreeMap;
+
+pub type Labels = BTreeMap<String, String>;
+
+/// All requirements must hold; none at all selects everything.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Selector(pub Vec<Requirement>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    pub key: String,
+    pub test: Test,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    In(Vec<String>),
+    /// Holds for objects without the label too.
+    NotIn(Vec<String>),
+    Exists,
+    DoesNotExist,
+}
+
+impl Selector {
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|requirement| requirement.matches(labels))
+    }
+}
+
+impl Requirement {
+    fn matches(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        match &self.test {
+            Test::In(values) => value.is_some_and(|value| values.contains(value)),
+            Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Test::Exists => value.is_some(),
+            Test::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+/// Whether `labels` holds every pair of `wanted` (a service's selector).
+pub fn has_all(labels: &Labels, wanted: &Labels) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    fn holds(test: Test, labels: &Labels) -> bool {
+        Selector(vec![Requirement { key: "app".into(), test }]).matches(labels)
+    }
+
+    #[test]
+    fn operators_follow_the_api() {
+        let (web, none) = (labels(&[("app", "web")]), labels(&[]));
+        let values = || vec!["web".to_string(), "api".to_string()];
+        assert!(holds(Test::In(values()), &web) && !holds(Test::In(values()), &none));
+        assert!(!holds(Test::NotIn(values()), &web) && holds(Test::NotIn(values()), &none));
+        assert!(holds(Test::Exists, &web) && !holds(Test::Exists, &none));
+        assert!(!holds(Test::DoesNotExist, &web) && holds(Test::DoesNotExist, &none));
+    }
+
+    #[test]
+    fn an_empty_selector_selects_everything() {
+        assert!(Selector::default().matches(&labels(&[])));
+        assert!(has_all(&labels(&[("a", "b")]), &labels(&[])));
+        assert!(!has_all(&labels(&[("a", "b")]), &labels(&[("a", "c")])));
+    }
+}

@@ -1,0 +1,359 @@
+//! What should be: the cluster's objects and the facts about this node, and what of it changed since it was last
+//! compiled. Plain data with indexes, so that each change leads to the few things that depend on it. No I/O, no clock,
+//! no rows.
+
+pub mod changes;
+mod index;
+pub mod local;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use changes::Changes;
+pub use local::{KernelRoute, Local, LocalEndpoint, Uplink};
+pub use store::ByName;
+
+use crate::object::parse::namespace_labels;
+use crate::object::selector::has_all;
+use crate::object::*;
+use index::LabelIndex;
+use std::collections::{BTreeMap, BTreeSet};
+use tables::{Addr, Mac};
+
+#[derive(Default)]
+pub struct State {
+    pub(crate) nodes: BTreeMap<String, Node>,
+    namespaces: BTreeMap<String, Namespace>,
+    pub(crate) pods: ByName<Pod>,
+    pub(crate) services: ByName<Service>,
+    pub(crate) slices: ByName<EndpointSlice>,
+    pub(crate) policies: ByName<NetworkPolicy>,
+    local: Local,
+    /// The first complete read of the objects is in.
+    complete: bool,
+    /// Service -> names of its slices.
+    slices_of: ByName<BTreeSet<String>>,
+    /// Pod -> keys of its attachments here.
+    attachments_of: ByName<BTreeSet<String>>,
+    pods_by_label: LabelIndex,
+    /// Services by one pair of their selector.
+    services_by_label: LabelIndex,
+    changes: Changes,
+}
+
+impl State {
+    pub fn new() -> State {
+        State::default()
+    }
+
+    /// Takes in one change of an object. A repetition of what is known changes nothing.
+    pub fn apply(&mut self, change: ObjectChange) {
+        match change {
+            ObjectChange::Put(object) => self.put(object),
+            ObjectChange::Delete(key) => self.delete(&key),
+        }
+    }
+
+    fn put(&mut self, object: Object) {
+        match object {
+            Object::Node(node) => self.replace_node(&node.name.clone(), Some(node)),
+            Object::Namespace(namespace) => self.replace_namespace(&namespace.name.clone(), Some(namespace)),
+            Object::Pod(pod) => self.replace_pod(&pod.id.clone(), Some(pod)),
+            Object::Service(service) => self.replace_service(&service.id.clone(), Some(service)),
+            Object::EndpointSlice(slice) => self.replace_slice(&slice.id.clone(), Some(slice)),
+            Object::NetworkPolicy(policy) => self.replace_policy(&policy.id.clone(), Some(policy)),
+        }
+    }
+
+    fn delete(&mut self, key: &ObjectKey) {
+        let id = Named::new(&key.namespace, &key.name);
+        match key.kind {
+            Kind::Node => self.replace_node(&key.name, None),
+            Kind::Namespace => self.replace_namespace(&key.name, None),
+            Kind::Pod => self.replace_pod(&id, None),
+            Kind::Service => self.replace_service(&id, None),
+            Kind::EndpointSlice => self.replace_slice(&id, None),
+            Kind::NetworkPolicy => self.replace_policy(&id, None),
+        }
+    }
+
+    fn replace_node(&mut self, name: &str, node: Option<Node>) {
+        if self.nodes.get(name) != node.as_ref() {
+            self.changes.nodes.insert(name.to_owned());
+            set_entry(&mut self.nodes, name, node);
+        }
+    }
+
+    fn replace_namespace(&mut self, name: &str, namespace: Option<Namespace>) {
+        if self.namespaces.get(name) != namespace.as_ref() {
+            self.changes.namespaces.insert(name.to_owned());
+            set_entry(&mut self.namespaces, name, namespace);
+        }
+    }
+
+    fn replace_pod(&mut self, id: &Named, pod: Option<Pod>) {
+        if self.pods.get(id) == pod.as_ref() {
+            return;
+        }
+        self.mark_services_of(id);
+        if let Some(old) = self.pods.get(id) {
+            self.pods_by_label.remove(id, &old.labels);
+        }
+        if let Some(new) = &pod {
+            self.pods_by_label.insert(id, &new.labels);
+        }
+        self.pods.set(id, pod);
+        self.mark_services_of(id);
+        self.changes.pods.insert(id.clone());
+    }
+
+    /// Services whose derived backends may include this pod.
+    fn mark_services_of(&mut self, id: &Named) {
+        let Some(pod) = self.pods.get(id) else { return };
+        for pair in &pod.labels {
+            for name in self.services_by_label.with(&id.namespace, pair) {
+                let service = Named::new(&id.namespace, name);
+                if self.services.get(&service).is_some_and(|s| has_all(&pod.labels, &s.selector)) {
+                    self.changes.services.insert(service);
+                }
+            }
+        }
+    }
+
+    fn replace_service(&mut self, id: &Named, service: Option<Service>) {
+        if self.services.get(id) == service.as_ref() {
+            return;
+        }
+        let anchor = |service: &Service| service.selector.iter().next().map(|(k, v)| (k.clone(), v.clone()));
+        if let Some(pair) = self.services.get(id).and_then(anchor) {
+            self.services_by_label.remove(id, [(&pair.0, &pair.1)]);
+        }
+        if let Some(pair) = service.as_ref().and_then(anchor) {
+            self.services_by_label.insert(id, [(&pair.0, &pair.1)]);
+        }
+        self.services.set(id, service);
+        self.changes.services.insert(id.clone());
+    }
+
+    fn replace_slice(&mut self, id: &Named, slice: Option<EndpointSlice>) {
+        if self.slices.get(id) == slice.as_ref() {
+            return;
+        }
+        if let Some(service) = self.slices.get(id).and_then(service_of) {
+            self.slices_of.entry(&service).remove(&id.name);
+            if self.slices_of.get(&service).is_some_and(BTreeSet::is_empty) {
+                self.slices_of.set(&service, None);
+            }
+            self.changes.services.insert(service);
+        }
+        if let Some(service) = slice.as_ref().and_then(service_of) {
+            self.slices_of.entry(&service).insert(id.name.clone());
+            self.changes.services.insert(service);
+        }
+        self.slices.set(id, slice);
+    }
+
+    fn replace_policy(&mut self, id: &Named, policy: Option<NetworkPolicy>) {
+        if self.policies.get(id) != policy.as_ref() {
+            self.policies.set(id, policy);
+            self.changes.policies.insert(id.clone());
+        }
+    }
+
+    /// The first complete read of all objects has been applied: from now on workers may use the tables.
+    pub fn set_complete(&mut self) {
+        if !self.complete {
+            self.complete = true;
+            self.changes.node = true;
+        }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// Replaces all facts about this node; only what differs counts as changed.
+    pub fn set_local(&mut self, mut local: Local) {
+        let endpoints = std::mem::take(&mut local.endpoints);
+        let neighbours = std::mem::take(&mut local.neighbours);
+        self.set_kernel_routes(std::mem::take(&mut local.kernel_routes));
+        let gone: Vec<_> = self.local.endpoints.keys().filter(|key| !endpoints.contains_key(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.detach(key));
+        endpoints.into_iter().for_each(|(key, endpoint)| self.attach(key, endpoint));
+        let gone: Vec<_> = self.local.neighbours.keys().filter(|a| !neighbours.contains_key(a)).copied().collect();
+        gone.iter().for_each(|&addr| self.set_neighbour(addr, None));
+        neighbours.into_iter().for_each(|(addr, mac)| self.set_neighbour(addr, Some(mac)));
+        self.set_node_facts(local);
+    }
+
+    /// Everything but attachments, neighbours and kernel routes, which have calls of their own.
+    fn set_node_facts(&mut self, mut facts: Local) {
+        std::mem::swap(&mut facts.endpoints, &mut self.local.endpoints);
+        std::mem::swap(&mut facts.neighbours, &mut self.local.neighbours);
+        std::mem::swap(&mut facts.kernel_routes, &mut self.local.kernel_routes);
+        let unchanged = self.local
+            == Local {
+                endpoints: BTreeMap::new(),
+                neighbours: BTreeMap::new(),
+                kernel_routes: Vec::new(),
+                ..facts.clone()
+            };
+        self.changes.node |= !unchanged;
+        self.local = facts;
+    }
+
+    /// A pod's interface is in place (or is another one now).
+    pub fn attach(&mut self, key: String, endpoint: LocalEndpoint) {
+        if self.local.endpoints.get(&key) == Some(&endpoint) {
+            return;
+        }
+        self.detach(&key);
+        self.attachments_of.entry(&endpoint.pod).insert(key.clone());
+        self.mark_attachment(&key, &endpoint.pod);
+        self.local.endpoints.insert(key, endpoint);
+    }
+
+    pub fn detach(&mut self, key: &str) {
+        let Some(old) = self.local.endpoints.remove(key) else { return };
+        self.attachments_of.entry(&old.pod).remove(key);
+        if self.attachments_of.get(&old.pod).is_some_and(BTreeSet::is_empty) {
+            self.attachments_of.set(&old.pod, None);
+        }
+        self.mark_attachment(key, &old.pod);
+    }
+
+    fn mark_attachment(&mut self, key: &str, pod: &Named) {
+        self.changes.attachments.insert(key.to_owned());
+        self.changes.pods.insert(pod.clone());
+        self.mark_services_of(pod);
+    }
+
+    /// A next hop's Ethernet address became known, changed, or is no longer known.
+    pub fn set_neighbour(&mut self, addr: Addr, mac: Option<Mac>) {
+        if self.local.neighbours.get(&addr).copied() != mac {
+            self.changes.neighbours.insert(addr);
+            match mac {
+                Some(mac) => self.local.neighbours.insert(addr, mac),
+                None => self.local.neighbours.remove(&addr),
+            };
+        }
+    }
+
+    /// The kernel's routes out of the uplink.
+    pub fn set_kernel_routes(&mut self, routes: Vec<KernelRoute>) {
+        if self.local.kernel_routes != routes {
+            self.local.kernel_routes = routes;
+            self.changes.kernel_routes = true;
+        }
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    pub fn pod(&self, id: &Named) -> Option<&Pod> {
+        self.pods.get(id)
+    }
+
+    pub fn service(&self, id: &Named) -> Option<&Service> {
+        self.services.get(id)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = (Named, &Service)> {
+        self.services.iter()
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = (Named, &NetworkPolicy)> {
+        self.policies.iter()
+    }
+
+    /// How many objects of each kind are known, in the order of [`KINDS`].
+    pub fn counts(&self) -> [usize; 6] {
+        [
+            self.nodes.len(),
+            self.namespaces.len(),
+            self.pods.len(),
+            self.services.len(),
+            self.slices.len(),
+            self.policies.len(),
+        ]
+    }
+
+    /// A namespace's labels; one without an object still has its name as a label.
+    pub fn namespace_labels(&self, name: &str) -> Labels {
+        match self.namespaces.get(name) {
+            Some(namespace) => namespace.labels.clone(),
+            None => namespace_labels(name, Labels::new()),
+        }
+    }
+
+    /// Keys of the attachments of a pod here.
+    pub fn attachments_of(&self, pod: &Named) -> impl Iterator<Item = &String> {
+        self.attachments_of.get(pod).into_iter().flatten()
+    }
+
+    /// The addresses that are a pod's: those of its attachments here, else what its status says. A finished pod has none.
+    pub fn addrs_of(&self, pod: &Pod) -> Vec<Addr> {
+        if pod.finished {
+            return Vec::new();
+        }
+        let mut here = self.attachments_of(&pod.id).filter_map(|key| self.local.endpoints.get(key)).peekable();
+        if here.peek().is_none() {
+            return pod.addrs.clone();
+        }
+        here.flat_map(|endpoint| endpoint.addrs.iter().copied()).collect()
+    }
+
+    /// The slices that the directory holds for a service; None if it holds none.
+    pub fn slices_of(&self, service: &Named) -> Option<impl Iterator<Item = &EndpointSlice>> {
+        let names = self.slices_of.get(service)?;
+        let slices = self.slices.in_namespace(&service.namespace)?;
+        Some(names.iter().filter_map(|name| slices.get(name)))
+    }
+
+    /// Pods of a namespace with all these labels (at least one pair must be given).
+    pub fn pods_with<'a>(&'a self, namespace: &'a str, labels: &'a Labels) -> impl Iterator<Item = &'a Pod> {
+        let rarest = labels.iter().map(|pair| self.pods_by_label.with(namespace, pair)).min_by_key(|names| names.len());
+        let pods = self.pods.in_namespace(namespace);
+        let names = rarest.into_iter().flatten();
+        names.filter_map(move |name| pods?.get(name)).filter(|pod| has_all(&pod.labels, labels))
+    }
+
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Counts everything as changed: for a new compiler, which has to write all tables.
+    pub fn mark_all(&mut self) {
+        self.changes = Changes {
+            nodes: self.nodes.keys().cloned().collect(),
+            namespaces: self.namespaces.keys().cloned().collect(),
+            pods: self.pods.iter().map(|(id, _)| id).collect(),
+            services: self.services.iter().map(|(id, _)| id).collect(),
+            policies: self.policies.iter().map(|(id, _)| id).collect(),
+            attachments: self.local.endpoints.keys().cloned().collect(),
+            neighbours: self.local.neighbours.keys().copied().collect(),
+            kernel_routes: true,
+            node: true,
+        };
+    }
+
+    pub fn has_changes(&self) -> bool {
+        self.changes != Changes::default()
+    }
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<Named> {
+    Some(Named::new(&slice.id.namespace, slice.service.as_ref()?))
+}
+
+fn set_entry<T>(map: &mut BTreeMap<String, T>, key: &str, value: Option<T>) {
+    match value {
+        Some(value) => map.insert(key.to_owned(), value),
+        None => map.remove(key),
+    };
+}
