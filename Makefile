@@ -68,7 +68,7 @@ soak: deps rust build
 # nic0-nic1 and nic2-nic3 are joined: the first of each pair is a node's uplink, the second goes into the bridge.
 vm-test: deps rust build
 	@[ -n "$(ZC_VM)" ] || { echo "say where zc-vm is: make vm-test ZC_VM=path/to/zc-vm"; exit 1; }
-	$(ZC_VM) -n 4 -q 2 -- $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3
+	$(ZC_VM) -n 4 -q 2 -- sh -c "modprobe -a bridge veth tun nf_tables && $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3"
 
 bench: deps rust
 	$(CARGO) bench -p fairway-benches

@@ -30,6 +30,15 @@ pub struct Status {
     pub dataplane: String,
     #[serde(default)]
     pub workers: Vec<Worker>,
+    #[serde(default)]
+    pub uplink: Uplink,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Uplink {
+    /// `zero-copy` or `copy`.
+    #[serde(default)]
+    pub mode: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -62,7 +71,7 @@ pub struct Interface {
     pub owner: u32,
 }
 
-/// One row of `fairway drops -o json`.
+/// One row of `fairway drops -o json`. A row without a policy is the total of its reason.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Drops {
     pub reason: String,
@@ -96,6 +105,14 @@ impl Status {
 
     pub fn handoffs(&self) -> u64 {
         self.workers.iter().map(|worker| worker.handoffs_out).sum()
+    }
+}
+
+impl Drops {
+    /// Adds up the totals of the reasons that are asked for.
+    pub fn total(drops: &[Drops], wanted: impl Fn(&str) -> bool) -> u64 {
+        let totals = drops.iter().filter(|row| row.policy.is_none() && wanted(&row.reason));
+        totals.map(|row| row.count).sum()
     }
 }
 

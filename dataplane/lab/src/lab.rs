@@ -61,6 +61,7 @@ pub struct Lab {
     fabric: Fabric,
     objects: Objects,
     binaries: Binaries,
+    has_nics: bool,
     // Last: it removes what the others were made of.
     guard: Guard,
 }
@@ -76,8 +77,9 @@ impl Lab {
         let client = Netns::create(&format!("{}client", guard.prefix()))?;
         fabric.connect("client", &client, UPLINK, 1)?;
         client.ip(&format!("address add {}/24 dev {UPLINK}", client_address()))?;
-        let mut lab =
-            Lab { nodes: vec![], pods: BTreeMap::new(), servers: vec![], client, fabric, objects, binaries, guard };
+        let has_nics = !options.nics.is_empty();
+        let (nodes, pods, servers) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut lab = Lab { nodes, pods, servers, client, fabric, objects, binaries, has_nics, guard };
         for number in 1..=NODES {
             lab.wire_node(number, options)?;
         }
@@ -184,6 +186,11 @@ impl Lab {
 
     pub fn node_of(&self, pod: &str) -> Result<&Node> {
         Ok(&self.nodes[self.pod(pod)?.node])
+    }
+
+    /// The uplinks are NICs of this machine, not veth pairs.
+    pub fn has_nics(&self) -> bool {
+        self.has_nics
     }
 
     pub fn client(&self) -> &Netns {

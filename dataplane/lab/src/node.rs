@@ -20,8 +20,8 @@ use crate::wait;
 const HOST_OFFSET: u32 = 2;
 const SNAT_OFFSET: u32 = 3;
 
-/// A process must be there after this long, also on a machine that compiles something beside.
-const START_LIMIT: Duration = Duration::from_secs(15);
+/// A process must be there after this long, also on an emulated machine.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// What tells one node from another.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::binaries::NotBuilt;
-use crate::fairway::Interface;
+use crate::fairway::{Drops, Interface};
 use crate::report::{Measured, Report};
 use crate::stage::Stage;
 use crate::wait::sleep_ms;
@@ -95,7 +95,7 @@ impl Snapshot {
     fn take(stage: &Stage) -> Result<Self> {
         sleep_ms(COUNTERS_LAG_MS);
         let interfaces = stage.lab.nodes.iter().map(|node| node.fairway().interfaces()).collect::<Result<Vec<_>>>()?;
-        let drops = stage.lab.nodes.iter().map(|node| Ok(node.fairway().drops()?.iter().map(|d| d.count).sum::<u64>()));
+        let drops = stage.lab.nodes.iter().map(|node| Ok(Drops::total(&node.fairway().drops()?, |_| true)));
         Ok(Snapshot { interfaces, drops: drops.sum::<Result<u64>>()? })
     }
 

@@ -19,6 +19,10 @@ const ECHO_HEADERS_SIZE: u64 = 28;
 pub fn play(stage: &mut Stage, report: &mut Report) -> Result<()> {
     for node in &stage.lab.nodes {
         kernel_stays_out(report, node)?;
+        if stage.lab.has_nics() {
+            let mode = node.fairway().status()?.uplink.mode.unwrap_or_default();
+            report.equal(format!("the uplink of {} is bound", node.name()), &mode, "zero-copy");
+        }
     }
     let alice = stage.lab.pod("alice")?;
     for (receiver, place) in [("web-1", "on one node"), ("web-2", "across nodes")] {

@@ -139,15 +139,12 @@ fn names_the_source(reason: &str) -> bool {
     ["spoof", "forge", "source"].iter().any(|word| reason.contains(word))
 }
 
-/// Reasons whose count grew, with by how much.
+/// Reasons whose total grew, with by how much.
 fn growth<'a>(before: &'a [Drops], after: &'a [Drops]) -> impl Iterator<Item = (&'a str, u64)> {
-    let total =
-        |drops: &[Drops], reason: &str| -> u64 { drops.iter().filter(|d| d.reason == reason).map(|d| d.count).sum() };
-    let mut reasons: Vec<&str> = after.iter().map(|drops| drops.reason.as_str()).collect();
-    reasons.sort_unstable();
-    reasons.dedup();
-    reasons.into_iter().filter_map(move |reason| {
-        let grown = total(after, reason).saturating_sub(total(before, reason));
+    let totals = after.iter().filter(|row| row.policy.is_none());
+    totals.filter_map(|row| {
+        let reason = row.reason.as_str();
+        let grown = row.count.saturating_sub(Drops::total(before, |other| other == reason));
         (grown > 0).then_some((reason, grown))
     })
 }
@@ -156,15 +153,20 @@ fn growth<'a>(before: &'a [Drops], after: &'a [Drops]) -> impl Iterator<Item = (
 mod tests {
     use super::*;
 
-    fn drops(reason: &str, count: u64) -> Drops {
-        Drops { reason: reason.into(), count, policy: None }
+    fn drops(reason: &str, count: u64, policy: Option<&str>) -> Drops {
+        Drops { reason: reason.into(), count, policy: policy.map(str::to_string) }
     }
 
     #[test]
-    fn growth_adds_up_rows_of_one_reason() {
-        let before = [drops("SpoofedSource", 1)];
-        let after = [drops("SpoofedSource", 3), drops("SpoofedSource", 3), drops("Malformed", 0)];
-        assert_eq!(growth(&before, &after).collect::<Vec<_>>(), [("SpoofedSource", 5)]);
-        assert!(names_the_source("SpoofedSource") && !names_the_source("PolicyIngress"));
+    fn growth_is_that_of_a_reasons_total() {
+        let before = [drops("SpoofedAddress", 1, None)];
+        let after = [
+            drops("SpoofedAddress", 6, None),
+            drops("PolicyIngress", 4, None),
+            drops("PolicyIngress", 4, Some("demo/p")),
+            drops("Malformed", 0, None),
+        ];
+        assert_eq!(growth(&before, &after).collect::<Vec<_>>(), [("SpoofedAddress", 5), ("PolicyIngress", 4)]);
+        assert!(names_the_source("SpoofedAddress") && !names_the_source("PolicyIngress"));
     }
 }

@@ -195,9 +195,12 @@ impl Try {
     }
 
     /// One request; how many packets were handed over meanwhile, or why it failed.
-    fn take(&self, stage: &Stage) -> Result<std::result::Result<u64, String>> {
+    fn take(&self, stage: &Stage, shown: bool) -> Result<std::result::Result<u64, String>> {
         let before = handoffs(stage)?;
-        let ran = stage.run(&curl(&self.from, &self.url))?;
+        let ran = curl(&self.from, &self.url).run()?;
+        if shown {
+            stage.show.ran(&ran);
+        }
         sleep_ms(COUNTERS_LAG_MS);
         let handed_over = handoffs(stage)? - before;
         Ok(match answer_in(&ran.stdout) {
@@ -229,7 +232,7 @@ impl Path {
                 break;
             }
             cases.tries += 1;
-            match one.take(stage)? {
+            match one.take(stage, cases.tries == 1)? {
                 Ok(0) => cases.equal += 1,
                 Ok(_) => cases.different += 1,
                 Err(why) => cases.failures.push(why),
