@@ -5,6 +5,7 @@ pub mod drops;
 pub mod frames;
 pub mod mem;
 pub mod pool;
+pub mod several;
 pub mod tap;
 #[cfg(test)]
 mod test_devices;
@@ -29,6 +30,11 @@ pub trait Interface: Send {
 
     /// What becomes readable when packets wait; None for memory.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether asking for packets costs no system call, so that every round asks; else epoll names it when it is ready.
+    fn is_cheap_to_ask(&self) -> bool {
+        false
+    }
 
     /// Whether super-frames (chains, GSO, partial checksums) may be sent as they are.
     fn takes_super_frames(&self) -> bool;

@@ -1,5 +1,22 @@
-//! The process that moves packets (crate doc to be completed).
+//! The process that moves packets.
+//!
+//! **The path of a packet.** A [`worker`] polls its interfaces. [`io`] fills a burst of [`packet`]s, each a head frame
+//! with all headers and a chain of further frames. [`parse`] turns bytes into `Meta` or a drop reason, strips a tunnel's
+//! outer headers, and names the flow's tuple by its local end. If another worker owns that end, [`handoff`] carries the
+//! packet there. [`flow`] finds the record of the tuple; if there is none, or what it depends on has changed,
+//! [`classify`] looks up service, policy, route and egress translation in the pinned tables, once, and the record keeps
+//! the answer. [`rewrite`] translates addresses and ports by checksum differences, counts the hop, and encapsulates
+//! ([`overlay`]); [`segment`] cuts super-frames where a wire follows. The packet is sent by [`io`], or judged once more
+//! for the half of the flow that belongs to a local receiver. What the node itself answers is [`punt`].
+//!
+//! Around it: [`config`] (what was typed), [`start`] (from descriptors to threads without privileges), [`server`] (the
+//! connection with control), [`explain`] (what would become of a packet).
+//!
+//! Nothing on the path blocks, allocates, logs or returns `Result`. `unsafe` is in [`io`] alone.
+
 pub mod classify;
+pub mod config;
+pub mod explain;
 pub mod flow;
 pub mod handoff;
 pub mod io;
@@ -9,4 +26,7 @@ pub mod parse;
 pub mod punt;
 pub mod rewrite;
 pub mod segment;
+pub mod server;
+pub mod signals;
+pub mod start;
 pub mod worker;

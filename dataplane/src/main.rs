@@ -1,1 +1,90 @@
-fn main() {}
+//! Arguments, then configuration, then descriptors from control, then workers; and wait.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use dataplane::config::{Args, Config};
+use dataplane::server::Server;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::io::ErrorKind;
+use std::process::ExitCode;
+use tables::channel::{Channel, ChannelError, Listener};
+
+fn main() -> ExitCode {
+    match Config::check(Args::parse()) {
+        Err(error) => {
+            eprintln!("fairway-dataplane: {error}");
+            ExitCode::from(2)
+        }
+        Ok(config) => match run(config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("fairway-dataplane: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn run(config: Config) -> Result<()> {
+    let path = config.socket.clone();
+    let stop = dataplane::signals::stop_fd().context("cannot listen for signals")?;
+    let listener = Listener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    let mut server = Server::new(config)?;
+    eprintln!("waiting for control at {}", path.display());
+    let mut channel: Option<Channel> = None;
+    loop {
+        let mut fds = vec![PollFd::new(&stop, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
+        fds.extend(channel.as_ref().map(|channel| PollFd::new(channel, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other.context("cannot wait for control")?,
+        };
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            break;
+        }
+        if ready.get(2) == Some(&true) {
+            channel = serve(&mut server, channel);
+        }
+        if ready[1] {
+            channel = accept(&listener, &server)?.or(channel);
+        }
+    }
+    std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    server.stop();
+    Ok(())
+}
+
+/// Serves one request; a connection that is broken or talks nonsense is closed.
+fn serve(server: &mut Server, channel: Option<Channel>) -> Option<Channel> {
+    let channel = channel?;
+    match server.serve(&channel) {
+        Ok(()) => Some(channel),
+        Err(error) => {
+            match error.downcast_ref::<ChannelError>() {
+                Some(ChannelError::Closed) => eprintln!("control is gone; packets keep flowing by the last tables"),
+                _ => eprintln!("closed the connection with control: {error:#}"),
+            }
+            None
+        }
+    }
+}
+
+/// A new control process takes the place of an old one.
+fn accept(listener: &Listener, server: &Server) -> Result<Option<Channel>> {
+    let channel = match listener.accept() {
+        Ok(channel) => channel,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error).context("cannot accept a connection"),
+    };
+    match server.greet(&channel) {
+        Ok(()) => {
+            eprintln!("control has connected");
+            Ok(Some(channel))
+        }
+        Err(error) => {
+            eprintln!("control went away while connecting: {error:#}");
+            Ok(None)
+        }
+    }
+}

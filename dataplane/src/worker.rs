@@ -1,7 +1,235 @@
-//! The poll loop of one core.
+//! The poll loop of one core: take packets from interfaces and the mailbox, forward, send, keep house, idle. One round
+//! after the other; between rounds the tables are pinned anew and commands are done.
+
 pub mod forward;
 pub mod held;
 mod icmp;
+mod idle;
 pub mod interfaces;
 mod open;
 mod uplink;
+
+pub use idle::Polling;
+
+use crate::handoff::{Command, Mailbox};
+use crate::packet::{BURST_MAX, Burst};
+use forward::Path;
+use idle::Idle;
+use interfaces::{Slot, weight};
+use std::sync::Arc;
+use std::time::Instant;
+use tables::counters::{InterfaceCounter, WorkerCounter};
+use tables::publish::unpin;
+
+/// Expiry sees every record once in this time.
+const EXPIRY_ROUND_MS: usize = 4_000;
+/// Bursts taken from one ready interface in a round, so that a busy pod does not starve the others.
+const BURSTS_PER_ROUND: usize = 2;
+
+pub struct Worker {
+    path: Path,
+    mailboxes: Arc<[Mailbox]>,
+    burst: Burst,
+    idle: Idle,
+    round_start: Instant,
+    started: Instant,
+    housekept_ms: u32,
+    stopped: bool,
+}
+
+impl Worker {
+    pub fn new(path: Path, mailboxes: Arc<[Mailbox]>, polling: Polling) -> std::io::Result<Worker> {
+        let idle = Idle::new(polling, mailboxes[path.id as usize].bell())?;
+        let now = Instant::now();
+        let housekept_ms = now_ms();
+        Ok(Worker {
+            path,
+            mailboxes,
+            burst: Burst::default(),
+            idle,
+            round_start: now,
+            started: now,
+            housekept_ms,
+            stopped: false,
+        })
+    }
+
+    pub fn path(&mut self) -> &mut Path {
+        &mut self.path
+    }
+
+    /// Rounds until a stop command.
+    pub fn run(mut self) {
+        while !self.stopped {
+            let packets = self.round();
+            self.account(packets);
+            if packets > 0 {
+                self.idle.busy();
+            } else if self.idle.wants_sleep(self.round_start) {
+                self.sleep();
+            }
+        }
+        unpin(self.path.status.block(self.path.id as usize).ack());
+    }
+
+    /// One round. Returns how many packets were taken.
+    pub fn round(&mut self) -> usize {
+        self.commands();
+        self.path.now_ms = now_ms();
+        if self.path.pin() && !self.path.held.is_empty() {
+            self.path.retry_held();
+        }
+        let packets = self.take_from_interfaces() + self.take_from_mailbox();
+        self.path.flush();
+        self.keep_house();
+        packets
+    }
+
+    fn commands(&mut self) {
+        while let Some(command) = self.mailboxes[self.path.id as usize].take_command() {
+            match command {
+                Command::Tables(reader) => self.path.reader = Some(reader),
+                Command::AddInterface(slot) => self.add_interface(*slot),
+                Command::RemoveInterface(id) => self.remove_interface(id),
+                Command::Stop => self.stopped = true,
+            }
+        }
+    }
+
+    pub fn add_interface(&mut self, mut slot: Slot) {
+        if let Some(device) = &mut slot.device {
+            device.housekeep(&mut self.path.pool);
+            self.idle.watch(slot.id, device.as_ref());
+        }
+        self.path.interfaces.add(slot);
+    }
+
+    fn remove_interface(&mut self, id: u32) {
+        if let Some(device) = self.path.interfaces.get(id).and_then(|slot| slot.device.as_ref()) {
+            self.idle.unwatch(id, device.as_ref());
+        }
+        self.path.interfaces.remove(id, &mut self.path.pool);
+    }
+
+    fn take_from_interfaces(&mut self) -> usize {
+        let mut packets = 0;
+        self.idle.find_ready();
+        for i in 0..self.idle.ready().len() {
+            let id = self.idle.ready()[i];
+            for _ in 0..BURSTS_PER_ROUND {
+                let taken = self.take_burst(id);
+                packets += taken;
+                if taken < BURST_MAX / 2 {
+                    break;
+                }
+            }
+        }
+        packets
+    }
+
+    fn take_burst(&mut self, id: u32) -> usize {
+        let Some(device) = self.path.interfaces.slot_mut(id).and_then(|slot| slot.device.as_mut()) else { return 0 };
+        device.rx(&mut self.path.pool, &mut self.burst);
+        if self.burst.is_empty() {
+            return 0;
+        }
+        let (packets, bytes) = weight(&self.burst);
+        let status = self.path.status.block(self.path.id as usize);
+        status.count_interface(id as usize, InterfaceCounter::RxPackets, packets);
+        status.count_interface(id as usize, InterfaceCounter::RxBytes, bytes);
+        self.path.forward(&mut self.burst);
+        packets as usize
+    }
+
+    fn take_from_mailbox(&mut self) -> usize {
+        let mailbox = &self.mailboxes[self.path.id as usize];
+        let mut packets = 0;
+        let handed = std::iter::from_fn(|| mailbox.take()).take(BURST_MAX).inspect(|_| packets += 1);
+        self.path.forward_handed(handed);
+        packets
+    }
+
+    /// What need not be done for each packet: completions, frames that come home, flows that time out, gauges.
+    fn keep_house(&mut self) {
+        let block = self.path.status.block(self.path.id as usize);
+        for slot in self.path.interfaces.slots_mut() {
+            let Some(device) = &mut slot.device else { continue };
+            device.housekeep(&mut self.path.pool);
+            device.take_drops(&mut |reason, count| block.count_drop(reason, count));
+            if device.is_gone() && !slot.gone {
+                slot.gone = true;
+                self.idle.unwatch(slot.id, device.as_ref());
+            }
+        }
+        self.path.pool.housekeep();
+        let elapsed_ms = self.path.now_ms.wrapping_sub(self.housekept_ms);
+        if elapsed_ms == 0 {
+            return;
+        }
+        self.housekept_ms = self.path.now_ms;
+        let count = self.path.flows.capacity() / EXPIRY_ROUND_MS * elapsed_ms as usize + 1;
+        let expired = self.path.flows.expire(count, self.path.now_ms);
+        block.count(WorkerCounter::FlowsExpired, expired as u64);
+        self.path.expire_held();
+        self.path.set_gauges();
+    }
+
+    fn account(&mut self, packets: usize) {
+        let block = self.path.status.block(self.path.id as usize);
+        let now = Instant::now();
+        if packets > 0 {
+            block.count(WorkerCounter::BusyTime, (now - self.round_start).as_nanos() as u64);
+            block.count(WorkerCounter::Bursts, 1);
+            block.count(WorkerCounter::Packets, packets as u64);
+        }
+        block.set(WorkerCounter::TotalTime, (now - self.started).as_nanos() as u64);
+        self.round_start = now;
+    }
+
+    /// Sleeps until something is ready. Contract: unpinned and announced before, so neither publisher nor other workers
+    /// wait for us, nor their packets.
+    fn sleep(&mut self) {
+        let id = self.path.id as usize;
+        let block = self.path.status.block(id);
+        if !self.mailboxes[id].may_sleep() {
+            return;
+        }
+        unpin(block.ack());
+        block.count(WorkerCounter::Sleeps, 1);
+        block.set(WorkerCounter::Asleep, 1);
+        block.set(WorkerCounter::SharesCore, self.idle.shares_core() as u64);
+        let has_flows = self.path.flows.used() > 0 || !self.path.held.is_empty();
+        self.idle.sleep(has_flows);
+        self.mailboxes[id].awake();
+        block.set(WorkerCounter::Asleep, 0);
+        self.round_start = Instant::now();
+    }
+}
+
+impl Path {
+    /// Pins the live tables; true if they changed.
+    fn pin(&mut self) -> bool {
+        let block = self.status.block(self.id as usize);
+        self.reader.as_mut().is_some_and(|reader| reader.pin(block.ack(), &mut self.scopes))
+    }
+
+    fn flush(&mut self) {
+        let block = self.status.block(self.id as usize);
+        self.interfaces.flush(&mut self.pool, block);
+    }
+
+    fn set_gauges(&self) {
+        let block = self.status.block(self.id as usize);
+        block.set(WorkerCounter::Flows, self.flows.used() as u64);
+        block.set(WorkerCounter::FlowsLimit, self.flows.capacity() as u64);
+        block.set(WorkerCounter::FramesFree, self.pool.available() as u64);
+        block.set(WorkerCounter::HasTables, self.reader.is_some() as u64);
+        block.set(WorkerCounter::Generation, self.reader.as_ref().map_or(0, |reader| reader.generation()));
+    }
+}
+
+/// Milliseconds since boot, wrapping: goes on over restarts of the process, and while the machine sleeps.
+pub fn now_ms() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
+}

@@ -177,6 +177,10 @@ impl Interface for MemInterface {
         None
     }
 
+    fn is_cheap_to_ask(&self) -> bool {
+        true
+    }
+
     fn takes_super_frames(&self) -> bool {
         self.config.super_frames
     }
@@ -229,6 +233,10 @@ impl Interface for Replay {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn is_cheap_to_ask(&self) -> bool {
+        true
     }
 
     fn takes_super_frames(&self) -> bool {

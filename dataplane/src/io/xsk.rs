@@ -224,6 +224,10 @@ impl Interface for Xsk {
         self.fd.as_ref().map(|fd| fd.as_fd())
     }
 
+    fn is_cheap_to_ask(&self) -> bool {
+        true
+    }
+
     fn takes_super_frames(&self) -> bool {
         false
     }

@@ -25,6 +25,8 @@ pub struct Slot {
     /// This worker's queue.
     pub device: Option<Box<dyn Interface>>,
     pub out: Burst,
+    /// The device has died and wakes nobody any more.
+    pub gone: bool,
 }
 
 /// All interfaces, by id.

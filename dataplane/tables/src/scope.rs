@@ -87,6 +87,13 @@ impl Default for ScopeCounters {
 }
 
 impl ScopeCounters {
+    /// Counters that begin at `start`, so that sums of earlier counters do not look current.
+    pub fn starting_at(start: u32) -> ScopeCounters {
+        let mut counters = ScopeCounters::default();
+        counters.slots.fill(start);
+        counters
+    }
+
     /// Bumps the slots set in word `index` of a touched bitmap.
     pub(crate) fn bump(&mut self, index: usize, mut bits: u64) {
         while bits != 0 {

@@ -1,0 +1,112 @@
+//! What would become of a packet that was never sent: the worker's own classify on the live tables, and what it found.
+//! Never a second evaluator: this file only words the decisions.
+
+use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
+use tables::View;
+use tables::flow::{HopKind, Tuple};
+use tables::layout::Table;
+use tables::message::{ExplainQuery, Explained};
+use tables::node::NodeRecord;
+
+/// Answers a query on a pinned view.
+pub fn explain(view: View<'_>, query: &ExplainQuery) -> Explained {
+    let node: NodeRecord = view.row(Table::Node, 0);
+    let context = Context { view, node: &node };
+    let tuple = tuple(query);
+    match query.interface {
+        Some(interface) => from_local(&context, &tuple, interface),
+        None => {
+            let tuple = tuple.reversed();
+            let decision = classify::to_local(&context, &tuple, Origin::Uplink);
+            let mut told = worded(&context, &tuple, &decision);
+            note(&mut told, "towards", &tuple, &decision);
+            told
+        }
+    }
+}
+
+fn tuple(query: &ExplainQuery) -> Tuple {
+    Tuple {
+        local: query.src,
+        remote: query.dst,
+        local_port: query.src_port,
+        remote_port: if query.protocol.has_ports() { query.dst_port } else { 0 },
+        protocol: query.protocol,
+        reserved: 0,
+        network: 0,
+    }
+}
+
+/// The sender's half, and the receiver's if that is on this node too.
+fn from_local(context: &Context<'_>, tuple: &Tuple, interface: u32) -> Explained {
+    let decision = classify::from_local(context, tuple, interface, 0, None);
+    let mut told = worded(context, tuple, &decision);
+    note(&mut told, "from", tuple, &decision);
+    if decision.verdict != Verdict::Forward || decision.out.kind() != HopKind::Endpoint {
+        return told;
+    }
+    let other = decision.outside(tuple).reversed();
+    let second = classify::to_local(context, &other, Origin::Local);
+    note(&mut told, "towards", &other, &second);
+    let half = worded(context, &other, &second);
+    if half.verdict != "forward" {
+        (told.verdict, told.reason) = (half.verdict, half.reason);
+    }
+    told.policy = half.policy.or(told.policy);
+    told
+}
+
+fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explained {
+    let (verdict, reason) = match decision.verdict {
+        Verdict::Forward => ("forward", None),
+        Verdict::Drop(reason) => ("drop", Some(reason.name().to_owned())),
+        Verdict::Reject => ("reject", None),
+        Verdict::Punt => ("punt", None),
+    };
+    let backends = decision.service.map_or(Vec::new(), |found| {
+        (0..found.backends_count)
+            .map(|i| classify::service::backend(&context.view, &found, i))
+            .map(|backend| (backend.addr, backend.port))
+            .collect()
+    });
+    Explained {
+        verdict: verdict.to_owned(),
+        reason,
+        policy: decision.policy,
+        steps: Vec::new(),
+        service: decision.service.map(|found| found.id),
+        backends,
+        inside: Some(shown(tuple)),
+        outside: (decision.verdict == Verdict::Forward).then(|| shown(&decision.outside(tuple))),
+        masquerade: decision.masquerade != Masquerade::No,
+        generation: context.view.generation(),
+    }
+}
+
+/// Adds the look-ups of one half.
+fn note(told: &mut Explained, half: &str, tuple: &Tuple, decision: &Decision) {
+    let mut step = |what: &str, result: String| told.steps.push((format!("{half} {}: {what}", tuple.local), result));
+    if let Some(service) = decision.service {
+        step("service", format!("id {}, {} backends", service.id, service.backends_count));
+    }
+    step("identity", format!("{} is {}", decision.remote, decision.identity));
+    if let Some(set) = decision.policy_set {
+        let by = decision.policy.map_or("no policy isolates".to_owned(), |policy| format!("policy {policy}"));
+        step("policy set", format!("{set}: {by}"));
+    }
+    if let Some(route) = decision.route {
+        step("route", format!("id {route}, {:?} {}", decision.out.kind(), decision.out.target));
+    }
+    if let Masquerade::As(addr) = decision.masquerade {
+        step("masquerade", format!("as {addr}"));
+    }
+    step("verdict", format!("{:?}", decision.verdict));
+}
+
+fn shown(tuple: &Tuple) -> String {
+    let end = |addr: tables::Addr, port: u16| {
+        if addr.is_v4() { format!("{addr}:{port}") } else { format!("[{addr}]:{port}") }
+    };
+    let (local, remote) = (end(tuple.local, tuple.local_port), end(tuple.remote, tuple.remote_port));
+    format!("{local} {remote} {}", tuple.protocol)
+}
