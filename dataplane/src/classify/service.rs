@@ -67,7 +67,7 @@ fn choose(view: &View, found: &Match, pick: u64) -> Option<(Addr, u16)> {
     if found.backends_count == 0 {
         return None;
     }
-    let index = (hash::fold(pick, 0x9e37_79b9_7f4a_7c15) >> 32) * found.backends_count as u64 >> 32;
+    let index = ((hash::fold(pick, 0x9e37_79b9_7f4a_7c15) >> 32) * found.backends_count as u64) >> 32;
     let backend = backend(view, found, index as u32);
     (!backend.addr.is_unspecified()).then_some((backend.addr, backend.port))
 }

@@ -168,7 +168,7 @@ impl Path {
             Parsed::Drop(reason) => return self.drop_packet(packet, reason),
         };
         if !parse::is_tunnel(&meta, &context.node.node, context.node.tunnel_port) {
-            return self.to_owner(context, packet, meta, Origin::Uplink);
+            return self.queue_at_owner(context, packet, meta, Origin::Uplink);
         }
         let vxlan = meta.l4 as usize + 8;
         match overlay::vni(&self.pool.memory().head(&packet)[vxlan..]) {
@@ -180,7 +180,7 @@ impl Path {
             return self.drop_packet(packet, DropReason::Truncated);
         }
         match self.parse(&mut packet) {
-            Parsed::Ip(inner) => self.to_owner(context, packet, inner, Origin::Tunnel(meta.src)),
+            Parsed::Ip(inner) => self.queue_at_owner(context, packet, inner, Origin::Tunnel(meta.src)),
             Parsed::Arp => self.drop_packet(packet, DropReason::EtherType),
             Parsed::Drop(reason) => self.drop_packet(packet, reason),
         }
@@ -196,7 +196,7 @@ impl Path {
     }
 
     /// Keeps a packet that this worker owns, hands over one that it does not.
-    fn to_owner(&mut self, context: &Context<'_>, packet: Packet, meta: Meta, origin: Origin) {
+    fn queue_at_owner(&mut self, context: &Context<'_>, packet: Packet, meta: Meta, origin: Origin) {
         let tuple = meta.from_remote();
         let workers = self.status.workers();
         let owned_by = if workers == 1 { None } else { self.owner_of(context, &packet, &meta, &tuple) };
@@ -280,7 +280,7 @@ impl Path {
         }
         match hop.kind() {
             HopKind::Interface => self.deliver(context, hop.target, item),
-            HopKind::Endpoint => self.to_other_half(context, item, hop.worker),
+            HopKind::Endpoint => self.judge_other_half(context, item, hop.worker),
             HopKind::Tunnel | HopKind::Uplink => self.send_uplink(context, item, &next_hop),
             HopKind::None | HopKind::Drop | HopKind::Reject | HopKind::Punt => {
                 self.drop_packet(item.packet, DropReason::NoRoute)
@@ -320,7 +320,7 @@ impl Path {
     }
 
     /// To another local end, whose own half of the flow is judged by its owner.
-    pub(super) fn to_other_half(&mut self, context: &Context<'_>, item: Item, worker: Worker) {
+    pub(super) fn judge_other_half(&mut self, context: &Context<'_>, item: Item, worker: Worker) {
         if worker != self.id {
             let handed = Handed { packet: item.packet, stage: Stage::Back(Origin::Local) };
             let block = self.status.block(self.id as usize);

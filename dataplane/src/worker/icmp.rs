@@ -44,7 +44,7 @@ impl Path {
         };
         match hop.kind() {
             HopKind::Interface => self.deliver(context, hop.target, item),
-            HopKind::Endpoint => self.to_other_half(context, item, hop.worker),
+            HopKind::Endpoint => self.judge_other_half(context, item, hop.worker),
             HopKind::Tunnel | HopKind::Uplink => self.send_uplink(context, item, &next_hop),
             _ => self.drop_packet(item.packet, DropReason::IcmpUnrelated),
         }

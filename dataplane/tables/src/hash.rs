@@ -16,7 +16,7 @@ pub fn fold(a: u64, b: u64) -> u64 {
 /// Hashes a record whose size is a multiple of eight bytes.
 #[inline(always)]
 pub fn hash<K: Pod>(key: &K, seed: u64) -> u64 {
-    const { assert!(size_of::<K>() % 8 == 0) };
+    const { assert!(size_of::<K>().is_multiple_of(8)) };
     let mut state = seed ^ MULTIPLIER;
     for (i, bytes) in bytemuck::bytes_of(key).chunks_exact(8).enumerate() {
         let word = u64::from_ne_bytes(bytes.try_into().expect("chunks of eight"));

@@ -97,7 +97,7 @@ fn spread(endpoint: &EndpointRecord, tuple: &Tuple) -> Worker {
 fn by_client(client: Addr, port: u16, protocol: Protocol, workers: u16) -> Worker {
     let [high, low] = client.words();
     let key = [high, low, (port as u64) << 8 | protocol.0 as u64];
-    ((hash::hash(&key, 0) >> 32) * workers as u64 >> 32) as Worker
+    (((hash::hash(&key, 0) >> 32) * workers as u64) >> 32) as Worker
 }
 
 #[cfg(test)]

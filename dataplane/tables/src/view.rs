@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Copies a record out of shared words, word by word.
 #[inline(always)]
 pub fn read_record<T: Pod>(words: &[AtomicU64], at: usize) -> T {
-    const { assert!(size_of::<T>() % 8 == 0 && size_of::<T>() > 0) };
+    const { assert!(size_of::<T>().is_multiple_of(8) && size_of::<T>() > 0) };
     let mut value = T::zeroed();
     let Some(source) = words.get(at..).and_then(|rest| rest.get(..size_of::<T>() / 8)) else { return value };
     for (bytes, word) in bytemuck::bytes_of_mut(&mut value).chunks_exact_mut(8).zip(source) {
@@ -22,7 +22,7 @@ pub fn read_record<T: Pod>(words: &[AtomicU64], at: usize) -> T {
 /// Copies a record into shared words.
 #[inline(always)]
 pub fn write_record<T: Pod>(words: &[AtomicU64], at: usize, value: &T) {
-    const { assert!(size_of::<T>() % 8 == 0) };
+    const { assert!(size_of::<T>().is_multiple_of(8)) };
     for (bytes, word) in bytemuck::bytes_of(value).chunks_exact(8).zip(&words[at..at + size_of::<T>() / 8]) {
         word.store(u64::from_ne_bytes(bytes.try_into().expect("chunks of eight")), Ordering::Relaxed);
     }
