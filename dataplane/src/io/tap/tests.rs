@@ -148,6 +148,26 @@ fn a_udp_super_frame_comes_whole_and_goes_back_as_datagrams() {
     assert_eq!((pool.available(), drops(&mut tap)), (128, vec![]));
 }
 
+/// The first long packet after short ones is read past the few frames, the next one straight into all of them.
+#[test]
+fn long_packets_read_the_same_however_they_were_expected() {
+    let (namespace, mut tap, _) = pod();
+    let (mut pool, socket) = (pool(128), socket(&namespace));
+    set_udp_segment(&socket, 1000);
+    let payload: Vec<u8> = (0..60_000u32).map(|i| (i * 7 % 251) as u8).collect();
+    for size in [10, 13_942, 13_943, 60_000, 60_000, 13_942, 60_000, 10, 20_000, 20_000] {
+        let bytes = payload[..size].to_vec();
+        let sender = socket.try_clone().unwrap();
+        namespace.run(move || sender.send_to(&bytes, (FAR, 53)).unwrap());
+        let packet = receive_one(&mut tap, &mut pool, is_udp);
+        let bytes: Vec<u8> = pool.memory().chain(&packet).flatten().copied().collect();
+        assert!(bytes[42..] == payload[..size], "bytes of a packet of {size} differ");
+        pool.put_packet(packet);
+        assert_eq!((pool.available(), tap.long), (128, size > 13_942), "{size}");
+    }
+    assert_eq!(drops(&mut tap), vec![]);
+}
+
 /// Sends a packet of the pod's back to it; sums do not change when addresses swap, and the port's half is not in yet.
 fn turn_round(head: &mut [u8], mac: [u8; 6], port: u16) {
     head[..6].copy_from_slice(&mac);
