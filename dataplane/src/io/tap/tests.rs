@@ -261,6 +261,8 @@ fn a_device_that_is_down_drops_and_one_that_is_deleted_is_gone() {
     let (bytes, _) = datagram(mac, b"down");
     let packet = pool.copy_in(&bytes).unwrap();
     assert_eq!(send_one(&mut tap, &mut pool, packet), 0);
+    tap.rx(&mut pool, &mut burst);
+    burst.drain().for_each(|packet| pool.put_packet(packet));
     assert_eq!((drops(&mut tap), tap.is_gone()), (vec![(DropReason::InterfaceGone, 1)], false));
     namespace.shell("ip link delete pod0");
     let packet = pool.copy_in(&bytes).unwrap();
