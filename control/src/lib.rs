@@ -1,14 +1,43 @@
-//! Being written.
+//! The process that knows the cluster: it turns objects into lookup tables for the dataplane of its node.
+//!
+//! **The path of an update.** [`file`] reads Kubernetes objects and parses them at the edge ([`object`]); [`state`] keeps
+//! what should be, together with what [`watch`] hears from the kernel and [`attachment`] knows of pods; [`compile`] turns
+//! what changed into rows and touched scopes, writing them into the idle copy of the shared tables; [`supervise`], the
+//! loop, flips the copies as soon as every worker acknowledged the last flip, and what arrived meanwhile is the next batch.
+//!
+//! **The path of a pod.** [`cni`] (in `fairway-cni`) asks over [`api`]; [`ipam`] gives an address, [`pod`] makes the TAP
+//! inside the pod's namespace, [`link`] passes its descriptor to the dataplane, and the answer waits for the tables.
+//!
+//! **The node** keeps its NIC: [`claim`] is the XDP program that takes only what is ours from the [`uplink`], [`node`] what
+//! is put on the host so that it reaches pods and services, [`reserve`] the ports that are ours; all undone at exit.
+
 pub mod alloc;
+pub mod api;
+pub mod args;
+pub mod attachment;
+pub mod claim;
+pub mod cli;
+pub mod cni;
 pub mod compile;
+pub mod disk;
 pub mod file;
+pub mod flows;
+pub mod http;
 pub mod identity;
+pub mod ipam;
+pub mod link;
+pub mod listing;
+pub mod netlink;
+pub mod node;
 pub mod object;
+pub mod pod;
+pub mod reserve;
+pub mod serve;
 pub mod slices;
 pub mod state;
-pub mod claim;
-pub mod netlink;
+pub mod supervise;
 pub mod sys;
+pub mod sysctl;
 pub mod tap;
 pub mod uplink;
 pub mod watch;

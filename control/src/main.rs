@@ -1,1 +1,67 @@
-fn main() {}
+//! Thin: arguments, the lock that says there is one of us, sockets, signals, the loop.
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use control::args::Args;
+use control::supervise::Supervisor;
+use control::{api, http, log, serve};
+use std::fs::File;
+use std::path::Path;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.context("cannot start the event loop").and_then(|runtime| runtime.block_on(run(args)));
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            log(format_args!("{error:#}"));
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("it changes the node's network and has to run as root: use sudo");
+    }
+    for directory in [&args.run_dir, &args.state_dir] {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    let _lock = lock(&args.run_dir)?;
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    };
+    let http = TcpListener::bind(args.http).await;
+    let http = http.with_context(|| format!("cannot serve metrics on {}: give another --http", args.http))?;
+    let socket = api::socket_path(&args.run_dir);
+    let supervisor = Supervisor::start(args).await?;
+    let listener = serve::listen(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let (requests, receiver) = mpsc::channel(64);
+    tokio::spawn(serve::run(listener, requests.clone()));
+    tokio::spawn(http::run(http, requests));
+    log(format_args!("serving {}", socket.display()));
+    let outcome = supervisor.run(receiver, stop).await;
+    let _ = std::fs::remove_file(&socket);
+    outcome
+}
+
+/// Held as long as the file is open; gone with the process, whatever ends it.
+fn lock(run_dir: &Path) -> Result<File> {
+    let path = run_dir.join("control.lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("another fairway-control holds {}: stop it, or give another --run-dir", path.display())
+        }
+        Err(errno) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}

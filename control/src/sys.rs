@@ -1,9 +1,11 @@
-//! The few system calls that no safe crate offers: the TUN driver's ioctls and two options of AF_XDP sockets. It must not
-//! decide anything: a safe function each, and nothing else in this crate is unsafe.
-#![allow(unsafe_code)] // ioctl and setsockopt take raw pointers; each call below says why it is sound.
+//! The few things that no safe crate offers: the TUN driver's ioctls, two options of AF_XDP sockets, and waiting for a
+//! descriptor of ours in the event loop. It must not decide anything: a safe function each, and nothing else in this
+//! crate is unsafe.
+#![allow(unsafe_code)] // ioctl and setsockopt take raw pointers, AsyncFd a promise; each call says why it is sound.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use tokio::io::unix::AsyncFd;
 
 /// `struct ifreq` as TUNSETIFF reads it: a name and a short of flags in 40 bytes (linux/if.h).
 #[repr(C)]
@@ -80,4 +82,10 @@ fn set_option(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the option's value is one int that outlives the call.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), size) })
+}
+
+/// Watches a descriptor in the event loop. Must be called inside a tokio runtime.
+pub fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the AsyncFd owns the descriptor, and an OwnedFd always returns the same one until it is dropped.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }

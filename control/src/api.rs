@@ -1,0 +1,163 @@
+//! What the CLI and the CNI plugin say to the control process over RUN/control.sock: one JSON request a line, one JSON
+//! reply a line. And the shapes of the listings, which `-o json` prints as they are.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tables::Addr;
+
+/// The largest request line, bytes.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// The slowest answer is an ADD that waits for its tables.
+const REPLY_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "ask", rename_all = "kebab-case")]
+pub enum Request {
+    Status,
+    Interfaces,
+    Endpoints,
+    Services,
+    Policies,
+    Routes,
+    Flows,
+    Drops,
+    Explain(Question),
+    /// The text of /metrics.
+    Metrics,
+    /// Whether tables are in force.
+    Ready,
+    CniAdd(CniPod),
+    CniDel(CniPod),
+    CniCheck(CniPod),
+    /// Whether an ADD would succeed.
+    CniStatus,
+    /// Detaches all but these (container, interface).
+    CniGc {
+        valid: Vec<(String, String)>,
+    },
+}
+
+/// `fairway explain SRC DST:PORT/PROTOCOL [--from ENDPOINT]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// `namespace/pod` or an address.
+    pub src: String,
+    /// `namespace/pod`, `namespace/service` or an address.
+    pub dst: String,
+    pub port: u16,
+    pub protocol: String,
+    pub src_port: u16,
+    /// The interface the packet comes in by: a pod, `host`, or `uplink`. None: the source's own, else the uplink.
+    pub from: Option<String>,
+}
+
+/// One pod interface as the runtime names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CniPod {
+    pub container: String,
+    pub ifname: String,
+    /// Absent in a DEL after the namespace is gone.
+    pub netns: Option<PathBuf>,
+    pub namespace: String,
+    pub pod: String,
+}
+
+/// What an ADD made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniAttached {
+    pub mac: String,
+    pub mtu: u32,
+    pub addrs: Vec<Addr>,
+    pub gateways: Vec<Addr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    Done(Value),
+    Failed(Failure),
+}
+
+/// A refusal. `code` is one of the CNI specification's, for the plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub code: u32,
+    pub message: String,
+}
+
+/// Error codes of the CNI specification ("Error", reserved codes), and our own from 100 on.
+pub mod code {
+    pub const VERSION: u32 = 1;
+    pub const UNKNOWN_CONTAINER: u32 = 3;
+    pub const ENVIRONMENT: u32 = 4;
+    pub const IO: u32 = 5;
+    pub const DECODE: u32 = 6;
+    pub const NETWORK_CONFIG: u32 = 7;
+    pub const TRY_AGAIN: u32 = 11;
+    /// STATUS: ADD would fail now.
+    pub const NOT_AVAILABLE: u32 = 50;
+    pub const FAILED: u32 = 100;
+    pub const ALREADY_ATTACHED: u32 = 101;
+    pub const NOT_AS_MADE: u32 = 102;
+}
+
+impl Failure {
+    pub fn new(code: u32, message: impl ToString) -> Failure {
+        Failure { code, message: message.to_string() }
+    }
+}
+
+impl Reply {
+    pub fn of<T: Serialize>(outcome: Result<T, Failure>) -> Reply {
+        match outcome.map(|value| serde_json::to_value(value)) {
+            Ok(Ok(value)) => Reply::Done(value),
+            Ok(Err(error)) => Reply::Failed(Failure::new(code::FAILED, error)),
+            Err(failure) => Reply::Failed(failure),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "no fairway-control answers at {path} ({source}): start it on this node, or name its directory with --run-dir or FAIRWAY_RUN_DIR"
+    )]
+    Connect { path: PathBuf, source: io::Error },
+    #[error("the connection to fairway-control broke: {0}")]
+    Io(#[from] io::Error),
+    #[error("fairway-control answered what this program cannot read ({0}): the two are of different builds")]
+    Json(#[from] serde_json::Error),
+    #[error("{0}")]
+    Refused(#[from] Failure),
+}
+
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("control.sock")
+}
+
+/// Asks the control process, and waits.
+pub fn ask<T: DeserializeOwned>(run_dir: &Path, request: &Request) -> Result<T, ClientError> {
+    let path = socket_path(run_dir);
+    let mut stream = UnixStream::connect(&path).map_err(|source| ClientError::Connect { path, source })?;
+    stream.set_read_timeout(Some(REPLY_LIMIT))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut reply = String::new();
+    BufReader::new(stream).read_line(&mut reply)?;
+    if reply.is_empty() {
+        return Err(ClientError::Io(io::ErrorKind::UnexpectedEof.into()));
+    }
+    match serde_json::from_str(&reply)? {
+        Reply::Done(value) => Ok(serde_json::from_value(value)?),
+        Reply::Failed(failure) => Err(ClientError::Refused(failure)),
+    }
+}

@@ -1,0 +1,196 @@
+//! The attachments of this node, each a file, so that addresses and pods' interfaces are known after a restart. It must
+//! not touch interfaces.
+
+use crate::disk::{self, DiskError};
+use crate::ipam::{Ipam, LastGiven};
+use crate::object::Named;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use tables::{Addr, Mac, Prefix};
+
+/// One interface of one pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Attachment {
+    /// The runtime's id of the sandbox.
+    pub container: String,
+    /// Name of the interface inside the pod.
+    pub ifname: String,
+    pub netns: PathBuf,
+    pub namespace: String,
+    pub pod: String,
+    pub addrs: Vec<Addr>,
+    pub mac: Mac,
+    pub mtu: u32,
+}
+
+impl Attachment {
+    /// By which the interface is known to the dataplane too.
+    pub fn key(&self) -> String {
+        key(&self.container, &self.ifname)
+    }
+
+    pub fn pod_id(&self) -> Named {
+        Named::new(&self.namespace, &self.pod)
+    }
+}
+
+pub fn key(container: &str, ifname: &str) -> String {
+    format!("{container}/{ifname}")
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Ipam(#[from] crate::ipam::IpamError),
+    #[error("cannot use the state directory {path}: {source}")]
+    Directory { path: PathBuf, source: io::Error },
+}
+
+/// All attachments, and the addresses that they hold.
+pub struct Store {
+    directory: PathBuf,
+    attachments: BTreeMap<String, Attachment>,
+    ipam: Ipam,
+}
+
+impl Store {
+    pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
+        let directory = state_dir.join("attachments");
+        let fail = |source| StoreError::Directory { path: directory.clone(), source };
+        std::fs::create_dir_all(&directory).map_err(fail)?;
+        let mut attachments = BTreeMap::new();
+        for entry in std::fs::read_dir(&directory).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                attachments.extend(disk::read::<Attachment>(&path)?.map(|found| (found.key(), found)));
+            }
+        }
+        let used = attachments.values().flat_map(|attachment| attachment.addrs.iter().copied());
+        let last: LastGiven = disk::read(&last_path(state_dir))?.unwrap_or_default();
+        let ipam = Ipam::new(used, last);
+        Ok(Store { directory: state_dir.to_owned(), attachments, ipam })
+    }
+
+    pub fn set_ranges(&mut self, ranges: &[Prefix]) -> Result<(), StoreError> {
+        Ok(self.ipam.set_ranges(ranges)?)
+    }
+
+    pub fn ipam(&self) -> &Ipam {
+        &self.ipam
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Attachment> {
+        self.attachments.get(key)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.values()
+    }
+
+    /// Reserves addresses and keeps the attachment that `make` builds of them, on disk before it returns.
+    pub fn add(&mut self, make: impl FnOnce(Vec<Addr>) -> Attachment) -> Result<Attachment, StoreError> {
+        let addrs = self.ipam.allocate()?;
+        let attachment = make(addrs.clone());
+        if let Err(error) = self.write(&attachment) {
+            self.ipam.release(&addrs);
+            return Err(error);
+        }
+        self.attachments.insert(attachment.key(), attachment.clone());
+        Ok(attachment)
+    }
+
+    fn write(&self, attachment: &Attachment) -> Result<(), StoreError> {
+        disk::write(&last_path(&self.directory), self.ipam.last_given())?;
+        Ok(disk::write(&self.path(attachment), attachment)?)
+    }
+
+    /// Gives the addresses back.
+    pub fn remove(&mut self, key: &str) -> Result<Option<Attachment>, StoreError> {
+        let Some(attachment) = self.attachments.get(key) else { return Ok(None) };
+        disk::remove(&self.path(attachment))?;
+        let removed = self.attachments.remove(key);
+        self.ipam.release(removed.as_ref().map_or(&[], |attachment| &attachment.addrs));
+        Ok(removed)
+    }
+
+    fn path(&self, attachment: &Attachment) -> PathBuf {
+        self.directory.join("attachments").join(format!("{}@{}.json", attachment.container, attachment.ifname))
+    }
+}
+
+fn last_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("ipam.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state_dir(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("fairway-store-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        path
+    }
+
+    fn open(path: &Path) -> Store {
+        let mut store = Store::open(path).unwrap();
+        store.set_ranges(&["10.244.1.0/24".parse().unwrap()]).unwrap();
+        store
+    }
+
+    fn add(store: &mut Store, container: &str) -> Attachment {
+        let make = |addrs| Attachment {
+            container: container.into(),
+            ifname: "eth0".into(),
+            netns: "/run/netns/x".into(),
+            namespace: "demo".into(),
+            pod: "web".into(),
+            addrs,
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            mtu: 1450,
+        };
+        store.add(make).unwrap()
+    }
+
+    #[test]
+    fn attachments_and_addresses_survive_reopening() {
+        let path = state_dir("reopen");
+        let mut store = open(&path);
+        let first = add(&mut store, "a");
+        let second = add(&mut store, "b");
+        assert_eq!(store.remove("a/eth0").unwrap(), Some(first.clone()));
+        drop(store);
+        let mut store = open(&path);
+        assert_eq!(store.iter().collect::<Vec<_>>(), [&second]);
+        let third = add(&mut store, "c");
+        assert!(third.addrs != second.addrs && third.addrs != first.addrs, "{third:?}");
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let path = state_dir("damaged");
+        add(&mut open(&path), "a");
+        let file = path.join("attachments/a@eth0.json");
+        std::fs::write(&file, "{").unwrap();
+        let error = Store::open(&path).err().unwrap().to_string();
+        assert!(error.contains("a@eth0.json") && error.contains("damaged"), "{error}");
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn an_unwritable_directory_gives_the_address_back() {
+        let path = state_dir("unwritable");
+        let mut store = open(&path);
+        std::fs::remove_dir_all(&path).unwrap();
+        let make = |addrs| Attachment { addrs, ..add(&mut open(&state_dir("other")), "z") };
+        assert!(store.add(make).is_err());
+        assert_eq!(store.ipam().used(), 0);
+        std::fs::remove_dir_all(state_dir("other")).ok();
+    }
+}

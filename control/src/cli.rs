@@ -1,0 +1,291 @@
+//! `fairway`: asks the control process and prints what it says, with kubectl's habits. Exit 0, 1 if something failed, 2 for
+//! a usage error. It must not know more than the listings.
+
+mod table;
+
+use crate::api::{self, ClientError, Question, Request};
+use crate::listing::*;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use table::Row;
+
+/// How often `-w` looks.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Shows what Fairway does on this node.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "fairway", version)]
+pub struct Cli {
+    /// Directory of the control process's socket.
+    #[arg(long, global = true, env = "FAIRWAY_RUN_DIR", default_value = "/run/fairway")]
+    pub run_dir: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Output {
+    /// Output format.
+    #[arg(short, long, global = true, value_enum)]
+    pub output: Option<Format>,
+    /// Only this namespace.
+    #[arg(short, long, global = true)]
+    pub namespace: Option<String>,
+    /// All namespaces (which is what is shown unless -n is given).
+    #[arg(short = 'A', long, global = true, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Go on and print what changes.
+    #[arg(short, long, global = true)]
+    pub watch: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Wide,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Both processes, the workers, how full tables are, and what is wrong.
+    Status,
+    /// Uplink, host and pods as the dataplane serves them, with counters.
+    #[command(visible_aliases = ["interface", "if"])]
+    Interfaces,
+    /// The pods attached to this node.
+    #[command(visible_aliases = ["endpoint", "ep"])]
+    Endpoints,
+    /// Service ports and their backends.
+    #[command(visible_aliases = ["service", "svc"])]
+    Services,
+    /// NetworkPolicies and what they kept away.
+    #[command(visible_aliases = ["policy", "networkpolicies", "networkpolicy", "netpol"])]
+    Policies,
+    /// Where destinations lie.
+    #[command(visible_aliases = ["route"])]
+    Routes,
+    /// Flows of all workers.
+    #[command(visible_aliases = ["flow"])]
+    Flows,
+    /// Packets that went no further, by reason.
+    #[command(visible_aliases = ["drop"])]
+    Drops,
+    /// What would become of a packet: the worker's own decision on the tables in force.
+    Explain(Explain),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// `namespace/pod`, or an address.
+    pub source: String,
+    /// ADDRESS:PORT/PROTOCOL, where the address may be `namespace/pod` or `namespace/service`; ADDRESS/icmp.
+    #[arg(value_parser = parse_destination)]
+    pub destination: Destination,
+    /// The interface the packet comes in by: `uplink`, `host` or `namespace/pod`; the source's own otherwise.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub from: Option<String>,
+    /// Source port.
+    #[arg(long, default_value_t = 33333)]
+    pub source_port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub addr: String,
+    pub port: u16,
+    pub protocol: String,
+}
+
+fn parse_destination(text: &str) -> Result<Destination, String> {
+    let parse = || {
+        let (rest, protocol) = text.rsplit_once('/')?;
+        let protocol = protocol.to_ascii_lowercase();
+        protocol.parse::<tables::Protocol>().ok()?;
+        if protocol.starts_with("icmp") {
+            return Some(Destination { addr: rest.to_owned(), port: 0, protocol });
+        }
+        let (addr, port) = rest.rsplit_once(':')?;
+        let addr = addr.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(Destination { addr, port: port.parse().ok()?, protocol })
+    };
+    parse().ok_or_else(|| "ADDRESS:PORT/PROTOCOL is expected, as in 10.96.0.10:80/tcp or demo/web:80/tcp".to_owned())
+}
+
+/// Runs one command and says how it went.
+pub fn run(cli: &Cli, out: &mut dyn Write) -> ExitCode {
+    match dispatch(cli, out) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read has seen enough.
+        Err(Failed::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fairway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot print: {0}")]
+    Print(#[from] io::Error),
+    #[error("cannot write YAML: {0}")]
+    Yaml(String),
+}
+
+fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
+    match &cli.command {
+        Command::Status => show(cli, out, &Request::Status, print_status),
+        Command::Interfaces => list::<InterfaceView>(cli, out, &Request::Interfaces),
+        Command::Endpoints => list::<EndpointView>(cli, out, &Request::Endpoints),
+        Command::Services => list::<ServiceView>(cli, out, &Request::Services),
+        Command::Policies => list::<PolicyView>(cli, out, &Request::Policies),
+        Command::Routes => list::<RouteView>(cli, out, &Request::Routes),
+        Command::Flows => list::<FlowView>(cli, out, &Request::Flows),
+        Command::Drops => list::<DropView>(cli, out, &Request::Drops),
+        Command::Explain(explain) => show(cli, out, &Request::Explain(question(explain)), print_explained),
+    }
+}
+
+fn question(explain: &Explain) -> Question {
+    Question {
+        src: explain.source.clone(),
+        dst: explain.destination.addr.clone(),
+        port: explain.destination.port,
+        protocol: explain.destination.protocol.clone(),
+        src_port: explain.source_port,
+        from: explain.from.clone(),
+    }
+}
+
+/// One object.
+fn show<T: Serialize + DeserializeOwned + PartialEq>(
+    cli: &Cli,
+    out: &mut dyn Write,
+    request: &Request,
+    print: fn(&T, &mut dyn Write) -> io::Result<()>,
+) -> Result<(), Failed> {
+    let mut last = None;
+    loop {
+        let object: T = api::ask(&cli.run_dir, request)?;
+        if last.as_ref() != Some(&object) {
+            match cli.output.output {
+                Some(format @ (Format::Json | Format::Yaml)) => print_as(format, &object, out)?,
+                _ => print(&object, out)?,
+            }
+            out.flush()?;
+        }
+        if !cli.output.watch {
+            return Ok(());
+        }
+        last = Some(object);
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+/// Rows; with `-w` those that are new or changed since.
+fn list<T: Row + Serialize + DeserializeOwned>(cli: &Cli, out: &mut dyn Write, request: &Request) -> Result<(), Failed> {
+    let wide = cli.output.output == Some(Format::Wide);
+    let mut seen: BTreeSet<Vec<String>> = BTreeSet::new();
+    let mut first = true;
+    loop {
+        let mut rows: Vec<T> = api::ask(&cli.run_dir, request)?;
+        rows.retain(|row| cli.output.namespace.as_deref().is_none_or(|wanted| row.namespace().is_none_or(|ns| ns == wanted)));
+        match cli.output.output {
+            Some(format @ (Format::Json | Format::Yaml)) => print_as(format, &rows, out)?,
+            _ => {
+                let cells: Vec<Vec<String>> = rows.iter().map(|row| row.cells(wide)).collect();
+                let new: Vec<_> = cells.iter().filter(|cells| !seen.contains(*cells)).cloned().collect();
+                table::print(out, if first { Some(T::header(wide)) } else { None }, &new)?;
+                seen = cells.into_iter().collect();
+            }
+        }
+        out.flush()?;
+        if !cli.output.watch {
+            return Ok(());
+        }
+        first = false;
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn print_as<T: Serialize>(format: Format, value: &T, out: &mut dyn Write) -> Result<(), Failed> {
+    match format {
+        Format::Yaml => {
+            let text = serde_saphyr::to_string(value).map_err(|error| Failed::Yaml(error.to_string()))?;
+            out.write_all(text.as_bytes())?;
+        }
+        _ => writeln!(out, "{:#}", serde_json::to_value(value).map_err(io::Error::other)?)?,
+    }
+    Ok(())
+}
+
+fn print_status(status: &StatusView, out: &mut dyn Write) -> io::Result<()> {
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let uplink = &status.uplink;
+    writeln!(out, "Node:        {}", status.node)?;
+    writeln!(out, "Dataplane:   {} (polling {})", status.dataplane, or_none(&status.polling))?;
+    writeln!(out, "Tables:      generation {}, acknowledged {}", status.generation, status.acknowledged)?;
+    writeln!(
+        out,
+        "Uplink:      {} {} mtu {}, {} queues, AF_XDP {}, XDP {}",
+        uplink.name,
+        uplink.mac,
+        uplink.mtu,
+        uplink.queues,
+        or_none(&uplink.mode),
+        or_none(&uplink.xdp)
+    )?;
+    writeln!(out, "Pods:        {} attached, range {}", status.pods, status.pod_ranges.join(", "))?;
+    let objects: Vec<String> = status.objects.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    writeln!(out, "Objects:     {}", objects.join(", "))?;
+    writeln!(out)?;
+    let workers: Vec<_> = status.workers.iter().map(|worker| worker.cells(false)).collect();
+    table::print(out, Some(WorkerView::header(false)), &workers)?;
+    let fill: Vec<_> = status.tables.iter().map(|fill| fill.cells(false)).collect();
+    writeln!(out)?;
+    table::print(out, Some(FillView::header(false)), &fill)?;
+    if !status.problems.is_empty() {
+        writeln!(out, "\nProblems:")?;
+    }
+    status.problems.iter().try_for_each(|problem| writeln!(out, "- {problem}"))
+}
+
+fn print_explained(explained: &ExplainView, out: &mut dyn Write) -> io::Result<()> {
+    let mut line = |name: &str, value: &str| writeln!(out, "{:<12} {value}", format!("{name}:"));
+    let verdict = match &explained.reason {
+        Some(reason) => format!("{} ({reason})", explained.verdict),
+        None => explained.verdict.clone(),
+    };
+    line("Verdict", &verdict)?;
+    for (name, value) in [
+        ("Policy", &explained.policy),
+        ("Service", &explained.service),
+        ("Inside", &explained.inside),
+        ("Outside", &explained.outside),
+    ] {
+        value.as_ref().map_or(Ok(()), |value| line(name, value))?;
+    }
+    if !explained.backends.is_empty() {
+        line("Backends", &explained.backends.join(", "))?;
+    }
+    if explained.masquerade {
+        line("Source", "becomes an address of the node")?;
+    }
+    line("Generation", &explained.generation.to_string())?;
+    explained.steps.iter().try_for_each(|(what, result)| writeln!(out, "  {what}: {result}"))
+}
+
+#[cfg(test)]
+#[path = "cli_tests.rs"]
+mod tests;

@@ -1,0 +1,216 @@
+//! Addresses of the node's pod ranges: three reserved ones, the rest for pods, given out round robin so that a freed
+//! address rests as long as possible. Pure; `attachment.rs` keeps on disk what is given out.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use tables::{Addr, Mac, Prefix};
+
+/// Ethernet address under which pods and the host see Fairway.
+pub const GATEWAY_MAC: Mac = Mac([2, 0xfa, 0, 0, 0, 1]);
+/// Ethernet address of fairway0.
+pub const HOST_MAC: Mac = Mac([2, 0xfa, 0, 0, 0, 2]);
+
+const GATEWAY_OFFSET: u128 = 1;
+const HOST_OFFSET: u128 = 2;
+const SNAT_OFFSET: u128 = 3;
+const POD_OFFSET: u128 = 4;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IpamError {
+    #[error("this node has no pod range yet: its Node object is missing or says no spec.podCIDR")]
+    NoRange,
+    #[error("all {size} pod addresses of {range} are in use: delete pods, or give the node a larger spec.podCIDR")]
+    Exhausted { range: Prefix, size: u128 },
+    #[error("pod range {0} is too small: at least 8 addresses are needed")]
+    TooSmall(Prefix),
+}
+
+/// One pod range of this node and what its addresses are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodRange(Prefix);
+
+impl PodRange {
+    pub fn new(prefix: Prefix) -> Result<PodRange, IpamError> {
+        if prefix.mapped_length() > 125 { Err(IpamError::TooSmall(prefix)) } else { Ok(PodRange(prefix)) }
+    }
+
+    pub fn prefix(&self) -> Prefix {
+        self.0
+    }
+
+    fn nth(&self, offset: u128) -> Addr {
+        Addr::from_bits(self.0.addr().bits() + offset)
+    }
+
+    /// Fairway answers for it.
+    pub fn gateway(&self) -> Addr {
+        self.nth(GATEWAY_OFFSET)
+    }
+
+    /// Of fairway0.
+    pub fn host(&self) -> Addr {
+        self.nth(HOST_OFFSET)
+    }
+
+    /// Source of what Fairway sends into the pod network for a non-pod.
+    pub fn snat(&self) -> Addr {
+        self.nth(SNAT_OFFSET)
+    }
+
+    /// Pod addresses: all but the reserved ones and the last, which is a broadcast address in IPv4.
+    fn pods(&self) -> u128 {
+        let size = 1u128 << (128 - self.0.mapped_length()).min(126);
+        size - POD_OFFSET - 1
+    }
+}
+
+/// The address that follows from where a pod's address lies: unique on a link as long as the last 32 bits are.
+pub fn mac_of(addr: Addr) -> Mac {
+    let [a, b, c, d] = addr.v4_octets();
+    Mac([2, 0xfa, a, b, c, d])
+}
+
+/// Who has which address, and where the search goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ipam {
+    ranges: Vec<PodRange>,
+    used: BTreeSet<Addr>,
+    last: LastGiven,
+}
+
+/// By range the address given out last; part of what survives a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LastGiven(BTreeMap<String, Addr>);
+
+impl Ipam {
+    /// Takes up where an earlier run stopped.
+    pub fn new(used: impl IntoIterator<Item = Addr>, last: LastGiven) -> Ipam {
+        Ipam { ranges: Vec::new(), used: used.into_iter().collect(), last }
+    }
+
+    /// At most one range a family counts, the first.
+    pub fn set_ranges(&mut self, prefixes: &[Prefix]) -> Result<(), IpamError> {
+        let first = |v4| prefixes.iter().find(|prefix| prefix.is_v4() == v4);
+        let ranges = [first(true), first(false)].into_iter().flatten();
+        self.ranges = ranges.map(|prefix| PodRange::new(*prefix)).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    pub fn ranges(&self) -> &[PodRange] {
+        &self.ranges
+    }
+
+    pub fn last_given(&self) -> &LastGiven {
+        &self.last
+    }
+
+    pub fn used(&self) -> usize {
+        self.used.len()
+    }
+
+    /// One address of each range; all or none.
+    pub fn allocate(&mut self) -> Result<Vec<Addr>, IpamError> {
+        if self.ranges.is_empty() {
+            return Err(IpamError::NoRange);
+        }
+        let found = self.ranges.iter().map(|range| self.next_free(range)).collect::<Result<Vec<_>, _>>()?;
+        for (range, addr) in self.ranges.iter().zip(&found) {
+            self.last.0.insert(range.0.to_string(), *addr);
+            self.used.insert(*addr);
+        }
+        Ok(found)
+    }
+
+    fn next_free(&self, range: &PodRange) -> Result<Addr, IpamError> {
+        let size = range.pods();
+        let last = self.last.0.get(&range.0.to_string()).filter(|addr| range.0.contains(**addr));
+        let start = last.map_or(0, |addr| (addr.bits() - range.0.addr().bits() + 1).saturating_sub(POD_OFFSET));
+        // No more than what is in use can be passed over before a free one.
+        let tries = size.min(self.used.len() as u128 + 1);
+        (0..tries)
+            .map(|step| range.nth(POD_OFFSET + (start + step) % size))
+            .find(|addr| !self.used.contains(addr))
+            .ok_or(IpamError::Exhausted { range: range.0, size })
+    }
+
+    pub fn release(&mut self, addrs: &[Addr]) {
+        for addr in addrs {
+            self.used.remove(addr);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ipam(range: &str) -> Ipam {
+        let mut ipam = Ipam::default();
+        ipam.set_ranges(&[range.parse().unwrap()]).unwrap();
+        ipam
+    }
+
+    #[test]
+    fn a_range_reserves_its_first_addresses() {
+        let mut ipam = ipam("10.244.1.0/24");
+        let range = ipam.ranges()[0];
+        let reserved = [range.gateway(), range.host(), range.snat()].map(|addr| addr.to_string());
+        assert_eq!(reserved, ["10.244.1.1", "10.244.1.2", "10.244.1.3"]);
+        assert_eq!(ipam.allocate().unwrap(), ["10.244.1.4".parse().unwrap()]);
+        assert_eq!(mac_of("10.244.1.4".parse().unwrap()).to_string(), "02:fa:0a:f4:01:04");
+    }
+
+    #[test]
+    fn a_freed_address_rests_until_all_others_had_their_turn() {
+        let mut ipam = ipam("10.0.0.0/28");
+        let all: Vec<Addr> = (0..11).map(|_| ipam.allocate().unwrap()[0]).collect();
+        assert_eq!(ipam.allocate(), Err(IpamError::Exhausted { range: "10.0.0.0/28".parse().unwrap(), size: 11 }));
+        ipam.release(&[all[5]]);
+        ipam.release(&[all[2]]);
+        assert_eq!(ipam.allocate().unwrap(), [all[2]], "the search goes on after the last, not at the first freed");
+        assert_eq!(ipam.allocate().unwrap(), [all[5]]);
+    }
+
+    #[test]
+    fn both_families_are_given_together_or_not_at_all() {
+        let mut ipam = Ipam::default();
+        assert_eq!(ipam.allocate(), Err(IpamError::NoRange));
+        ipam.set_ranges(&["fd00:1::/125".parse().unwrap(), "10.0.0.0/24".parse().unwrap()]).unwrap();
+        for _ in 0..3 {
+            assert_eq!(ipam.allocate().unwrap().len(), 2);
+        }
+        let before = ipam.clone();
+        assert!(matches!(ipam.allocate(), Err(IpamError::Exhausted { .. })));
+        assert_eq!(ipam, before, "a refusal must keep nothing");
+    }
+
+    proptest! {
+        /// Any order of giving out, taking back and reopening: no address is given twice, none outside the range.
+        #[test]
+        fn no_address_is_given_twice(steps in prop::collection::vec(0u8..4, 1..200)) {
+            let range: Prefix = "10.9.8.0/27".parse().unwrap();
+            let mut ipam = Ipam::default();
+            ipam.set_ranges(&[range]).unwrap();
+            let mut held: Vec<Addr> = Vec::new();
+            for step in steps {
+                match step {
+                    0 | 1 => match ipam.allocate() {
+                        Ok(given) => {
+                            prop_assert!(!held.contains(&given[0]) && range.contains(given[0]));
+                            prop_assert!((4..31).contains(&given[0].v4_octets()[3]));
+                            held.push(given[0]);
+                        }
+                        Err(_) => prop_assert_eq!(held.len(), 27),
+                    },
+                    2 if !held.is_empty() => ipam.release(&[held.remove(held.len() / 2)]),
+                    _ => {
+                        ipam = Ipam::new(held.iter().copied(), ipam.last_given().clone());
+                        ipam.set_ranges(&[range]).unwrap();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The rows of the CLI's listings, as JSON and as Rust: control fills them in, `fairway` prints them.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tables::{Addr, Mac};
+
+/// `fairway status`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    pub node: String,
+    /// `connected` or `gone`.
+    pub dataplane: String,
+    /// Published last.
+    pub generation: u64,
+    /// The newest generation that every worker that is awake has acknowledged.
+    pub acknowledged: u64,
+    pub polling: Option<String>,
+    pub uplink: UplinkView,
+    pub workers: Vec<WorkerView>,
+    pub objects: BTreeMap<String, usize>,
+    pub tables: Vec<FillView>,
+    pub pods: usize,
+    pub pod_ranges: Vec<String>,
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UplinkView {
+    pub name: String,
+    pub mac: Mac,
+    pub mtu: u32,
+    pub queues: u32,
+    /// How the sockets are bound: `zero-copy` or `copy`.
+    pub mode: Option<String>,
+    /// How the XDP program runs: `driver` or `generic`.
+    pub xdp: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerView {
+    pub id: u16,
+    /// Acknowledged last.
+    pub generation: u64,
+    pub asleep: bool,
+    /// Share of the last second or more that was spent on packets.
+    pub busy_ratio: f64,
+    pub shares_core: bool,
+    pub handoffs_out: u64,
+    pub handoffs_in: u64,
+    pub packets: u64,
+    pub flows: u64,
+    pub flows_limit: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FillView {
+    pub table: String,
+    pub used: u64,
+    pub limit: u64,
+}
+
+/// `fairway interfaces`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceView {
+    pub name: String,
+    pub kind: String,
+    pub id: u32,
+    pub owner: u16,
+    pub mode: Option<String>,
+    pub mac: Mac,
+    pub mtu: u16,
+    /// `namespace/name`
+    pub pod: Option<String>,
+    pub rx_packets: u64,
+    pub tx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
+}
+
+/// `fairway endpoints`: the pods attached here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    pub namespace: String,
+    pub name: String,
+    pub addrs: Vec<Addr>,
+    pub mac: Mac,
+    pub container: String,
+    pub ifname: String,
+    pub interface: Option<u32>,
+    pub owner: Option<u16>,
+    pub identity: Option<u32>,
+    pub policy_set: Option<u32>,
+    /// Traffic flows: the pod is known and its policies are in force.
+    pub ready: bool,
+}
+
+/// `fairway drops`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropView {
+    pub reason: String,
+    pub sentence: String,
+    pub count: u64,
+    /// `namespace/name` of the NetworkPolicy that these were counted for; None: the total of the reason.
+    pub policy: Option<String>,
+}
+
+/// `fairway flows`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowView {
+    pub worker: u16,
+    pub protocol: String,
+    /// As the local end sees it.
+    pub local: String,
+    pub remote: String,
+    /// As the network sees it, where that differs.
+    pub outside: Option<(String, String)>,
+    pub out: String,
+    pub back: String,
+    /// `namespace/name`
+    pub service: Option<String>,
+    pub answered: bool,
+    /// From the local end, to the local end.
+    pub packets: [u32; 2],
+}
+
+/// `fairway explain`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainView {
+    pub verdict: String,
+    pub reason: Option<String>,
+    pub policy: Option<String>,
+    pub service: Option<String>,
+    pub backends: Vec<String>,
+    pub steps: Vec<(String, String)>,
+    pub inside: Option<String>,
+    pub outside: Option<String>,
+    pub masquerade: bool,
+    pub generation: u64,
+}
+
+/// `fairway services`: one row a service port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub namespace: String,
+    pub name: String,
+    pub port_name: String,
+    pub cluster_ip: Addr,
+    pub port: u16,
+    pub protocol: String,
+    pub affinity_s: u32,
+    /// `address:port`
+    pub backends: Vec<String>,
+}
+
+/// `fairway policies`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyView {
+    pub namespace: String,
+    pub name: String,
+    /// `Ingress`, `Egress`: the directions that it isolates.
+    pub types: Vec<String>,
+    /// Attachments of this node that it selects.
+    pub local_endpoints: usize,
+    /// Packets that it kept away.
+    pub drops: u64,
+}
+
+/// `fairway routes`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    pub prefix: String,
+    pub kind: String,
+    /// The other node, for tunnels.
+    pub peer: Option<Addr>,
+    pub next_hop: Option<Addr>,
+    /// Ethernet address of the next hop, once it is known.
+    pub next_hop_mac: Option<Mac>,
+    pub masquerade: bool,
+}

@@ -1,0 +1,184 @@
+//! What Fairway changes on its node so that the host itself reaches pods and services: fairway0, its address, routes with
+//! blackhole twins, neighbours. Everything is put as wanted and found again by a later run; `undo` takes it all away. It
+//! must not know objects.
+
+use crate::ipam::{GATEWAY_MAC, HOST_MAC, PodRange};
+use crate::netlink::{Keep, LinkInfo, Netlink, NetlinkError, Route};
+use crate::{log, sysctl, tap};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use tables::{Addr, Prefix};
+
+/// The TAP between the host and the dataplane.
+pub const HOST_DEVICE: &str = "fairway0";
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("cannot make {HOST_DEVICE}: {0}; it needs root, /dev/net/tun and a kernel with CONFIG_TUN")]
+    Tap(io::Error),
+    #[error("{HOST_DEVICE} vanished while it was set up")]
+    Vanished,
+}
+
+/// fairway0 and the routes over it.
+pub struct Node {
+    netlink: Netlink,
+    device: LinkInfo,
+    /// Reads and writes fairway0; None while another process has it.
+    tap: Option<OwnedFd>,
+    ranges: Vec<PodRange>,
+    routes: BTreeSet<Route>,
+    next_hops: BTreeSet<(u32, Addr)>,
+}
+
+impl Node {
+    /// Makes fairway0, or takes over the one that an earlier run left.
+    pub async fn prepare(netlink: Netlink, mtu: u32) -> Result<Node, NodeError> {
+        let tap = open_tap()?;
+        let device = netlink.link(HOST_DEVICE).await?.ok_or(NodeError::Vanished)?;
+        sysctl::quiet_ipv6(HOST_DEVICE, false);
+        // Packets for the host come with any source; the stricter of this and `all` holds, so say loose where all says strict.
+        let strict = sysctl::read("ipv4/conf/all/rp_filter").is_ok_and(|value| value != "0");
+        let _ = sysctl::write(&format!("ipv4/conf/{HOST_DEVICE}/rp_filter"), if strict { "2" } else { "0" });
+        if !device.is_up || device.mac != HOST_MAC || device.mtu != mtu {
+            netlink.bring_up(device.index, Some(HOST_MAC), Some(mtu)).await?;
+        }
+        let (ranges, routes, next_hops) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        Ok(Node { netlink, device, tap, ranges, routes, next_hops })
+    }
+
+    pub fn ifindex(&self) -> u32 {
+        self.device.index
+    }
+
+    /// fairway0's descriptor: kept from before, or joined anew.
+    pub fn tap(&mut self) -> Result<&OwnedFd, NodeError> {
+        if self.tap.is_none() {
+            self.tap = open_tap()?;
+        }
+        let busy = || io::Error::from_raw_os_error(libc::EBUSY);
+        self.tap.as_ref().ok_or_else(|| NodeError::Tap(busy()))
+    }
+
+    /// A dataplane that outlived the last control process handed it back.
+    pub fn keep_tap(&mut self, tap: OwnedFd) {
+        self.tap = Some(tap);
+    }
+
+    /// Addresses and routes: pods and services are reached by the gateway on fairway0, from the `host` address.
+    pub async fn configure(&mut self, ranges: &[PodRange], cidrs: &[Prefix]) -> Result<(), NodeError> {
+        if self.ranges != ranges {
+            self.set_addresses(ranges).await?;
+        }
+        let routes = wanted_routes(ranges, cidrs, self.device.index);
+        if self.routes != routes {
+            self.set_routes(routes).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_addresses(&mut self, ranges: &[PodRange]) -> Result<(), NodeError> {
+        let (index, netlink) = (self.device.index, &self.netlink);
+        let wanted: Vec<Addr> = ranges.iter().map(PodRange::host).collect();
+        sysctl::quiet_ipv6(HOST_DEVICE, wanted.iter().any(|addr| !addr.is_v4()));
+        for old in netlink.addresses(index).await?.iter().filter(|addr| !wanted.contains(addr) && !is_link_local(addr)) {
+            netlink.delete_address(index, *old).await?;
+        }
+        for (range, host) in ranges.iter().zip(&wanted) {
+            netlink.add_address(index, *host).await?;
+            netlink.put_neighbour(index, range.gateway(), Keep::Permanent(GATEWAY_MAC)).await?;
+        }
+        self.ranges = ranges.to_vec();
+        // Routes name the old addresses.
+        self.routes.clear();
+        Ok(())
+    }
+
+    async fn set_routes(&mut self, wanted: BTreeSet<Route>) -> Result<(), NodeError> {
+        for route in &wanted {
+            self.netlink.put_route(route).await?;
+        }
+        for (_, message) in self.netlink.own_routes().await? {
+            if !wanted.iter().any(|route| Netlink::is_route(&message, route)) {
+                self.netlink.delete_route(message).await?;
+            }
+        }
+        self.routes = wanted;
+        Ok(())
+    }
+
+    /// The kernel keeps exactly these neighbours of the uplink resolved. True if some are new.
+    pub async fn keep_next_hops(&mut self, uplink: u32, wanted: &BTreeSet<Addr>) -> bool {
+        let wanted: BTreeSet<_> = wanted.iter().map(|addr| (uplink, *addr)).collect();
+        let mut grew = false;
+        for (device, addr) in wanted.difference(&self.next_hops) {
+            match self.netlink.put_neighbour(*device, *addr, Keep::Managed).await {
+                Ok(()) => grew = true,
+                Err(error) => log(format_args!("{error}")),
+            }
+        }
+        for (device, addr) in self.next_hops.difference(&wanted) {
+            let _ = self.netlink.delete_neighbour(*device, *addr).await;
+        }
+        self.next_hops = wanted;
+        grew
+    }
+
+    /// Takes away all that this and earlier runs put on the node.
+    pub async fn undo(mut self) -> Result<(), NodeError> {
+        self.keep_next_hops(0, &BTreeSet::new()).await;
+        self.tap = None;
+        if let Some(link) = self.netlink.link(HOST_DEVICE).await? {
+            self.netlink.delete_link(link.index).await?;
+        }
+        for (_, message) in self.netlink.own_routes().await? {
+            self.netlink.delete_route(message).await?;
+        }
+        Ok(())
+    }
+}
+
+fn open_tap() -> Result<Option<OwnedFd>, NodeError> {
+    match tap::open(HOST_DEVICE) {
+        Ok(tap) => Ok(Some(tap)),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(None),
+        Err(error) => Err(NodeError::Tap(error)),
+    }
+}
+
+fn is_link_local(addr: &Addr) -> bool {
+    !addr.is_v4() && addr.v6_octets()[..2] == [0xfe, 0x80]
+}
+
+/// Ranges that no other covers, each with its twin.
+fn wanted_routes(ranges: &[PodRange], cidrs: &[Prefix], device: u32) -> BTreeSet<Route> {
+    let mut all: Vec<Prefix> = cidrs.iter().copied().chain(ranges.iter().map(PodRange::prefix)).collect();
+    all.sort();
+    all.dedup();
+    let outer = all.iter().filter(|to| !all.iter().any(|other| other != *to && other.covers(to)));
+    outer.flat_map(|to| twins(*to, ranges, device)).collect()
+}
+
+fn twins(to: Prefix, ranges: &[PodRange], device: u32) -> impl Iterator<Item = Route> {
+    let range = ranges.iter().find(|range| range.prefix().is_v4() == to.is_v4());
+    let via = range.map(|range| Route::Via { to, gateway: range.gateway(), device, src: Some(range.host()) });
+    via.into_iter().chain([Route::Blackhole { to }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_range_that_no_other_covers_gets_a_route_and_a_twin() {
+        let range = PodRange::new("10.244.1.0/24".parse().unwrap()).unwrap();
+        let cidrs = ["10.244.0.0/16", "10.96.0.0/16", "10.244.2.0/24"].map(|cidr| cidr.parse().unwrap());
+        let routes = wanted_routes(&[range], &cidrs, 7);
+        let vias: Vec<String> = routes.iter().filter(|r| matches!(r, Route::Via { .. })).map(|r| r.to().to_string()).collect();
+        assert_eq!(vias, ["10.96.0.0/16", "10.244.0.0/16"]);
+        assert_eq!(routes.iter().filter(|r| matches!(r, Route::Blackhole { .. })).count(), 2);
+    }
+}

@@ -1,0 +1,192 @@
+//! A pod's interface, made inside the pod's network namespace: a thread enters it, works there, and ends. It must not
+//! know who asked or what the dataplane does with the descriptor.
+
+use crate::ipam::GATEWAY_MAC;
+use crate::netlink::{Keep, Netlink, NetlinkError, Route};
+use crate::{sysctl, tap};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use tables::{Addr, Mac, Prefix};
+
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    #[error("cannot enter the pod's network namespace {path}: {source}")]
+    Enter { path: PathBuf, source: io::Error },
+    #[error("{0} is the node's own network namespace: a pod on the host network is not attached")]
+    HostNetwork(PathBuf),
+    #[error("the pod already has an interface {0}")]
+    Exists(String),
+    #[error("cannot make the interface {ifname} in the pod: {source}; the kernel needs CONFIG_TUN")]
+    Tap { ifname: String, source: io::Error },
+    #[error("the pod has no interface {0} any more")]
+    Gone(String),
+    #[error("the pod's interface {ifname} is not as it was made: {what}")]
+    Changed { ifname: String, what: String },
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("the thread in the pod's network namespace ended early")]
+    Thread,
+}
+
+/// What an interface is to be.
+#[derive(Clone, Debug)]
+pub struct PodInterface {
+    pub netns: PathBuf,
+    pub ifname: String,
+    pub mac: Mac,
+    pub addrs: Vec<Addr>,
+    /// One of each family of `addrs`.
+    pub gateways: Vec<Addr>,
+    pub mtu: u32,
+}
+
+/// What was made.
+pub struct Made {
+    pub tap: OwnedFd,
+    pub ifindex: u32,
+}
+
+impl PodInterface {
+    pub async fn create(self) -> Result<Made, PodError> {
+        let netns = self.netns.clone();
+        inside(netns, move || async move {
+            let netlink = connect()?;
+            if netlink.link(&self.ifname).await?.is_some() {
+                return Err(PodError::Exists(self.ifname));
+            }
+            let tap = tap::open(&self.ifname).map_err(|source| self.tap_error(source))?;
+            let made = self.configure(&netlink).await;
+            if made.is_err() {
+                delete(&netlink, &self.ifname).await?;
+            }
+            Ok(Made { tap, ifindex: made? })
+        })
+        .await
+    }
+
+    async fn configure(&self, netlink: &Netlink) -> Result<u32, PodError> {
+        let index = self.index(netlink).await?;
+        let v6 = self.addrs.iter().any(|addr| !addr.is_v4());
+        sysctl::quiet_ipv6(&self.ifname, v6);
+        netlink.bring_up(1, None, None).await?;
+        netlink.bring_up(index, Some(self.mac), Some(self.mtu)).await?;
+        for addr in &self.addrs {
+            netlink.add_address(index, *addr).await?;
+        }
+        for gateway in &self.gateways {
+            netlink.put_neighbour(index, *gateway, Keep::Permanent(GATEWAY_MAC)).await?;
+            for route in routes(*gateway, index) {
+                netlink.put_route(&route).await?;
+            }
+        }
+        Ok(index)
+    }
+
+    async fn index(&self, netlink: &Netlink) -> Result<u32, PodError> {
+        let link = netlink.link(&self.ifname).await?;
+        Ok(link.ok_or_else(|| PodError::Gone(self.ifname.clone()))?.index)
+    }
+
+    fn tap_error(&self, source: io::Error) -> PodError {
+        PodError::Tap { ifname: self.ifname.clone(), source }
+    }
+
+    /// Joins the interface again after its descriptors were lost.
+    pub async fn reopen(self) -> Result<Made, PodError> {
+        let netns = self.netns.clone();
+        inside(netns, move || async move {
+            let ifindex = self.index(&connect()?).await?;
+            let tap = tap::open(&self.ifname).map_err(|source| self.tap_error(source))?;
+            Ok(Made { tap, ifindex })
+        })
+        .await
+    }
+
+    /// Whether it is still as it was made; its index.
+    pub async fn check(self) -> Result<u32, PodError> {
+        let netns = self.netns.clone();
+        inside(netns, move || async move {
+            let netlink = connect()?;
+            let found = netlink.link(&self.ifname).await?;
+            let link = found.ok_or_else(|| PodError::Gone(self.ifname.clone()))?;
+            let changed = |what: String| PodError::Changed { ifname: self.ifname.clone(), what };
+            if link.mac != self.mac {
+                return Err(changed(format!("its Ethernet address is {}, not {}", link.mac, self.mac)));
+            }
+            let addrs = netlink.addresses(link.index).await?;
+            match self.addrs.iter().find(|addr| !addrs.contains(addr)) {
+                Some(missing) => Err(changed(format!("it has lost its address {missing}"))),
+                None => Ok(link.index),
+            }
+        })
+        .await
+    }
+}
+
+/// Takes the interface away; a namespace or interface that is gone is no error.
+pub async fn remove(netns: PathBuf, ifname: String) -> Result<(), PodError> {
+    let removed = inside(netns, move || async move { delete(&connect()?, &ifname).await }).await;
+    match removed {
+        Err(PodError::Enter { source, .. }) if is_gone(&source) => Ok(()),
+        other => other,
+    }
+}
+
+/// Neither a path that is no longer there, nor one that is no namespace any more.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::InvalidInput
+}
+
+async fn delete(netlink: &Netlink, ifname: &str) -> Result<(), PodError> {
+    if let Some(link) = netlink.link(ifname).await? {
+        netlink.delete_link(link.index).await?;
+    }
+    Ok(())
+}
+
+fn connect() -> Result<Netlink, PodError> {
+    Netlink::connect().map_err(|_| PodError::Thread)
+}
+
+fn routes(gateway: Addr, device: u32) -> [Route; 2] {
+    let everything = Prefix::mapped(gateway, if gateway.is_v4() { 96 } else { 0 });
+    [
+        Route::Link { to: Prefix::host(gateway), device, src: None },
+        Route::Via { to: everything, gateway, device, src: None },
+    ]
+}
+
+/// Runs `work` on a thread of its own inside the namespace.
+async fn inside<T, W, F>(netns: PathBuf, work: W) -> Result<T, PodError>
+where
+    T: Send + 'static,
+    W: FnOnce() -> F + Send + 'static,
+    F: Future<Output = Result<T, PodError>>,
+{
+    let (answer, result) = tokio::sync::oneshot::channel();
+    let thread = move || {
+        let done = enter(&netns).and_then(|()| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(|_| PodError::Thread)?.block_on(work())
+        });
+        let _ = answer.send(done);
+    };
+    let spawned = std::thread::Builder::new().name("pod-netns".into()).spawn(thread);
+    spawned.map_err(|_| PodError::Thread)?;
+    result.await.map_err(|_| PodError::Thread)?
+}
+
+fn enter(path: &Path) -> Result<(), PodError> {
+    let fail = |source| PodError::Enter { path: path.to_owned(), source };
+    let file = File::open(path).map_err(fail)?;
+    let own = File::open("/proc/self/ns/net").and_then(|own| own.metadata()).map_err(fail)?;
+    use std::os::unix::fs::MetadataExt;
+    let there = file.metadata().map_err(fail)?;
+    if (own.dev(), own.ino()) == (there.dev(), there.ino()) {
+        return Err(PodError::HostNetwork(path.to_owned()));
+    }
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|errno| fail(errno.into()))
+}

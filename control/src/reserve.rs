@@ -1,0 +1,104 @@
+//! The SNAT ports are Fairway's alone: no socket of the node may sit in the range, and the kernel must not give one of
+//! them out. Reserved here, given back at exit; the value to restore is kept on disk, so that a crash loses nothing.
+
+use crate::disk::{self, DiskError};
+use crate::sysctl;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+const KEY: &str = "ipv4/ip_local_reserved_ports";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReserveError {
+    #[error(
+        "a {protocol} socket of this node uses port {port}, inside the SNAT range {first}-{last}: close it (ss -tuanp 'sport = :{port}'), or move the range with --snat-ports"
+    )]
+    Socket { protocol: &'static str, port: u16, first: u16, last: u16 },
+    #[error("cannot change net.ipv4.ip_local_reserved_ports: {0}; it needs root and a writable /proc/sys")]
+    Sysctl(io::Error),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// The ports are reserved while this is kept; `release` gives them back.
+#[derive(Debug)]
+pub struct Reservation {
+    before: String,
+    record: PathBuf,
+}
+
+/// Reserves the range. A socket inside it is refused.
+pub fn reserve(range: &RangeInclusive<u16>, state_dir: &Path) -> Result<Reservation, ReserveError> {
+    if let Some((protocol, port)) = socket_in(range) {
+        return Err(ReserveError::Socket { protocol, port, first: *range.start(), last: *range.end() });
+    }
+    let record = state_dir.join("reserved-ports.json");
+    let before: String = match disk::read(&record)? {
+        Some(before) => before,
+        None => sysctl::read(KEY).map_err(ReserveError::Sysctl)?,
+    };
+    disk::write(&record, &before)?;
+    let ours = format!("{}-{}", range.start(), range.end());
+    let all = if before.is_empty() { ours } else { format!("{before},{ours}") };
+    sysctl::write(KEY, &all).map_err(ReserveError::Sysctl)?;
+    Ok(Reservation { before, record })
+}
+
+impl Reservation {
+    pub fn release(self) -> Result<(), ReserveError> {
+        sysctl::write(KEY, &self.before).map_err(ReserveError::Sysctl)?;
+        Ok(disk::remove(&self.record)?)
+    }
+}
+
+const SOCKETS: [(&str, &str); 4] = [("TCP", "tcp"), ("TCP", "tcp6"), ("UDP", "udp"), ("UDP", "udp6")];
+
+/// A socket of this namespace whose own port lies in the range, other than on the loopback.
+fn socket_in(range: &RangeInclusive<u16>) -> Option<(&'static str, u16)> {
+    SOCKETS.iter().find_map(|(protocol, file)| {
+        // Without IPv6 its files are not there.
+        let table = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
+        let port = table.lines().skip(1).filter_map(local_port).find(|port| range.contains(port))?;
+        Some((*protocol, port))
+    })
+}
+
+/// TIME_WAIT of TCP: nobody reads there any more.
+const STATE_TIME_WAIT: &str = "06";
+
+/// A line of /proc/net/tcp and its like: `sl local:port remote:port state ...`, addresses as words in host byte order.
+fn local_port(line: &str) -> Option<u16> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (addr, port) = fields.next()?.split_once(':')?;
+    let state = fields.nth(1)?;
+    let loopback = match addr.len() {
+        8 => addr.ends_with("7F"),
+        _ => addr == "00000000000000000000000001000000" || addr.starts_with("0000000000000000FFFF0000") && addr.ends_with("7F"),
+    };
+    if loopback || state == STATE_TIME_WAIT { None } else { u16::from_str_radix(port, 16).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_but_not_of_the_loopback_or_of_what_is_over() {
+        let line = |addr: &str, state: &str| format!("  0: {addr}:C350 00000000:0000 {state} 00000000:00000000 00:0 0 0");
+        assert_eq!(local_port(&line("00000000", "0A")), Some(50000));
+        assert_eq!(local_port(&line("00000000000000000000000000000000", "07")), Some(50000));
+        assert_eq!(local_port(&line("0100007F", "0A")), None);
+        assert_eq!(local_port(&line("0000000000000000FFFF00000100007F", "0A")), None);
+        assert_eq!(local_port(&line("0100A8C0", "06")), None);
+    }
+
+    #[test]
+    fn a_socket_in_the_range_is_found_and_none_elsewhere() {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert_eq!(socket_in(&(port..=port)), Some(("UDP", port)));
+        drop(socket);
+        assert_eq!(socket_in(&(port..=port)), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! The loop that holds everything together: what happens (objects, attachments, the kernel, the dataplane, questions)
+//! goes into the state, the state through the compiler into the tables, and publishing never waits per change: what
+//! arrives while workers still acknowledge forms the next batch. Each part of it is a file beside this one.
+
+mod answer;
+mod attach;
+mod cluster;
+mod kernel;
+mod metrics;
+mod publish;
+mod session;
+mod view;
+
+pub use session::Dataplane;
+
+use crate::api::Request;
+use crate::args::Args;
+use crate::attachment::Store;
+use crate::claim::Claim;
+use crate::compile::Compiler;
+use crate::file::Directory;
+use crate::netlink::Netlink;
+use crate::node::Node;
+use crate::reserve::{self, Reservation};
+use crate::serve::ReplyTo;
+use crate::state::State;
+use crate::uplink::Uplink;
+use crate::{file, log, watch};
+use anyhow::{Context, Result};
+use attach::{Attaching, Waiter};
+use futures_util::StreamExt;
+use session::Incoming;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tables::owner::Worker;
+use tables::{Addr, Publisher};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Between two attempts to reach the dataplane.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// After the dataplane refused: a person has to do something.
+const RECONNECT_REFUSED: Duration = Duration::from_secs(2);
+/// How often acknowledgements are looked for while some are missing.
+const ACKNOWLEDGE_POLL: Duration = Duration::from_micros(500);
+/// How often rates are measured.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What outlives the dataplane because this process keeps it open.
+#[derive(Default)]
+struct Custody {
+    /// Pods' TAPs, by attachment key.
+    taps: BTreeMap<String, OwnedFd>,
+    /// Each worker's flow memory.
+    flows: BTreeMap<Worker, OwnedFd>,
+}
+
+pub struct Supervisor {
+    args: Args,
+    netlink: Netlink,
+    uplink: Uplink,
+    node: Node,
+    claim: Claim,
+    reservation: Option<Reservation>,
+    store: Store,
+    state: State,
+    compiler: Compiler,
+    publisher: Publisher,
+    published: publish::Published,
+    dataplane: Option<Dataplane>,
+    reconnect_at: Instant,
+    custody: Custody,
+    /// Attachments whose interface is being made or taken away.
+    attaching: Attaching,
+    waiters: Vec<Waiter>,
+    /// Next hops of the routes in force, and what workers asked for besides.
+    next_hops: BTreeSet<Addr>,
+    asked: kernel::Asked,
+    kernel_changed: bool,
+    /// Sentences for `status`, by what they are about.
+    problems: BTreeMap<String, String>,
+    object_problems: Vec<String>,
+    file_problems: Vec<String>,
+}
+
+/// What the loop was woken by.
+enum Event {
+    Objects(file::Update),
+    Request(Request, ReplyTo),
+    Kernel(watch::KernelChange),
+    Dataplane(Incoming),
+    Attached(attach::Outcome),
+    Reconnect,
+    Acknowledge,
+    Tick,
+    Stop,
+}
+
+impl Supervisor {
+    /// Prepares the node; nothing is claimed yet.
+    pub async fn start(args: Args) -> Result<Supervisor> {
+        let netlink = Netlink::connect().context("cannot open a netlink socket")?;
+        let uplink = Uplink::find(&netlink, &args.uplink).await?;
+        let store = Store::open(&args.state_dir)?;
+        let claim = Claim::load()?;
+        let node = Node::prepare(netlink.clone(), uplink.pod_mtu()).await?;
+        let reservation = reserve::reserve(&args.snat_ports, &args.state_dir)?;
+        let publisher = Publisher::create(seed()).context("cannot make the tables' shared memory")?;
+        Ok(Supervisor {
+            netlink,
+            uplink,
+            node,
+            claim,
+            reservation: Some(reservation),
+            store,
+            state: State::new(),
+            compiler: Compiler::new(),
+            publisher,
+            published: publish::Published::default(),
+            dataplane: None,
+            reconnect_at: Instant::now(),
+            custody: Custody::default(),
+            attaching: Attaching::new(),
+            waiters: Vec::new(),
+            next_hops: BTreeSet::new(),
+            asked: kernel::Asked::default(),
+            kernel_changed: true,
+            problems: BTreeMap::new(),
+            object_problems: Vec::new(),
+            file_problems: Vec::new(),
+            args,
+        })
+    }
+
+    /// Runs until `stop` is done, then undoes what was done to the node.
+    pub async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<(Request, ReplyTo)>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let mut kernel = watch::changes().context("cannot follow the kernel over netlink")?;
+        let mut directory = Directory::open(&self.args.objects)?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        tokio::pin!(stop);
+        loop {
+            let acknowledge = self.awaits_acknowledgement();
+            let (gone, reconnect_at) = (self.dataplane.is_none(), self.reconnect_at);
+            let event = tokio::select! {
+                () = &mut stop => Event::Stop,
+                incoming = session::incoming(&mut self.dataplane) => Event::Dataplane(incoming),
+                update = directory.next() => Event::Objects(update),
+                Some((request, reply)) = requests.recv() => Event::Request(request, reply),
+                Some(change) = kernel.next() => Event::Kernel(change),
+                outcome = self.attaching.next() => Event::Attached(outcome),
+                () = tokio::time::sleep(ACKNOWLEDGE_POLL), if acknowledge => Event::Acknowledge,
+                () = tokio::time::sleep_until(reconnect_at), if gone => Event::Reconnect,
+                _ = tick.tick() => Event::Tick,
+            };
+            if matches!(event, Event::Stop) {
+                break;
+            }
+            self.handle(event).await;
+            self.settle().await;
+        }
+        self.undo().await
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Objects(update) => self.take_objects(update).await,
+            Event::Request(request, reply) => self.answer(request, reply).await,
+            Event::Kernel(change) => self.take_kernel_change(change),
+            Event::Dataplane(incoming) => self.take_incoming(incoming).await,
+            Event::Attached(outcome) => self.finish_attaching(outcome).await,
+            Event::Reconnect => self.reconnect().await,
+            Event::Tick => self.measure(),
+            Event::Acknowledge | Event::Stop => {}
+        }
+    }
+
+    /// After every event: what changed goes out, and who waits for that hears of it.
+    async fn settle(&mut self) {
+        if self.kernel_changed {
+            self.read_kernel().await;
+        }
+        self.publish().await;
+        self.answer_waiters();
+    }
+
+    /// Keeps a sentence for `status` until it is cleared; says it once in the log.
+    fn set_problem(&mut self, about: &str, sentence: impl ToString) {
+        let sentence = sentence.to_string();
+        if self.problems.get(about) != Some(&sentence) {
+            log(format_args!("{sentence}"));
+            self.problems.insert(about.to_owned(), sentence);
+        }
+    }
+
+    fn clear_problem(&mut self, about: &str) {
+        self.problems.remove(about);
+    }
+
+    async fn undo(mut self) -> Result<()> {
+        log(format_args!("stopping: giving the node back to its kernel"));
+        self.claim.detach(self.uplink.index);
+        self.dataplane = None;
+        self.node.undo().await?;
+        if let Some(reservation) = self.reservation.take() {
+            reservation.release()?;
+        }
+        Ok(())
+    }
+}
+
+/// Hash tables must not be predictable from outside.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

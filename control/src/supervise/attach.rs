@@ -1,0 +1,286 @@
+//! The path of a pod: address and file first, then the interface in the pod's namespace (beside the loop, since it takes
+//! a while), then the dataplane, then the tables; the answer when those are in force. And back.
+
+use super::Supervisor;
+use super::session::{SessionError, pod_spec};
+use crate::api::{CniAttached, CniPod, Failure, Reply, code};
+use crate::attachment::{self, Attachment, StoreError};
+use crate::ipam::mac_of;
+use crate::pod::{self, Made, PodError};
+use crate::serve::ReplyTo;
+use crate::state::LocalEndpoint;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::time::Duration;
+use tables::message::InterfaceInfo;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// An ADD answers after this long even if the tables are not in force yet; the pod's traffic starts when they are.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(2);
+
+/// Work in pods' namespaces that is under way.
+pub struct Attaching {
+    busy: BTreeSet<String>,
+    sender: mpsc::UnboundedSender<Outcome>,
+    receiver: mpsc::UnboundedReceiver<Outcome>,
+}
+
+pub enum Outcome {
+    Made { key: String, made: Result<Made, PodError>, reply: ReplyTo },
+    Removed { key: String, removed: Result<(), PodError>, reply: Option<ReplyTo> },
+}
+
+impl Attaching {
+    pub fn new() -> Attaching {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Attaching { busy: BTreeSet::new(), sender, receiver }
+    }
+
+    pub fn is_busy(&self, key: &str) -> bool {
+        self.busy.contains(key)
+    }
+
+    /// May be dropped while it waits.
+    pub async fn next(&mut self) -> Outcome {
+        // This process holds a sender, so the channel never ends.
+        match self.receiver.recv().await {
+            Some(outcome) => outcome,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn start(&mut self, key: &str, work: impl Future<Output = Outcome> + Send + 'static) {
+        self.busy.insert(key.to_owned());
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let _ = sender.send(work.await);
+        });
+    }
+}
+
+/// An ADD that waits for its tables.
+pub struct Waiter {
+    reply: ReplyTo,
+    attached: CniAttached,
+    deadline: Instant,
+    published: bool,
+}
+
+impl Supervisor {
+    pub(super) fn cni_add(&mut self, pod: CniPod, reply: ReplyTo) {
+        match self.begin_add(pod) {
+            Ok(attachment) => {
+                let key = attachment.key();
+                let interface = self.interface_of(&attachment);
+                self.attaching.start(&key.clone(), async move {
+                    Outcome::Made { key, made: interface.create().await, reply }
+                });
+            }
+            Err(failure) => drop(reply.send(Reply::Failed(failure))),
+        }
+    }
+
+    fn begin_add(&mut self, pod: CniPod) -> Result<Attachment, Failure> {
+        let key = attachment::key(&pod.container, &pod.ifname);
+        let netns = pod.netns.ok_or_else(|| Failure::new(code::ENVIRONMENT, "CNI_NETNS is missing"))?;
+        if self.store.get(&key).is_some() || self.attaching.is_busy(&key) {
+            let text = format!("{key} is attached already: DEL it first");
+            return Err(Failure::new(code::ALREADY_ATTACHED, text));
+        }
+        let mtu = self.uplink.pod_mtu();
+        let added = self.store.add(|addrs| Attachment {
+            container: pod.container,
+            ifname: pod.ifname,
+            netns,
+            namespace: pod.namespace,
+            pod: pod.pod,
+            mac: mac_of(addrs[0]),
+            addrs,
+            mtu,
+        });
+        added.map_err(|error| match &error {
+            StoreError::Ipam(_) => Failure::new(code::TRY_AGAIN, error),
+            _ => Failure::new(code::IO, error),
+        })
+    }
+
+    pub(super) async fn finish_attaching(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Made { key, made, reply } => {
+                self.attaching.busy.remove(&key);
+                match self.finish_add(&key, made).await {
+                    Ok(attached) => {
+                        let deadline = Instant::now() + PUBLISH_LIMIT;
+                        self.waiters.push(Waiter { reply, attached, deadline, published: false });
+                    }
+                    Err(failure) => drop(reply.send(Reply::Failed(failure))),
+                }
+            }
+            Outcome::Removed { key, removed, reply } => {
+                self.attaching.busy.remove(&key);
+                let outcome = self.finish_del(&key, removed);
+                reply.map(|reply| reply.send(Reply::of(outcome)));
+            }
+        }
+    }
+
+    async fn finish_add(&mut self, key: &str, made: Result<Made, PodError>) -> Result<CniAttached, Failure> {
+        let Some(attachment) = self.store.get(key).cloned() else {
+            return Err(Failure::new(code::TRY_AGAIN, format!("{key} was taken away while it was attached")));
+        };
+        let added = match made {
+            Ok(made) => {
+                self.custody.taps.insert(key.to_owned(), made.tap);
+                self.add_to_dataplane(&attachment).await.map_err(|error| Failure::new(code::FAILED, error))
+            }
+            Err(error) => Err(Failure::new(code_of(&error), error)),
+        };
+        if let Err(failure) = added {
+            self.custody.taps.remove(key);
+            let netns = attachment.netns.clone();
+            let _ = pod::remove(netns, attachment.ifname.clone()).await;
+            let _ = self.store.remove(key);
+            return Err(failure);
+        }
+        self.clear_problem(key);
+        let gateways = self.interface_of(&attachment).gateways;
+        Ok(CniAttached { mac: attachment.mac.to_string(), mtu: attachment.mtu, addrs: attachment.addrs, gateways })
+    }
+
+    /// While the dataplane is gone the interface is kept for its return.
+    async fn add_to_dataplane(&mut self, attachment: &Attachment) -> Result<(), SessionError> {
+        let key = attachment.key();
+        let (Some(dataplane), Some(tap)) = (&mut self.dataplane, self.custody.taps.get(&key)) else { return Ok(()) };
+        match dataplane.add(pod_spec(attachment), &[tap.as_fd()]).await {
+            Ok(info) => {
+                self.state.attach(key, endpoint(attachment, &info));
+                Ok(())
+            }
+            Err(error @ SessionError::Refused { .. }) => Err(error),
+            Err(error) => {
+                self.lose_dataplane(error);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn cni_del(&mut self, key: &str, reply: Option<ReplyTo>) {
+        if self.attaching.is_busy(key) {
+            let failure = Failure::new(code::TRY_AGAIN, format!("{key} is being attached or detached"));
+            reply.map(|reply| reply.send(Reply::Failed(failure)));
+            return;
+        }
+        let Some(attachment) = self.store.get(key).cloned() else {
+            reply.map(|reply| reply.send(Reply::of(Ok(()))));
+            return;
+        };
+        self.take_from_dataplane(key).await;
+        self.state.detach(key);
+        self.custody.taps.remove(key);
+        self.clear_problem(key);
+        let owned = key.to_owned();
+        self.attaching.start(key, async move {
+            let removed = pod::remove(attachment.netns, attachment.ifname).await;
+            Outcome::Removed { key: owned, removed, reply }
+        });
+    }
+
+    async fn take_from_dataplane(&mut self, key: &str) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let Some(id) = dataplane.interfaces.get(key).map(|info| info.id) else { return };
+        match dataplane.remove(id, key).await {
+            Ok(()) => {}
+            Err(error @ SessionError::Refused { .. }) => crate::log(format_args!("{error}")),
+            Err(error) => self.lose_dataplane(error),
+        }
+    }
+
+    fn finish_del(&mut self, key: &str, removed: Result<(), PodError>) -> Result<(), Failure> {
+        if let Err(error) = removed {
+            crate::log(format_args!("{key}: {error}"));
+        }
+        self.store.remove(key).map(drop).map_err(|error| Failure::new(code::IO, error))
+    }
+
+    pub(super) fn cni_check(&mut self, pod: CniPod, reply: ReplyTo) {
+        let key = attachment::key(&pod.container, &pod.ifname);
+        let Some(attachment) = self.store.get(&key) else {
+            let failure = Failure::new(code::UNKNOWN_CONTAINER, format!("{key} is not attached"));
+            return drop(reply.send(Reply::Failed(failure)));
+        };
+        let connected = self.dataplane.as_ref().is_none_or(|dataplane| dataplane.interfaces.contains_key(&key));
+        let interface = self.interface_of(attachment);
+        tokio::spawn(async move {
+            let checked = match interface.check().await {
+                Ok(_) if connected => Ok(()),
+                Ok(_) => Err(Failure::new(code::NOT_AS_MADE, format!("the dataplane does not serve {key}"))),
+                Err(error) => Err(Failure::new(code::NOT_AS_MADE, error)),
+            };
+            let _ = reply.send(Reply::of(checked));
+        });
+    }
+
+    /// Detaches everything that the runtime no longer knows.
+    pub(super) async fn cni_gc(&mut self, valid: Vec<(String, String)>) -> Result<(), Failure> {
+        let valid: BTreeSet<String> = valid.iter().map(|(container, ifname)| attachment::key(container, ifname)).collect();
+        let stale: Vec<String> = self.store.iter().map(Attachment::key).filter(|key| !valid.contains(key)).collect();
+        for key in stale {
+            self.cni_del(&key, None).await;
+        }
+        Ok(())
+    }
+
+    pub(super) fn cni_status(&self) -> Result<(), Failure> {
+        let unavailable = |why: &str| Err(Failure::new(code::NOT_AVAILABLE, why));
+        match &self.dataplane {
+            None => unavailable("fairway-dataplane is not connected: start it"),
+            Some(_) if self.store.ipam().ranges().is_empty() => unavailable("the node has no pod range yet"),
+            Some(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn mark_waiters_published(&mut self) {
+        self.waiters.iter_mut().for_each(|waiter| waiter.published = true);
+    }
+
+    pub(super) fn answer_waiters(&mut self) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let (now, acknowledged) = (Instant::now(), self.is_acknowledged() && !self.state.has_changes());
+        let done = |waiter: &mut Waiter| waiter.published && acknowledged || waiter.deadline <= now;
+        for waiter in self.waiters.extract_if(.., done) {
+            let _ = waiter.reply.send(Reply::of(Ok(waiter.attached)));
+        }
+    }
+
+    /// Attachments that the dataplane serves, as the state wants them.
+    pub(super) fn local_endpoints(&self) -> BTreeMap<String, LocalEndpoint> {
+        let Some(dataplane) = &self.dataplane else { return self.state.local().endpoints.clone() };
+        let served = |attachment: &Attachment| {
+            let info = dataplane.interfaces.get(&attachment.key())?;
+            Some((attachment.key(), endpoint(attachment, info)))
+        };
+        self.store.iter().filter_map(served).collect()
+    }
+}
+
+fn endpoint(attachment: &Attachment, info: &InterfaceInfo) -> LocalEndpoint {
+    LocalEndpoint {
+        interface: info.id,
+        owner: info.owner,
+        mac: attachment.mac,
+        addrs: attachment.addrs.clone(),
+        pod: attachment.pod_id(),
+    }
+}
+
+fn code_of(error: &PodError) -> u32 {
+    match error {
+        PodError::Enter { .. } => code::UNKNOWN_CONTAINER,
+        PodError::HostNetwork(_) => code::NETWORK_CONFIG,
+        PodError::Exists(_) => code::ALREADY_ATTACHED,
+        _ => code::IO,
+    }
+}

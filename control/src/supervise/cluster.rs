@@ -1,0 +1,126 @@
+//! Objects into the state, and what of them concerns this node itself: its addresses, its pod ranges, the ranges that are
+//! claimed and routed.
+
+use super::Supervisor;
+use crate::claim::ClaimConfig;
+use crate::file::Update;
+use crate::ipam::{GATEWAY_MAC, HOST_MAC, PodRange};
+use crate::log;
+use crate::object::{Kind, Object, ObjectChange};
+use crate::state::{Local, Uplink};
+use std::collections::BTreeSet;
+use tables::message::InterfaceKind;
+use tables::node::family;
+use tables::{Addr, Prefix};
+
+impl Supervisor {
+    pub(super) async fn take_objects(&mut self, update: Update) {
+        self.take_file_problems(update.problems.iter().map(ToString::to_string).collect());
+        let nodes = update.changes.iter().any(concerns_nodes);
+        for change in update.changes {
+            self.state.apply(change);
+        }
+        // The first batch is the first complete read.
+        let first = !self.state.is_complete();
+        if nodes || first {
+            self.configure_node().await;
+        }
+        if first {
+            self.state.set_complete();
+            log(format_args!("read all objects of {}", self.args.objects.display()));
+        }
+    }
+
+    fn take_file_problems(&mut self, now: Vec<String>) {
+        for sentence in now.iter().filter(|sentence| !self.file_problems.contains(sentence)) {
+            log(format_args!("{sentence}"));
+        }
+        self.file_problems = now;
+    }
+
+    /// The node's own objects say its addresses; all nodes' say which ranges are pods'.
+    async fn configure_node(&mut self) {
+        let Some(node) = self.state.node(&self.args.node) else {
+            let sentence = format!("there is no Node object {:?}: pods get no addresses until it appears", self.args.node);
+            return self.set_problem("node", sentence);
+        };
+        let (pod_cidrs, addrs) = (node.pod_cidrs.clone(), node.addrs.clone());
+        self.clear_problem("node");
+        if let Err(error) = self.store.set_ranges(&pod_cidrs) {
+            self.set_problem("ipam", error);
+        }
+        let cidrs = self.claimed_ranges();
+        let config = ClaimConfig::new(&addrs, self.uplink.mac, self.args.vxlan_port, self.args.snat_ports.clone());
+        let claimed = self.claim.set_config(config).and_then(|()| self.claim.set_ranges(cidrs.clone()));
+        self.note("claim-ranges", claimed);
+        let cidrs: Vec<Prefix> = cidrs.into_iter().collect();
+        let ranges = self.store.ipam().ranges().to_vec();
+        let configured = self.node.configure(&ranges, &cidrs).await;
+        self.note("node-routes", configured);
+        self.refresh_local();
+    }
+
+    fn note<E: std::fmt::Display>(&mut self, about: &str, outcome: Result<(), E>) {
+        match outcome {
+            Ok(()) => self.clear_problem(about),
+            Err(error) => self.set_problem(about, error),
+        }
+    }
+
+    /// Pod and service ranges of the whole cluster.
+    fn claimed_ranges(&self) -> BTreeSet<Prefix> {
+        let nodes = self.state.nodes.values().flat_map(|node| &node.pod_cidrs);
+        nodes.chain(&self.args.cluster_cidrs).chain(&self.args.service_cidrs).copied().collect()
+    }
+
+    /// Tells the state what the node, the dataplane and the attachments are now.
+    pub(super) fn refresh_local(&mut self) {
+        let ranges = self.store.ipam().ranges().to_vec();
+        let by_family = |which: fn(&PodRange) -> Addr| by_family(&ranges, which);
+        let interface = |kind| self.dataplane.as_ref().and_then(|dataplane| dataplane.of_kind(kind));
+        let host = interface(InterfaceKind::Host);
+        let uplink = interface(InterfaceKind::Uplink);
+        let old = self.state.local();
+        let local = Local {
+            node: self.args.node.clone(),
+            addrs: self.state.node(&self.args.node).map_or_else(Vec::new, |node| node.addrs.clone()),
+            gateway: by_family(PodRange::gateway),
+            host: by_family(PodRange::host),
+            snat: by_family(PodRange::snat),
+            gateway_mac: GATEWAY_MAC,
+            host_mac: HOST_MAC,
+            vni: self.args.vni,
+            tunnel_port: self.args.vxlan_port,
+            uplink: Uplink {
+                interface: uplink.map_or(old.uplink.interface, |info| info.id),
+                mac: self.uplink.mac,
+                mtu: self.uplink.mtu.min(u16::MAX as u32) as u16,
+                vlan: 0,
+            },
+            host_interface: host.map_or(old.host_interface, |info| info.id),
+            host_owner: host.map_or(old.host_owner, |info| info.owner),
+            workers: self.dataplane.as_ref().map_or(old.workers, |dataplane| dataplane.workers),
+            cluster_cidrs: self.args.cluster_cidrs.clone(),
+            service_cidrs: self.args.service_cidrs.clone(),
+            endpoints: self.local_endpoints(),
+            neighbours: old.neighbours.clone(),
+            kernel_routes: old.kernel_routes.clone(),
+        };
+        self.state.set_local(local);
+    }
+}
+
+fn by_family(ranges: &[PodRange], which: fn(&PodRange) -> Addr) -> [Addr; 2] {
+    let mut addrs = [Addr::UNSPECIFIED; 2];
+    for addr in ranges.iter().map(which) {
+        addrs[family(addr)] = addr;
+    }
+    addrs
+}
+
+fn concerns_nodes(change: &ObjectChange) -> bool {
+    match change {
+        ObjectChange::Put(object) => matches!(object, Object::Node(_)),
+        ObjectChange::Delete(key) => key.kind == Kind::Node,
+    }
+}
