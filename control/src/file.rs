@@ -1,29 +1,87 @@
-//! A directory of Kubernetes objects in YAML and JSON.
+//! A directory of Kubernetes objects in YAML and JSON, read and then followed. The only file of this half of control
+//! that does I/O.
+//!
+//! What cannot be read changes nothing: the last good version of every object in that file stays in force until the file
+//! can be read again or is gone. Names that begin with a dot, and everything but `.yaml`, `.yml` and `.json`, is not
+//! looked at, which leaves out what editors write on the way.
+
+mod documents;
+mod locate;
+mod parse;
+mod reader;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod typed;
+mod watch;
 
 use crate::object::ObjectChange;
+use serde::Serialize;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
+/// Updates that may wait; the reader stops reading files when so many do.
+const UPDATES_WAITING_MAX: usize = 16;
+
 /// Why a file, or a part of it, is not in force.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FileProblem {
     pub path: PathBuf,
+    /// Line and column count from 1, where known.
     pub line: Option<u64>,
     pub column: Option<u64>,
+    /// Names the field, if it is about one.
     pub message: String,
 }
 
-/// A directory that is being followed.
-pub struct Directory {}
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        for number in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{number}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// What a look at the directory brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    pub changes: Vec<ObjectChange>,
+    /// Everything that is wrong now, not only what is new.
+    pub problems: Vec<FileProblem>,
+}
+
+/// "cannot follow the directory"
+#[derive(Debug, thiserror::Error)]
+#[error("cannot follow the objects in {path}: {source}; create the directory or name another one with --objects")]
+pub struct DirectoryError {
+    path: PathBuf,
+    source: notify::Error,
+}
+
+/// A directory that is being followed until this is dropped.
+pub struct Directory {
+    updates: mpsc::Receiver<Update>,
+    /// Its end ends the thread that reads.
+    _watcher: watch::Watcher,
+}
 
 impl Directory {
-    /// The first message is the complete first read.
-    pub fn open(_path: &Path) -> std::io::Result<(Directory, mpsc::Receiver<Vec<ObjectChange>>)> {
-        todo!()
+    /// Begins to follow a directory. The first update is the complete first read.
+    pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
+        let (sender, updates) = mpsc::channel(UPDATES_WAITING_MAX);
+        let watcher = watch::follow(path, sender).map_err(|source| DirectoryError { path: path.to_owned(), source })?;
+        Ok(Directory { updates, _watcher: watcher })
     }
 
-    /// What is wrong right now.
-    pub fn problems(&self) -> Vec<FileProblem> {
-        Vec::new()
+    /// The next update; waits for ever if there is none. May be cancelled without loss.
+    pub async fn next(&mut self) -> Update {
+        match self.updates.recv().await {
+            Some(update) => update,
+            // Only when the reading thread died, whose panic says why.
+            None => std::future::pending().await,
+        }
     }
 }
