@@ -129,7 +129,10 @@ impl Path {
     #[inline]
     fn look(&mut self, context: &Context<'_>, packet: Packet, stage: Stage) {
         match stage {
-            Stage::Send { interface } => self.send(interface, packet),
+            Stage::Send { interface } => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
+                self.send(interface, packet);
+            }
             Stage::Back(origin) => self.look_back(context, packet, origin),
             Stage::Arrived => match self.interfaces.get(packet.interface).map(|slot| slot.kind) {
                 Some(InterfaceKind::Uplink) => self.look_uplink(context, packet),
