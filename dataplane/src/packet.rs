@@ -124,6 +124,15 @@ impl Packet {
         true
     }
 
+    /// Makes a packet of one frame at least `size` bytes long, as far as its chunk of `frame_size` goes. What stands in the
+    /// new bytes is undefined: the caller writes them.
+    pub fn extend(&mut self, size: usize, frame_size: usize) {
+        let room = frame_size.saturating_sub(self.start as usize);
+        if self.rest.is_none() {
+            self.size = self.size.max(size.min(room) as u16);
+        }
+    }
+
     /// Cuts a packet of one frame to `size` bytes (Ethernet padding).
     pub fn truncate(&mut self, size: usize) {
         if self.rest.is_none() && size < self.size as usize {

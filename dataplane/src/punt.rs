@@ -13,6 +13,9 @@ const ANSWER_TTL: u8 = 64;
 /// Bytes of the offending packet that an ICMP error quotes beyond its IP header (RFC 792).
 const QUOTED_BYTES: usize = 8;
 
+/// Room that [`refuse`] wants in the head frame: headers of the answer, and the quote with all options.
+pub const REFUSAL_BYTES_MAX: usize = 14 + 20 + 8 + 60 + QUOTED_BYTES;
+
 /// Turns an ARP request for the gateway into its answer.
 pub fn answer_arp(bytes: &mut [u8], gateway: Addr, gateway_mac: Mac) -> bool {
     let Ok(mut arp) = ArpPacket::new_checked(&mut bytes[14..]) else { return false };
@@ -53,7 +56,8 @@ pub fn answer_echo(bytes: &mut [u8], meta: &Meta, own_mac: Mac) -> bool {
 }
 
 /// What a refused packet is answered with: its new size, or None where there must be no answer (resets, errors,
-/// fragments and broadcasts are never answered).
+/// fragments and broadcasts are never answered). `bytes` may go on behind the packet, up to [`REFUSAL_BYTES_MAX`]: an
+/// answer can be larger than its question.
 pub fn refuse(bytes: &mut [u8], meta: &Meta, own_mac: Mac) -> Option<usize> {
     if !meta.src.is_v4() || meta.src.is_multicast() || meta.src.is_unspecified() {
         return None;

@@ -164,6 +164,7 @@ impl Path {
 
     fn reject(&mut self, context: &Context<'_>, mut item: Item) -> Option<(FlowId, Item)> {
         let mac = context.node.gateway_mac;
+        item.packet.extend(punt::REFUSAL_BYTES_MAX, self.pool.memory().frame_size());
         let refused = punt::refuse(self.pool.memory().head_mut(&mut item.packet), &item.meta, mac);
         self.status().count(WorkerCounter::Rejected, 1);
         match refused.filter(|_| item.way == Way::Out && !item.packet.is_chained()) {
