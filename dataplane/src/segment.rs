@@ -62,7 +62,12 @@ fn plan(memory: &Memory, packet: &Packet, meta: &Meta, ip_size_max: usize) -> Op
     let headers = meta.l4 as usize + l4;
     let payload = (meta.end as usize).checked_sub(headers)?;
     let room = (ip_size_max + meta.l3 as usize).min(memory.frame_size() - HEADROOM).checked_sub(headers)?;
-    let step = (packet.gso.size()? as usize).min(room);
+    let size = packet.gso.size()? as usize;
+    // A stream may be cut anywhere; datagrams end where their sender ended them.
+    if meta.protocol == Protocol::UDP && size.min(payload) > room {
+        return None;
+    }
+    let step = size.min(room);
     (headers <= packet.head_size() && step > 0).then_some(Plan { headers, step, payload })
 }
 

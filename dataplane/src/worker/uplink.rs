@@ -3,7 +3,7 @@
 use super::forward::{Item, Path};
 use crate::classify::Context;
 use crate::overlay::{OUTER_V4_BYTES, Outer};
-use crate::packet::Packet;
+use crate::packet::{Gso, Packet};
 use crate::parse::{ETHERNET_BYTES, Meta};
 use crate::rewrite;
 use crate::segment;
@@ -51,14 +51,14 @@ impl Path {
     pub(super) fn send_uplink(&mut self, context: &Context<'_>, mut item: Item, next_hop: &NextHop) {
         let overhead = if let NextHop::Tunnel { .. } = next_hop { OUTER_V4_BYTES } else { 0 };
         let ip_size_max = (context.node.uplink_mtu as usize).saturating_sub(overhead);
-        if item.packet.gso.size().is_some() && item.meta.ip_size() > ip_size_max {
+        if must_be_cut(item.packet.gso, item.meta.ip_size(), ip_size_max) {
             return self.cut_and_send(context, item, next_hop, ip_size_max);
         }
         if item.packet.is_chained() || item.meta.ip_size() > ip_size_max {
             return self.drop_packet(item.packet, DropReason::TooBig);
         }
         rewrite::complete_checksum(self.pool.memory(), &mut item.packet, &item.meta);
-        item.packet.gso = crate::packet::Gso::None;
+        item.packet.gso = Gso::None;
         self.send_one(context, item.packet, &item.meta, next_hop);
     }
 
@@ -100,6 +100,15 @@ impl Path {
             NextHop::Inside => return self.drop_packet(packet, DropReason::NoRoute),
         }
         self.send(node.uplink, packet);
+    }
+}
+
+/// A TCP super-frame that fits a wire is a segment; datagrams stay the datagrams that they were.
+fn must_be_cut(gso: Gso, ip_size: usize, ip_size_max: usize) -> bool {
+    match gso {
+        Gso::None => false,
+        Gso::Tcp4(_) | Gso::Tcp6(_) => ip_size > ip_size_max,
+        Gso::Udp(_) => true,
     }
 }
 
