@@ -154,10 +154,7 @@ pub fn to_local(context: &Context, tuple: &Tuple, origin: Origin) -> Decision {
     let decision = Decision::new(tuple, false);
     let (local, kind) = match local_target(context, tuple, origin) {
         Target::End(local, kind) => (local, kind),
-        Target::Host => {
-            let back = Hop::new(HopKind::Interface, context.node.host_interface);
-            return Decision { back, ..decision };
-        }
+        Target::Host => return to_host(context, origin, decision),
         Target::Drop(reason) => return decision.drop(reason),
     };
     // The remote end's route is the way back and says where its packets may come from.
@@ -170,6 +167,16 @@ pub fn to_local(context: &Context, tuple: &Tuple, origin: Origin) -> Decision {
         Err(ended) => return ended,
     };
     Decision { back: Hop::new(HopKind::Interface, local.interface), ..decision }
+}
+
+/// Judges a claimed packet without flow of ours: the node's kernel gets it, unless its source is forged. The kernel
+/// answers by itself, so there is no way out.
+fn to_host(context: &Context, origin: Origin, decision: Decision) -> Decision {
+    let back = Hop::new(HopKind::Interface, context.node.host_interface);
+    match route::back_to(context, origin, decision) {
+        Ok(decision) => Decision { back, out: Hop::zeroed(), ..decision },
+        Err(ended) => ended,
+    }
 }
 
 /// The sender, if it may speak from this address on this interface.
