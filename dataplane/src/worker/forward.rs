@@ -299,7 +299,11 @@ impl Path {
             let checksum = item.packet.checksum;
             item.meta = rewrite::translate(bytes_of.head_mut(&mut item.packet), &item.meta, &to, checksum);
         }
-        // One hop for each node that a packet passes, counted where it enters.
+        self.count_hop(item)
+    }
+
+    /// Takes one hop off, once for each node that a packet passes, where it enters. False: the time to live ran out.
+    pub(super) fn count_hop(&mut self, item: &mut Item) -> bool {
         let entered = item.way == Way::Out || item.origin != Origin::Local;
         if !entered {
             return true;
@@ -307,7 +311,7 @@ impl Path {
         if item.meta.ttl <= 1 {
             return false;
         }
-        rewrite::decrement_ttl(bytes_of.head_mut(&mut item.packet), &item.meta);
+        rewrite::decrement_ttl(self.pool.memory().head_mut(&mut item.packet), &item.meta);
         item.meta.ttl -= 1;
         true
     }

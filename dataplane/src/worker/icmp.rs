@@ -2,7 +2,7 @@
 //! and out, past policy. Errors about unknown flows are dropped by name.
 
 use super::forward::{Item, Path};
-use crate::classify::Context;
+use crate::classify::{self, Context};
 use crate::flow::Way;
 use crate::parse;
 use crate::rewrite::{self, Translation};
@@ -19,6 +19,9 @@ impl Path {
         if !rewrite::verify_l4(bytes, &item.meta) && item.packet.checksum != crate::packet::Checksum::Valid {
             return self.drop_packet(item.packet, DropReason::BadChecksum);
         }
+        if let Some(reason) = self.forged(context, &item) {
+            return self.drop_packet(item.packet, reason);
+        }
         // An error towards a local end quotes what that end sent; one from it quotes what it received.
         let found = match item.way {
             Way::Back => self.flows.find(&quoted, Way::Back),
@@ -26,28 +29,30 @@ impl Path {
         };
         let Some(id) = found else { return self.drop_packet(item.packet, DropReason::IcmpUnrelated) };
         let record = *self.flows.record(id);
-        if record.flags & FLAG_TRANSLATED != 0 {
-            self.translate_error(&mut item, &record, quoted_l3);
-        }
-        if item.meta.ttl <= 1 {
-            return self.drop_packet(item.packet, DropReason::TtlExpired);
-        }
-        rewrite::decrement_ttl(self.pool.memory().head_mut(&mut item.packet), &item.meta);
-        self.pass_on(context, item, &record);
-    }
-
-    fn pass_on(&mut self, context: &Context<'_>, item: Item, record: &FlowRecord) {
         let hop = if item.way == Way::Out { record.out } else { record.back };
+        // Before anything is written: what waits is tried again as it arrived.
         let next_hop = match self.next_hop(context, &hop) {
             Ok(next_hop) => next_hop,
             Err(addr) => return self.hold(item.packet, addr),
         };
+        if record.flags & FLAG_TRANSLATED != 0 {
+            self.translate_error(&mut item, &record, quoted_l3);
+        }
+        if !self.count_hop(&mut item) {
+            return self.drop_packet(item.packet, DropReason::TtlExpired);
+        }
         match hop.kind() {
             HopKind::Interface => self.deliver(context, hop.target, item),
             HopKind::Endpoint => self.judge_other_half(context, item, hop.worker),
             HopKind::Tunnel | HopKind::Uplink => self.send_uplink(context, item, &next_hop),
             _ => self.drop_packet(item.packet, DropReason::IcmpUnrelated),
         }
+    }
+
+    /// Why an error from outside cannot have come from there. Routers on the way may speak, our own addresses not.
+    fn forged(&self, context: &Context<'_>, item: &Item) -> Option<DropReason> {
+        let (_, route) = classify::route::find(&context.view, item.meta.src)?;
+        (item.way == Way::Back).then(|| classify::route::forged(item.origin, &route)).flatten()
     }
 
     /// Translates the quoted packet back to what its sender sent, and the error's own addresses along with it.
