@@ -146,6 +146,7 @@ impl Path {
         renewed.last_seen_ms = record.last_seen_ms;
         if let Verdict::Drop(reason) = decision.verdict {
             (renewed.out, renewed.back) = (Hop::drop(reason), Hop::drop(reason));
+            renewed.scopes = self.scopes.depend_keeping(decision.scopes(), &record.scopes);
         }
         *self.flows.record_mut(id) = renewed;
         true
@@ -210,9 +211,12 @@ fn opens_anew(item: &Item) -> bool {
         && item.meta.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
 }
 
-/// Whether a flow can go on as the new decision says: its backend and its address outside must be the same.
+/// Whether a flow can go on as the new decision says: its backend and its address outside must be the same. One that is
+/// cut stays known, so that it goes on as it was when it may; but a service or route that is gone comes back under an id
+/// that no flow depends on.
 fn fits(record: &FlowRecord, decision: &Decision) -> bool {
     match decision.verdict {
+        Verdict::Drop(DropReason::ServiceUnknown | DropReason::NoRoute) => false,
         Verdict::Drop(_) => true,
         Verdict::Reject | Verdict::Punt => false,
         Verdict::Forward => {

@@ -116,6 +116,16 @@ impl ScopeCounters {
         Scopes { slots, sum: self.sum(&slots) }
     }
 
+    /// As `depend`, and where there is nothing to depend on now, on what the flow depended on before: a flow that is cut
+    /// must be looked at again when what it stood on comes back.
+    pub fn depend_keeping(&self, scopes: [Option<Scope>; 4], before: &Scopes) -> Scopes {
+        let mut slots = before.slots;
+        for (slot, scope) in slots.iter_mut().zip(scopes) {
+            *slot = scope.map_or(*slot, Scope::slot);
+        }
+        Scopes { slots, sum: self.sum(&slots) }
+    }
+
     #[inline(always)]
     pub fn is_current(&self, scopes: &Scopes) -> bool {
         self.sum(&scopes.slots) == scopes.sum
