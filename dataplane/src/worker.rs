@@ -167,7 +167,7 @@ impl Worker {
             return;
         }
         self.housekept_ms = self.path.now_ms;
-        let count = self.path.flows.capacity() / EXPIRY_ROUND_MS * elapsed_ms as usize + 1;
+        let count = self.path.flows.capacity() * elapsed_ms as usize / EXPIRY_ROUND_MS + 1;
         let expired = self.path.flows.expire(count, self.path.now_ms);
         block.count(WorkerCounter::FlowsExpired, expired as u64);
         self.path.expire_held();
