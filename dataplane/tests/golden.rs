@@ -1,0 +1,31 @@
+//! Golden packets: a node with its tables, a packet in, and what must come of it. What comes out is read by etherparse,
+//! which also computes every checksum anew. Real workers over interfaces of memory; nothing inside is looked at.
+
+mod support;
+
+#[path = "golden/answers.rs"]
+mod answers;
+#[path = "golden/external.rs"]
+mod external;
+#[path = "golden/frames.rs"]
+mod frames;
+#[path = "golden/guards.rs"]
+mod guards;
+#[path = "golden/host.rs"]
+mod host;
+#[path = "golden/icmp_errors.rs"]
+mod icmp_errors;
+#[path = "golden/lifetime.rs"]
+mod lifetime;
+#[path = "golden/pods.rs"]
+mod pods;
+#[path = "golden/policy.rs"]
+mod policy;
+#[path = "golden/services.rs"]
+mod services;
+#[path = "golden/workers.rs"]
+mod workers;
+
+fn node() -> support::Node {
+    support::Node::new(support::Shape::default())
+}

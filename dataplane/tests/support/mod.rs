@@ -1,0 +1,68 @@
+//! What the tests of whole nodes share: packets as values, table rows as a cluster would have them, and a node whose
+//! workers run over interfaces of memory. Must not know what a test expects.
+#![allow(dead_code)] // Each test binary compiles this anew and uses a part of it.
+
+pub mod node;
+pub mod packets;
+pub mod rows;
+
+pub use node::{Node, Outcome, Shape};
+pub use packets::{L4, Spec, udp};
+pub use rows::{Rows, Rule};
+pub use tables::{Addr, Mac};
+
+/// Interface ids of every node.
+pub const UPLINK: u32 = 1;
+pub const HOST: u32 = 2;
+/// The pod with address `.4`, and so on.
+pub const POD_A: u32 = 4;
+pub const POD_B: u32 = 5;
+pub const POD_C: u32 = 6;
+
+pub const VNI: u32 = 7;
+pub const TUNNEL_PORT: u16 = 4789;
+pub const UPLINK_MTU: u16 = 1500;
+pub const SNAT_FIRST: u16 = 40_000;
+pub const SNAT_LAST: u16 = 40_999;
+
+/// The node under test, its peer, and everybody else.
+pub const NODE: Addr = Addr::v4([192, 168, 0, 1]);
+pub const PEER: Addr = Addr::v4([192, 168, 0, 2]);
+pub const ROUTER: Addr = Addr::v4([192, 168, 0, 254]);
+/// On the uplink's own link, not resolved at first.
+pub const NEIGHBOUR: Addr = Addr::v4([192, 168, 0, 77]);
+pub const CLIENT: Addr = Addr::v4([203, 0, 113, 9]);
+pub const GATEWAY: Addr = pod(1, 1);
+pub const HOST_ADDR: Addr = pod(1, 2);
+pub const SNAT: Addr = pod(1, 3);
+pub const A: Addr = pod(1, 4);
+pub const B: Addr = pod(1, 5);
+pub const C: Addr = pod(1, 6);
+/// Pods of the peer.
+pub const REMOTE: Addr = pod(2, 4);
+pub const REMOTE_TWO: Addr = pod(2, 5);
+pub const SERVICE: Addr = Addr::v4([172, 30, 0, 10]);
+
+pub const GATEWAY_MAC: Mac = Mac([2, 0xfa, 0, 0, 0, 1]);
+pub const ROUTER_MAC: Mac = Mac([2, 0xee, 0, 0, 0, 254]);
+
+/// Address `.octet` in the pod range of node `number`.
+pub const fn pod(number: u8, octet: u8) -> Addr {
+    Addr::v4([10, 1, number, octet])
+}
+
+pub const fn node_addr(number: u8) -> Addr {
+    Addr::v4([192, 168, 0, number])
+}
+
+pub const fn pod_mac(number: u8, octet: u8) -> Mac {
+    Mac([2, 0x0d, 0, 0, number, octet])
+}
+
+pub const fn uplink_mac(number: u8) -> Mac {
+    Mac([2, 0xaa, 0, 0, 0, number])
+}
+
+pub const fn host_mac(number: u8) -> Mac {
+    pod_mac(number, 2)
+}
