@@ -17,13 +17,17 @@ pub const QUEUES_MAX: u32 = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    #[error("cannot load the XDP program: {0}; it needs root (CAP_BPF, CAP_NET_ADMIN) and a kernel with CONFIG_XDP_SOCKETS")]
+    #[error(
+        "cannot load the XDP program: {0}; it needs root (CAP_BPF, CAP_NET_ADMIN) and a kernel with CONFIG_XDP_SOCKETS"
+    )]
     Load(libbpf_rs::Error),
     #[error("cannot write the XDP program's map {map}: {source}")]
     Map { map: String, source: libbpf_rs::Error },
     #[error("cannot attach the XDP program to {device}: {source}")]
     Attach { device: String, source: libbpf_rs::Error },
-    #[error("{device} already runs another XDP program ({name}): detach it (ip link set {device} xdp off), or give another uplink")]
+    #[error(
+        "{device} already runs another XDP program ({name}): detach it (ip link set {device} xdp off), or give another uplink"
+    )]
     Foreign { device: String, name: String },
 }
 

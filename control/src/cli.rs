@@ -194,13 +194,19 @@ fn show<T: Serialize + DeserializeOwned + PartialEq>(
 }
 
 /// Rows; with `-w` those that are new or changed since.
-fn list<T: Row + Serialize + DeserializeOwned>(cli: &Cli, out: &mut dyn Write, request: &Request) -> Result<(), Failed> {
+fn list<T: Row + Serialize + DeserializeOwned>(
+    cli: &Cli,
+    out: &mut dyn Write,
+    request: &Request,
+) -> Result<(), Failed> {
     let wide = cli.output.output == Some(Format::Wide);
     let mut seen: BTreeSet<Vec<String>> = BTreeSet::new();
     let mut first = true;
     loop {
         let mut rows: Vec<T> = api::ask(&cli.run_dir, request)?;
-        rows.retain(|row| cli.output.namespace.as_deref().is_none_or(|wanted| row.namespace().is_none_or(|ns| ns == wanted)));
+        rows.retain(|row| {
+            cli.output.namespace.as_deref().is_none_or(|wanted| row.namespace().is_none_or(|ns| ns == wanted))
+        });
         match cli.output.output {
             Some(format @ (Format::Json | Format::Yaml)) => print_as(format, &rows, out)?,
             _ => {

@@ -127,7 +127,8 @@ fn configuration(stdin: &str) -> Result<Configuration, Failure> {
         Failure::new(code::DECODE, format!("the network configuration on standard input is not valid: {error}"))
     })?;
     if !VERSIONS.contains(&configuration.cni_version.as_str()) {
-        let text = format!("cniVersion {} is not supported: use one of {}", configuration.cni_version, VERSIONS.join(", "));
+        let text =
+            format!("cniVersion {} is not supported: use one of {}", configuration.cni_version, VERSIONS.join(", "));
         return Err(Failure::new(code::VERSION, text));
     }
     Ok(configuration)

@@ -47,7 +47,8 @@ fn ends(tuple: &Tuple) -> [String; 2] {
 }
 
 fn hop(hop: &Hop, names: &Names) -> String {
-    let interface = || names.interfaces.get(&hop.target).cloned().unwrap_or_else(|| format!("interface {}", hop.target));
+    let interface =
+        || names.interfaces.get(&hop.target).cloned().unwrap_or_else(|| format!("interface {}", hop.target));
     match hop.kind() {
         HopKind::None => "-".to_owned(),
         HopKind::Drop => DropReason::from_index(hop.reason as usize).map_or("drop", DropReason::name).to_owned(),

@@ -22,11 +22,15 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 pub enum LinkError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    #[error("the dataplane speaks layout version {theirs}, this process {ours}: restart the older of the two so that both are of one build")]
+    #[error(
+        "the dataplane speaks layout version {theirs}, this process {ours}: restart the older of the two so that both are of one build"
+    )]
     Version { theirs: u64, ours: u64 },
     #[error("the dataplane did not answer within {} s: see its log, or restart it", ANSWER_LIMIT.as_secs())]
     Silent,
-    #[error("the dataplane sent {what} with {got} descriptors instead of {wanted}: the two processes are of different builds")]
+    #[error(
+        "the dataplane sent {what} with {got} descriptors instead of {wanted}: the two processes are of different builds"
+    )]
     Descriptors { what: &'static str, got: usize, wanted: usize },
     #[error("the dataplane began with another message than Hello: the two processes are of different builds")]
     Hello,
@@ -52,6 +56,8 @@ pub struct Greeting {
 /// What comes without having been asked for.
 pub enum News {
     Flows(Worker, OwnedFd),
+    /// An interface is otherwise than it was said before: the uplink once it is bound.
+    Interface(InterfaceInfo),
     InterfaceGone(u32),
 }
 
@@ -104,6 +110,7 @@ impl Link {
     fn keep_news(&mut self, message: FromDataplane, fds: Vec<OwnedFd>) -> Result<(), LinkError> {
         match message {
             FromDataplane::Flows { worker } => self.news.push_back(News::Flows(worker, only("Flows", fds)?)),
+            FromDataplane::Interface(info) => self.news.push_back(News::Interface(info)),
             FromDataplane::InterfaceGone { interface } => self.news.push_back(News::InterfaceGone(interface)),
             // An answer that came too late, or a repetition: nobody waits for it.
             _ => {}

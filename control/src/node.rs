@@ -84,7 +84,8 @@ impl Node {
         let (index, netlink) = (self.device.index, &self.netlink);
         let wanted: Vec<Addr> = ranges.iter().map(PodRange::host).collect();
         sysctl::quiet_ipv6(HOST_DEVICE, wanted.iter().any(|addr| !addr.is_v4()));
-        for old in netlink.addresses(index).await?.iter().filter(|addr| !wanted.contains(addr) && !is_link_local(addr)) {
+        for old in netlink.addresses(index).await?.iter().filter(|addr| !wanted.contains(addr) && !is_link_local(addr))
+        {
             netlink.delete_address(index, *old).await?;
         }
         for (range, host) in ranges.iter().zip(&wanted) {
@@ -177,7 +178,8 @@ mod tests {
         let range = PodRange::new("10.244.1.0/24".parse().unwrap()).unwrap();
         let cidrs = ["10.244.0.0/16", "10.96.0.0/16", "10.244.2.0/24"].map(|cidr| cidr.parse().unwrap());
         let routes = wanted_routes(&[range], &cidrs, 7);
-        let vias: Vec<String> = routes.iter().filter(|r| matches!(r, Route::Via { .. })).map(|r| r.to().to_string()).collect();
+        let vias: Vec<String> =
+            routes.iter().filter(|r| matches!(r, Route::Via { .. })).map(|r| r.to().to_string()).collect();
         assert_eq!(vias, ["10.96.0.0/16", "10.244.0.0/16"]);
         assert_eq!(routes.iter().filter(|r| matches!(r, Route::Blackhole { .. })).count(), 2);
     }

@@ -34,15 +34,23 @@ pub fn reserve(range: &RangeInclusive<u16>, state_dir: &Path) -> Result<Reservat
         return Err(ReserveError::Socket { protocol, port, first: *range.start(), last: *range.end() });
     }
     let record = state_dir.join("reserved-ports.json");
-    let before: String = match disk::read(&record)? {
-        Some(before) => before,
-        None => sysctl::read(KEY).map_err(ReserveError::Sysctl)?,
-    };
+    let now = sysctl::read(KEY).map_err(ReserveError::Sysctl)?;
+    // Left by a run that was killed; after a reboot it says nothing any more.
+    let before = disk::read(&record)?.filter(|_| covers(&now, range)).unwrap_or(now);
     disk::write(&record, &before)?;
     let ours = format!("{}-{}", range.start(), range.end());
     let all = if before.is_empty() { ours } else { format!("{before},{ours}") };
     sysctl::write(KEY, &all).map_err(ReserveError::Sysctl)?;
     Ok(Reservation { before, record })
+}
+
+/// Whether the kernel's list (`8080,9000-9100`) holds the whole range.
+fn covers(list: &str, range: &RangeInclusive<u16>) -> bool {
+    let bounds = |item: &str| {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+    };
+    list.split(',').filter_map(bounds).any(|(first, last)| first <= *range.start() && *range.end() <= last)
 }
 
 impl Reservation {
@@ -74,7 +82,10 @@ fn local_port(line: &str) -> Option<u16> {
     let state = fields.nth(1)?;
     let loopback = match addr.len() {
         8 => addr.ends_with("7F"),
-        _ => addr == "00000000000000000000000001000000" || addr.starts_with("0000000000000000FFFF0000") && addr.ends_with("7F"),
+        _ => {
+            addr == "00000000000000000000000001000000"
+                || addr.starts_with("0000000000000000FFFF0000") && addr.ends_with("7F")
+        }
     };
     if loopback || state == STATE_TIME_WAIT { None } else { u16::from_str_radix(port, 16).ok() }
 }
@@ -85,12 +96,19 @@ mod tests {
 
     #[test]
     fn ports_are_read_but_not_of_the_loopback_or_of_what_is_over() {
-        let line = |addr: &str, state: &str| format!("  0: {addr}:C350 00000000:0000 {state} 00000000:00000000 00:0 0 0");
+        let line =
+            |addr: &str, state: &str| format!("  0: {addr}:C350 00000000:0000 {state} 00000000:00000000 00:0 0 0");
         assert_eq!(local_port(&line("00000000", "0A")), Some(50000));
         assert_eq!(local_port(&line("00000000000000000000000000000000", "07")), Some(50000));
         assert_eq!(local_port(&line("0100007F", "0A")), None);
         assert_eq!(local_port(&line("0000000000000000FFFF00000100007F", "0A")), None);
         assert_eq!(local_port(&line("0100A8C0", "06")), None);
+    }
+
+    #[test]
+    fn a_reservation_is_recognized_in_the_kernels_list() {
+        assert!(covers("8080,39999-60999", &(40000..=60999)) && covers("7", &(7..=7)));
+        assert!(!covers("", &(7..=7)) && !covers("40000-50000,50002-60999", &(40000..=60999)));
     }
 
     #[test]

@@ -60,7 +60,9 @@ async fn answer(line: &[u8], requests: &Requests) -> Reply {
     let request = match serde_json::from_slice::<Request>(line) {
         Ok(request) => request,
         Err(error) => {
-            let text = format!("the request cannot be understood ({error}): client and fairway-control are of different builds");
+            let text = format!(
+                "the request cannot be understood ({error}): client and fairway-control are of different builds"
+            );
             return Reply::Failed(Failure::new(code::DECODE, text));
         }
     };

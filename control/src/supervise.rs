@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 use attach::{Attaching, Waiter};
 use futures_util::StreamExt;
 use session::Incoming;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tables::owner::Worker;
@@ -39,13 +39,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Between two attempts to reach the dataplane.
-const RECONNECT: Duration = Duration::from_millis(100);
+const RECONNECT: Duration = Duration::from_millis(50);
 /// After the dataplane refused: a person has to do something.
 const RECONNECT_REFUSED: Duration = Duration::from_secs(2);
 /// How often acknowledgements are looked for while some are missing.
 const ACKNOWLEDGE_POLL: Duration = Duration::from_micros(500);
 /// How often rates are measured.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the kernel's routes and neighbours are read without having been told of a change.
+const KERNEL_READ_TICKS: u64 = 30;
 
 /// What outlives the dataplane because this process keeps it open.
 #[derive(Default)]
@@ -75,9 +77,10 @@ pub struct Supervisor {
     attaching: Attaching,
     waiters: Vec<Waiter>,
     /// Next hops of the routes in force, and what workers asked for besides.
-    next_hops: BTreeSet<Addr>,
+    next_hops: Vec<Addr>,
     asked: kernel::Asked,
     kernel_changed: bool,
+    ticks: u64,
     /// Sentences for `status`, by what they are about.
     problems: BTreeMap<String, String>,
     object_problems: Vec<String>,
@@ -104,9 +107,15 @@ impl Supervisor {
         let uplink = Uplink::find(&netlink, &args.uplink).await?;
         let store = Store::open(&args.state_dir)?;
         let claim = Claim::load()?;
-        let node = Node::prepare(netlink.clone(), uplink.pod_mtu()).await?;
-        let reservation = reserve::reserve(&args.snat_ports, &args.state_dir)?;
         let publisher = Publisher::create(seed()).context("cannot make the tables' shared memory")?;
+        let reservation = reserve::reserve(&args.snat_ports, &args.state_dir)?;
+        let node = match Node::prepare(netlink.clone(), uplink.pod_mtu()).await {
+            Ok(node) => node,
+            Err(error) => {
+                reservation.release()?;
+                return Err(error.into());
+            }
+        };
         Ok(Supervisor {
             netlink,
             uplink,
@@ -123,9 +132,10 @@ impl Supervisor {
             custody: Custody::default(),
             attaching: Attaching::new(),
             waiters: Vec::new(),
-            next_hops: BTreeSet::new(),
+            next_hops: Vec::new(),
             asked: kernel::Asked::default(),
             kernel_changed: true,
+            ticks: 0,
             problems: BTreeMap::new(),
             object_problems: Vec::new(),
             file_problems: Vec::new(),
@@ -152,7 +162,7 @@ impl Supervisor {
                 incoming = session::incoming(&mut self.dataplane) => Event::Dataplane(incoming),
                 update = directory.next() => Event::Objects(update),
                 Some((request, reply)) = requests.recv() => Event::Request(request, reply),
-                Some(change) = kernel.next() => Event::Kernel(change),
+                change = kernel.next() => Event::Kernel(change.unwrap_or(watch::KernelChange::Lost)),
                 outcome = self.attaching.next() => Event::Attached(outcome),
                 () = tokio::time::sleep(ACKNOWLEDGE_POLL), if acknowledge => Event::Acknowledge,
                 () = tokio::time::sleep_until(reconnect_at), if gone => Event::Reconnect,
@@ -160,6 +170,9 @@ impl Supervisor {
             };
             if matches!(event, Event::Stop) {
                 break;
+            }
+            if matches!(event, Event::Kernel(watch::KernelChange::Lost)) {
+                kernel = watch::changes().context("cannot follow the kernel over netlink")?;
             }
             self.handle(event).await;
             self.settle().await;
@@ -175,9 +188,16 @@ impl Supervisor {
             Event::Dataplane(incoming) => self.take_incoming(incoming).await,
             Event::Attached(outcome) => self.finish_attaching(outcome).await,
             Event::Reconnect => self.reconnect().await,
-            Event::Tick => self.measure(),
+            Event::Tick => self.tick(),
             Event::Acknowledge | Event::Stop => {}
         }
+    }
+
+    /// Rates are measured, and now and then the kernel is read as a whole, whatever it said.
+    fn tick(&mut self) {
+        self.measure();
+        self.ticks += 1;
+        self.kernel_changed |= self.ticks.is_multiple_of(KERNEL_READ_TICKS);
     }
 
     /// After every event: what changed goes out, and who waits for that hears of it.

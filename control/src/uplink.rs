@@ -22,7 +22,9 @@ pub enum UplinkError {
     Missing(String),
     #[error("{name} is down: `ip link set {name} up` first")]
     Down { name: String },
-    #[error("{name} has {queues} receive queues, more than {QUEUES_MAX} that can be covered: reduce them with `ethtool -L {name} combined {QUEUES_MAX}`")]
+    #[error(
+        "{name} has {queues} receive queues, more than {QUEUES_MAX} that can be covered: reduce them with `ethtool -L {name} combined {QUEUES_MAX}`"
+    )]
     Queues { name: String, queues: u32 },
     #[error("{name} has an MTU of {mtu}; at least 1330 are needed for IPv6 pods behind the overlay")]
     Mtu { name: String, mtu: u32 },
@@ -65,17 +67,21 @@ impl Uplink {
 
     /// One fresh socket a queue, not bound.
     pub fn sockets(&self) -> Result<Vec<OwnedFd>, UplinkError> {
-        (0..self.queues).map(|_| socket()).collect()
+        let sockets = (0..self.queues).map(|_| socket()).collect::<Result<Vec<_>, _>>()?;
+        // Only we may set it: the dataplane has no privileges by the time it could.
+        let preferred = sockets.iter().try_for_each(|socket| sys::prefer_busy_poll(socket.as_fd(), BUSY_POLL_BUDGET));
+        if let Err(error) = preferred {
+            crate::log(format_args!(
+                "preferred busy polling is not to be had ({error}): the uplink is polled without it"
+            ));
+        }
+        Ok(sockets)
     }
 }
 
 fn socket() -> Result<OwnedFd, UplinkError> {
     let made = rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None);
-    let socket = made.map_err(|errno| UplinkError::Socket(errno.into()))?;
-    if let Err(error) = sys::prefer_busy_poll(socket.as_fd(), BUSY_POLL_BUDGET) {
-        crate::log(format_args!("preferred busy polling is not to be had ({error}): the uplink is polled without it"));
-    }
-    Ok(socket)
+    made.map_err(|errno| UplinkError::Socket(errno.into()))
 }
 
 /// Queues that the driver uses now (as `ethtool -l`), else those that it allocated.

@@ -14,6 +14,8 @@ pub enum KernelChange {
     Neighbour(Neighbour),
     /// Links, addresses or routes are not as they were.
     Other,
+    /// The connection broke; what changed since is not known.
+    Lost,
 }
 
 const GROUPS: [MulticastGroup; 6] = [

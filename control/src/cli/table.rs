@@ -160,8 +160,7 @@ impl Row for FlowView {
             format!("{out}/{back}"),
         ];
         let outside = self.outside.as_ref().map(|(local, remote)| format!("{local}->{remote}"));
-        let more =
-            vec![or_dash(&outside), or_dash(&self.service), self.worker.to_string(), self.answered.to_string()];
+        let more = vec![or_dash(&outside), or_dash(&self.service), self.worker.to_string(), self.answered.to_string()];
         with_wide(narrow, wide, more)
     }
 }

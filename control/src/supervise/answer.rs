@@ -10,7 +10,7 @@ use crate::listing::ExplainView;
 use crate::node::HOST_DEVICE;
 use crate::object::Named;
 use crate::serve::ReplyTo;
-use tables::message::{ExplainQuery, Explained, InterfaceKind};
+use tables::message::{ExplainQuery, Explained, InterfaceInfo, InterfaceKind};
 use tables::{Addr, Protocol};
 
 impl Supervisor {
@@ -66,13 +66,12 @@ impl Supervisor {
     }
 
     fn flow_names(&self) -> Names {
-        let interfaces = self.dataplane.iter().flat_map(|dataplane| dataplane.interfaces.values());
         let named = |name: &String| {
             self.store.get(name).map_or_else(|| name.clone(), |attachment| attachment.pod_id().to_string())
         };
         let services = self.compiler.services().into_iter();
         Names {
-            interfaces: interfaces.map(|info| (info.id, named(&info.spec.name))).collect(),
+            interfaces: self.interfaces().map(|info| (info.id, named(&info.spec.name))).collect(),
             services: services.map(|service| (service.id, format!("{}/{}", service.namespace, service.name))).collect(),
         }
     }
@@ -101,14 +100,7 @@ impl Supervisor {
             Some(from) => self.interface_named(from)?,
             None => self.interface_with(src),
         };
-        Ok(ExplainQuery {
-            interface,
-            src,
-            dst,
-            src_port: question.src_port,
-            dst_port: question.port,
-            protocol,
-        })
+        Ok(ExplainQuery { interface, src, dst, src_port: question.src_port, dst_port: question.port, protocol })
     }
 
     /// An address, or the first one of a pod or service.
@@ -130,25 +122,25 @@ impl Supervisor {
 
     fn interface_with(&self, addr: Addr) -> Option<u32> {
         let host = self.state.local().host.contains(&addr) || self.state.local().addrs.contains(&addr);
-        let interfaces = self.dataplane.iter().flat_map(|dataplane| dataplane.interfaces.values());
-        let sends = |info: &&tables::message::InterfaceInfo| {
-            info.spec.addrs.contains(&addr) || host && info.spec.kind == InterfaceKind::Host
-        };
-        interfaces.filter(sends).map(|info| info.id).next()
+        let sends =
+            |info: &&InterfaceInfo| info.spec.addrs.contains(&addr) || host && info.spec.kind == InterfaceKind::Host;
+        self.interfaces().find(sends).map(|info| info.id)
     }
 
     /// `uplink`, `host`, a pod, or an interface by its name. The uplink is the way in that has no interface.
     fn interface_named(&self, name: &str) -> Result<Option<u32>, Failure> {
-        let interfaces = self.dataplane.iter().flat_map(|dataplane| dataplane.interfaces.values());
         let pod = |key: &str| self.store.get(key).map(|attachment| attachment.pod_id().to_string());
-        let is_named = |info: &&tables::message::InterfaceInfo| {
+        let is_named = |info: &&InterfaceInfo| {
             let spec = &info.spec;
             spec.name == name
                 || spec.kind != InterfaceKind::Pod && kind_name(spec.kind) == name
                 || pod(&spec.name).as_deref() == Some(name)
         };
-        let found = interfaces.filter(is_named).next().ok_or_else(|| {
-            Failure::new(code::FAILED, format!("no interface {name:?}: `fairway interfaces` lists them ({HOST_DEVICE}, ...)"))
+        let found = self.interfaces().find(is_named).ok_or_else(|| {
+            Failure::new(
+                code::FAILED,
+                format!("no interface {name:?}: `fairway interfaces` lists them ({HOST_DEVICE}, ...)"),
+            )
         })?;
         Ok((found.spec.kind != InterfaceKind::Uplink).then_some(found.id))
     }

@@ -73,9 +73,8 @@ impl Supervisor {
             Ok(attachment) => {
                 let key = attachment.key();
                 let interface = self.interface_of(&attachment);
-                self.attaching.start(&key.clone(), async move {
-                    Outcome::Made { key, made: interface.create().await, reply }
-                });
+                self.attaching
+                    .start(&key.clone(), async move { Outcome::Made { key, made: interface.create().await, reply } });
             }
             Err(failure) => drop(reply.send(Reply::Failed(failure))),
         }
@@ -223,7 +222,8 @@ impl Supervisor {
 
     /// Detaches everything that the runtime no longer knows.
     pub(super) async fn cni_gc(&mut self, valid: Vec<(String, String)>) -> Result<(), Failure> {
-        let valid: BTreeSet<String> = valid.iter().map(|(container, ifname)| attachment::key(container, ifname)).collect();
+        let valid: BTreeSet<String> =
+            valid.iter().map(|(container, ifname)| attachment::key(container, ifname)).collect();
         let stale: Vec<String> = self.store.iter().map(Attachment::key).filter(|key| !valid.contains(key)).collect();
         for key in stale {
             self.cni_del(&key, None).await;

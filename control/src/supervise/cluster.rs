@@ -41,7 +41,8 @@ impl Supervisor {
     /// The node's own objects say its addresses; all nodes' say which ranges are pods'.
     async fn configure_node(&mut self) {
         let Some(node) = self.state.node(&self.args.node) else {
-            let sentence = format!("there is no Node object {:?}: pods get no addresses until it appears", self.args.node);
+            let sentence =
+                format!("there is no Node object {:?}: pods get no addresses until it appears", self.args.node);
             return self.set_problem("node", sentence);
         };
         let (pod_cidrs, addrs) = (node.pod_cidrs.clone(), node.addrs.clone());

@@ -42,7 +42,7 @@ impl Supervisor {
                 self.set_neighbour(neighbour);
             }
             KernelChange::Neighbour(_) => {}
-            KernelChange::Other => self.kernel_changed = true,
+            KernelChange::Other | KernelChange::Lost => self.kernel_changed = true,
         }
     }
 
@@ -89,7 +89,10 @@ impl Supervisor {
             }
             Ok(_) => {
                 let name = &self.args.uplink;
-                self.set_problem("uplink", format!("the uplink {name} is gone: restart both processes when it is back"));
+                self.set_problem(
+                    "uplink",
+                    format!("the uplink {name} is gone: restart both processes when it is back"),
+                );
             }
             Err(error) => log(format_args!("{error}")),
         }
@@ -117,7 +120,8 @@ impl Supervisor {
 
     pub(super) async fn keep_neighbours(&mut self) {
         let on_link = |addr: &&Addr| self.is_on_link(**addr);
-        let wanted: BTreeSet<Addr> = self.next_hops.iter().chain(self.asked.known.iter().filter(on_link)).copied().collect();
+        let wanted: BTreeSet<Addr> =
+            self.next_hops.iter().chain(self.asked.known.iter().filter(on_link)).copied().collect();
         if self.node.keep_next_hops(self.uplink.index, &wanted).await {
             self.read_neighbours().await;
         }
@@ -132,7 +136,7 @@ impl Supervisor {
 /// One route a prefix, the one with the lowest metric.
 fn best_routes(routes: Vec<Forwarding>) -> Vec<KernelRoute> {
     let mut best: BTreeMap<_, (u32, Option<Addr>)> = BTreeMap::new();
-    for route in routes {
+    for route in routes.into_iter().filter(|route| !is_local_to_link(route.to.addr())) {
         let found = (route.metric, route.gateway);
         let kept = best.entry(route.to).or_insert(found);
         if found.0 < kept.0 {
@@ -140,6 +144,12 @@ fn best_routes(routes: Vec<Forwarding>) -> Vec<KernelRoute> {
         }
     }
     best.into_iter().map(|(prefix, (_, via))| KernelRoute { prefix, via }).collect()
+}
+
+/// fe80::/10 and ff00::/8 mean something else on each link.
+fn is_local_to_link(addr: Addr) -> bool {
+    let [first, second, ..] = addr.v6_octets();
+    addr.is_multicast() || !addr.is_v4() && first == 0xfe && second & 0xc0 == 0x80
 }
 
 #[cfg(test)]

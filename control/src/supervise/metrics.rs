@@ -35,7 +35,11 @@ impl Supervisor {
         registry.register("dataplane_connected", "1 while the dataplane is connected", ConstGauge::new(connected));
         registry.register("generation", "Tables published last", ConstGauge::new(self.publisher.generation()));
         registry.register("publishes", "Batches of changes published", ConstCounter::new(self.published.batches));
-        registry.register("problems", "Sentences that `fairway status` shows", ConstGauge::new(self.status_view().problems.len() as u64));
+        registry.register(
+            "problems",
+            "Sentences that `fairway status` shows",
+            ConstGauge::new(self.status_view().problems.len() as u64),
+        );
         for (name, help, value) in [
             ("publish_duration", "Compiling and publishing the last batch", self.published.took),
             ("acknowledge_lag", "From the last publish to its acknowledgement by all workers", self.published.lag),
@@ -80,15 +84,16 @@ fn counters() -> Family<Labels, prometheus_client::metrics::counter::Counter> {
     Family::default()
 }
 
-/// Each reason is a metric family of its own sentence in `HELP`... which one family with a label cannot say; so the
-/// reasons are listed with their sentences in the help text of one family, and told apart by label.
+/// One family, told apart by label; its help text holds each reason's sentence.
 fn drop_metrics(registry: &mut Registry, dataplane: &Dataplane) {
     let family = counters();
     for &reason in DropReason::ALL {
-        let labels = vec![("reason", reason.name().to_owned()), ("sentence", reason.sentence().to_owned())];
+        let labels = vec![("reason", reason.name().to_owned())];
         family.get_or_create(&labels).inc_by(dataplane.drops(reason));
     }
-    registry.register("drops", "Packets that went no further, by reason", family);
+    let sentences = DropReason::ALL.iter().map(|reason| format!(" {}: {}", reason.name(), reason.sentence()));
+    let help = format!("Packets that went no further, by reason.{}", sentences.collect::<String>());
+    registry.register("drops", help.trim_end_matches('.'), family);
 }
 
 fn worker_metrics(registry: &mut Registry, dataplane: &Dataplane) {

@@ -88,9 +88,8 @@ impl Supervisor {
             log(format_args!("{sentence}"));
         }
         self.object_problems = sentences;
-        let next_hops = report.next_hops.into_iter().collect();
-        if self.next_hops != next_hops {
-            self.next_hops = next_hops;
+        if self.next_hops != report.next_hops {
+            self.next_hops = report.next_hops;
             self.keep_neighbours().await;
         }
     }

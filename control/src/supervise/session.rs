@@ -342,19 +342,36 @@ impl Supervisor {
         }
     }
 
+    /// What the dataplane serves; nothing while it is gone.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = &InterfaceInfo> {
+        self.dataplane.iter().flat_map(|dataplane| dataplane.interfaces.values())
+    }
+
     pub(super) async fn take_incoming(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::News(News::Flows(worker, fd)) => drop(self.custody.flows.insert(worker, fd)),
+            Incoming::News(News::Interface(info)) => self.update_interface(info),
             Incoming::News(News::InterfaceGone(id)) => self.interface_gone(id),
             Incoming::Bell => self.take_neighbour_requests().await,
             Incoming::Lost(error) => self.lose_dataplane(error),
         }
     }
 
+    fn update_interface(&mut self, info: InterfaceInfo) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        // One that was removed in the meantime does not come back.
+        if let Some(kept) = dataplane.interfaces.get_mut(&info.spec.name) {
+            *kept = info;
+        }
+    }
+
     fn interface_gone(&mut self, id: u32) {
-        let interfaces = self.dataplane.iter().flat_map(|dataplane| dataplane.interfaces.values());
-        if let Some(name) = interfaces.filter(|info| info.id == id).map(|info| info.spec.name.clone()).next() {
-            self.set_problem(&name, format!("the device of interface {name} is gone: its pod was deleted without a DEL"));
+        let name = self.interfaces().find(|info| info.id == id).map(|info| info.spec.name.clone());
+        if let Some(name) = name {
+            self.set_problem(
+                &name,
+                format!("the device of interface {name} is gone: its pod was deleted without a DEL"),
+            );
         }
     }
 

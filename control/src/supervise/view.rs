@@ -129,7 +129,8 @@ impl Supervisor {
 
     pub(super) fn interface_views(&self) -> Vec<InterfaceView> {
         let Some(dataplane) = &self.dataplane else { return Vec::new() };
-        let mut views: Vec<_> = dataplane.interfaces.values().map(|info| self.interface_view(dataplane, info)).collect();
+        let mut views: Vec<_> =
+            dataplane.interfaces.values().map(|info| self.interface_view(dataplane, info)).collect();
         views.sort_by_key(|view| view.id);
         views
     }
