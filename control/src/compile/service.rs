@@ -6,7 +6,7 @@ use crate::object::{Named, Service};
 use crate::slices;
 use crate::state::{Changes, State};
 use bytemuck::Zeroable;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use tables::layout::Table;
 use tables::limits::{BACKENDS_MAX, SERVICES_MAX};
 use tables::lpm::Lpm;
@@ -289,6 +289,9 @@ fn wanted(state: &State, service: &Service) -> Vec<Wanted> {
             backends: slices::backends(state, service, port, addr.is_v4()),
         }));
     }
+    // The API refuses a second port of the same number and protocol; so do we, by not looking at it.
+    let mut seen = HashSet::new();
+    all.retain(|row| seen.insert(row.key));
     all
 }
 

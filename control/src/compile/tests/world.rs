@@ -1,0 +1,366 @@
+//! A small world for property tests: few names, addresses and labels, so that everything meets everything.
+
+use crate::object::selector::{Requirement, Test};
+use crate::object::*;
+use crate::state::{KernelRoute, Local, LocalEndpoint, State, Uplink};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use tables::{Addr, Mac, Prefix, Protocol};
+
+/// Pods below this number are attached to this node.
+pub const LOCAL_PODS: usize = 3;
+pub const PODS: usize = 6;
+
+pub fn addr(text: &str) -> Addr {
+    text.parse().unwrap()
+}
+
+pub fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Put(Object),
+    Delete(ObjectKey),
+    Attach(usize, bool),
+    Detach(usize),
+    Neighbour(Addr, Option<Mac>),
+    KernelRoutes(Vec<KernelRoute>),
+    /// Compile and publish.
+    Update,
+}
+
+/// What is true after some steps: plain lists, for the naive reading.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    pub objects: BTreeMap<ObjectKey, Object>,
+    pub local: Local,
+}
+
+impl Truth {
+    pub fn new() -> Truth {
+        Truth { objects: BTreeMap::new(), local: local() }
+    }
+
+    pub fn step(&mut self, step: &Step) {
+        match step.clone() {
+            Step::Put(object) => {
+                self.objects.insert(object.key(), object);
+            }
+            Step::Delete(key) => {
+                self.objects.remove(&key);
+            }
+            Step::Attach(pod, both) => {
+                self.local.endpoints.insert(attachment(pod), endpoint(pod, both));
+            }
+            Step::Detach(pod) => {
+                self.local.endpoints.remove(&attachment(pod));
+            }
+            Step::Neighbour(addr, Some(mac)) => {
+                self.local.neighbours.insert(addr, mac);
+            }
+            Step::Neighbour(addr, None) => {
+                self.local.neighbours.remove(&addr);
+            }
+            Step::KernelRoutes(routes) => self.local.kernel_routes = routes,
+            Step::Update => {}
+        }
+    }
+}
+
+pub fn apply(state: &mut State, step: &Step) {
+    match step.clone() {
+        Step::Put(object) => state.apply(ObjectChange::Put(object)),
+        Step::Delete(key) => state.apply(ObjectChange::Delete(key)),
+        Step::Attach(pod, both) => state.attach(attachment(pod), endpoint(pod, both)),
+        Step::Detach(pod) => state.detach(&attachment(pod)),
+        Step::Neighbour(addr, mac) => state.set_neighbour(addr, mac),
+        Step::KernelRoutes(routes) => state.set_kernel_routes(routes),
+        Step::Update => {}
+    }
+}
+
+pub fn attachment(pod: usize) -> String {
+    format!("container-{pod}/eth0")
+}
+
+pub fn pod_id(pod: usize) -> Named {
+    Named::new(["a", "b"][pod % 2], format!("p{pod}"))
+}
+
+pub fn pod_addrs(pod: usize) -> [Addr; 2] {
+    let node = if pod < LOCAL_PODS { 1 } else { 2 };
+    [addr(&format!("10.{node}.0.{}", 4 + pod)), addr(&format!("fd00:{node}::{}", 4 + pod))]
+}
+
+fn endpoint(pod: usize, both: bool) -> LocalEndpoint {
+    let addrs = pod_addrs(pod)[..1 + both as usize].to_vec();
+    let id = pod as u32;
+    LocalEndpoint {
+        interface: 10 + id,
+        owner: pod as u16 % 2,
+        mac: Mac([2, 0, 0, 0, 0, pod as u8]),
+        addrs,
+        pod: pod_id(pod),
+    }
+}
+
+/// This node.
+pub fn local() -> Local {
+    Local {
+        node: "n1".into(),
+        addrs: vec![addr("192.168.0.1"), addr("fd99::1")],
+        gateway: [addr("10.1.0.1"), addr("fd00:1::1")],
+        host: [addr("10.1.0.2"), addr("fd00:1::2")],
+        snat: [addr("10.1.0.3"), addr("fd00:1::3")],
+        gateway_mac: Mac([2, 0, 0, 0, 1, 1]),
+        host_mac: Mac([2, 0, 0, 0, 1, 2]),
+        vni: 1,
+        tunnel_port: 4789,
+        uplink: Uplink { interface: 1, mac: Mac([2, 0, 0, 0, 1, 3]), mtu: 1500, vlan: 0 },
+        host_interface: 2,
+        host_owner: 1,
+        workers: 2,
+        cluster_cidrs: vec![prefix("10.0.0.0/8"), prefix("fd00::/16")],
+        service_cidrs: vec![prefix("172.30.0.0/16"), prefix("fd30::/112")],
+        ..Local::default()
+    }
+}
+
+fn labels() -> impl Strategy<Value = Labels> {
+    let value = || prop::sample::select(vec!["x", "y"]);
+    (prop::option::of(value()), prop::option::of(value())).prop_map(|(app, tier)| {
+        let pair = |key: &str, value: Option<&str>| Some((key.to_owned(), value?.to_owned()));
+        [pair("app", app), pair("tier", tier)].into_iter().flatten().collect()
+    })
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let values = || prop::sample::subsequence(vec!["x".to_owned(), "y".to_owned()], 1..=2);
+    let test = prop_oneof![
+        values().prop_map(Test::In),
+        values().prop_map(Test::NotIn),
+        Just(Test::Exists),
+        Just(Test::DoesNotExist)
+    ];
+    let requirement = (prop::sample::select(vec!["app", "tier"]), test);
+    prop::collection::vec(requirement.prop_map(|(key, test)| Requirement { key: key.into(), test }), 0..2)
+        .prop_map(Selector)
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop::sample::select(vec![Protocol::TCP, Protocol::UDP])
+}
+
+fn namespace_name() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["a", "b"])
+}
+
+fn namespace() -> impl Strategy<Value = Object> {
+    (namespace_name(), labels()).prop_map(|(name, labels)| {
+        Object::Namespace(Namespace { name: name.into(), labels: parse::namespace_labels(name, labels) })
+    })
+}
+
+fn named_port() -> impl Strategy<Value = NamedPort> {
+    (protocol(), 80u16..83).prop_map(|(protocol, port)| NamedPort { name: "http".into(), protocol, port })
+}
+
+fn pod() -> impl Strategy<Value = Object> {
+    let flags = prop::array::uniform3(prop::bool::weighted(0.15));
+    (0..PODS, 0..PODS, labels(), prop::bool::weighted(0.8), flags, prop::option::of(named_port())).prop_map(
+        |(pod, from, labels, ready, [terminating, finished, host_network], port)| {
+            Object::Pod(Pod {
+                id: pod_id(pod),
+                labels,
+                // Now and then another pod's addresses.
+                addrs: if from == pod { pod_addrs((pod + 1) % PODS).to_vec() } else { pod_addrs(pod).to_vec() },
+                node: None,
+                host_network,
+                ready,
+                terminating,
+                finished,
+                ports: port.into_iter().collect(),
+            })
+        },
+    )
+}
+
+pub fn cluster_ips() -> Vec<Addr> {
+    ["172.30.0.1", "172.30.0.2", "fd30::1"].map(addr).to_vec()
+}
+
+fn service() -> impl Strategy<Value = Object> {
+    let target = prop_oneof![(80u16..83).prop_map(TargetPort::Number), Just(TargetPort::Name("http".into()))];
+    let port = (80u16..82, protocol(), target);
+    let ports = prop::collection::vec(port, 1..3);
+    let ips = prop::sample::subsequence(cluster_ips(), 0..=2);
+    (namespace_name(), 0..3, labels(), ips, ports, prop::sample::select(vec![0u32, 60]), any::<bool>()).prop_map(
+        |(namespace, i, selector, cluster_ips, ports, affinity_s, publish_not_ready)| {
+            let port = |(i, (port, protocol, target)): (usize, _)| ServicePort {
+                name: format!("q{i}"),
+                port,
+                protocol,
+                target,
+            };
+            Object::Service(Service {
+                id: Named::new(namespace, format!("s{i}")),
+                cluster_ips,
+                ports: ports.into_iter().enumerate().map(port).collect(),
+                selector,
+                affinity_s,
+                publish_not_ready,
+            })
+        },
+    )
+}
+
+fn slice() -> impl Strategy<Value = Object> {
+    let endpoint = (0..PODS, any::<bool>(), prop::array::uniform3(any::<bool>())).prop_map(
+        |(pod, v6, [ready, serving, terminating])| SliceEndpoint {
+            addr: pod_addrs(pod)[v6 as usize],
+            ready,
+            serving,
+            terminating,
+        },
+    );
+    let port = (0..2, protocol(), 80u16..83).prop_map(|(i, protocol, port)| SlicePort {
+        name: format!("q{i}"),
+        protocol,
+        port,
+    });
+    let parts = (prop::collection::vec(endpoint, 0..4), prop::collection::vec(port, 0..3));
+    (namespace_name(), 0..3, prop::option::weighted(0.9, 0..3), parts).prop_map(
+        |(namespace, i, service, (endpoints, ports))| {
+            let service = service.map(|s| format!("s{s}"));
+            Object::EndpointSlice(EndpointSlice {
+                id: Named::new(namespace, format!("e{i}")),
+                service,
+                ports,
+                endpoints,
+            })
+        },
+    )
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let blocks = [
+        ("0.0.0.0/0", vec!["10.0.0.0/8"]),
+        ("0.0.0.0/0", vec![]),
+        ("10.2.0.0/24", vec!["10.2.0.8/31"]),
+        ("10.1.0.5/32", vec![]),
+        ("8.8.0.0/16", vec!["8.8.8.0/24", "8.8.4.4/32"]),
+        ("::/0", vec!["fd00::/16"]),
+        ("fd00:2::/64", vec![]),
+        ("192.168.0.0/16", vec![]),
+    ];
+    let block = |(cidr, except): (&str, Vec<&str>)| Peer::Block {
+        cidr: prefix(cidr),
+        except: except.into_iter().map(prefix).collect(),
+    };
+    prop_oneof![
+        2 => (prop::option::of(selector()), selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
+        1 => prop::sample::select(blocks.to_vec()).prop_map(block),
+    ]
+}
+
+fn rules() -> impl Strategy<Value = Option<Vec<PolicyRule>>> {
+    let range = prop_oneof![
+        Just(PortRange::Numbers(0, u16::MAX)),
+        (79u16..84, 0u16..3).prop_map(|(first, more)| PortRange::Numbers(first, first + more)),
+        Just(PortRange::Name("http".into())),
+    ];
+    let port = (protocol(), range).prop_map(|(protocol, port)| PortMatch { protocol, port });
+    let rule = (prop::collection::vec(peer(), 0..3), prop::collection::vec(port, 0..3));
+    prop::option::weighted(
+        0.6,
+        prop::collection::vec(rule.prop_map(|(peers, ports)| PolicyRule { peers, ports }), 0..3),
+    )
+}
+
+fn policy() -> impl Strategy<Value = Object> {
+    (namespace_name(), 0..3, selector(), rules(), rules()).prop_map(|(namespace, i, pods, ingress, egress)| {
+        Object::NetworkPolicy(NetworkPolicy {
+            id: Named::new(namespace, format!("n{i}")),
+            pods,
+            rules: [ingress, egress],
+        })
+    })
+}
+
+fn node() -> impl Strategy<Value = Object> {
+    let addrs = prop::sample::subsequence(vec![addr("192.168.0.2"), addr("192.168.7.3"), addr("fd99::2")], 0..=2);
+    let cidrs = prop::sample::subsequence(
+        ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "fd00:2::/64"].map(prefix).to_vec(),
+        0..=2,
+    );
+    (1..4, addrs, cidrs)
+        .prop_map(|(i, addrs, pod_cidrs)| Object::Node(Node { name: format!("n{i}"), addrs, pod_cidrs }))
+}
+
+fn kernel_routes() -> impl Strategy<Value = Vec<KernelRoute>> {
+    let route =
+        |(prefix_text, via): (&str, Option<&str>)| KernelRoute { prefix: prefix(prefix_text), via: via.map(addr) };
+    let all = [
+        ("192.168.0.0/24", None),
+        ("0.0.0.0/0", Some("192.168.0.254")),
+        ("192.168.7.0/24", Some("192.168.0.253")),
+        ("8.8.8.0/24", Some("192.168.0.253")),
+        ("fd99::/64", None),
+        ("::/0", Some("fd99::fe")),
+        ("172.30.0.0/16", None),
+    ];
+    prop::sample::subsequence(all.map(route).to_vec(), 0..=7)
+}
+
+fn neighbour() -> impl Strategy<Value = Step> {
+    let addrs = ["192.168.0.2", "192.168.0.254", "192.168.0.253", "192.168.7.3", "fd99::2", "192.168.0.1"].map(addr);
+    (prop::sample::select(addrs.to_vec()), prop::option::of(0u8..3))
+        .prop_map(|(addr, mac)| Step::Neighbour(addr, mac.map(|last| Mac([2, 0, 0, 0, 9, last]))))
+}
+
+fn object() -> impl Strategy<Value = Object> {
+    prop_oneof![1 => namespace(), 4 => pod(), 3 => service(), 3 => slice(), 4 => policy(), 2 => node()]
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => object().prop_map(Step::Put),
+        4 => object().prop_map(|object| Step::Delete(object.key())),
+        2 => (0..LOCAL_PODS, any::<bool>()).prop_map(|(pod, both)| Step::Attach(pod, both)),
+        1 => (0..LOCAL_PODS).prop_map(Step::Detach),
+        1 => neighbour(),
+        1 => kernel_routes().prop_map(Step::KernelRoutes),
+        5 => Just(Step::Update),
+    ]
+}
+
+/// Every address worth asking about.
+pub fn addrs() -> Vec<Addr> {
+    let others = [
+        "10.1.0.1",
+        "10.1.0.2",
+        "10.1.0.3",
+        "10.1.0.200",
+        "10.3.0.7",
+        "10.2.0.200",
+        "192.168.0.1",
+        "192.168.0.2",
+        "192.168.7.3",
+        "192.168.0.254",
+        "8.8.8.8",
+        "8.8.4.4",
+        "8.8.1.1",
+        "1.1.1.1",
+        "fd99::1",
+        "fd99::2",
+        "fd99::77",
+        "2001:db8::1",
+        "172.30.0.77",
+        "fd30::77",
+    ];
+    let pods = (0..PODS).flat_map(pod_addrs);
+    pods.chain(others.map(addr)).chain(cluster_ips()).collect()
+}
