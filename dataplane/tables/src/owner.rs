@@ -17,10 +17,27 @@ pub type Worker = u16;
 /// The SNAT ports and echo ids of a node, split into one block for each worker. A worker's block is its alone, whatever
 /// the protocol and the address it stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Claimed")]
 pub struct SnatPorts {
     first: u16,
     last: u16,
     workers: u16,
+}
+
+/// As the other process sent it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claimed {
+    first: u16,
+    last: u16,
+    workers: u16,
+}
+
+impl TryFrom<Claimed> for SnatPorts {
+    type Error = SnatPortsError;
+    fn try_from(claimed: Claimed) -> Result<SnatPorts, SnatPortsError> {
+        SnatPorts::new(claimed.first, claimed.last, claimed.workers)
+    }
 }
 
 /// "the SNAT range is too small"
@@ -90,8 +107,9 @@ fn spread(endpoint: &EndpointRecord, tuple: &Tuple) -> Worker {
     if endpoint.owner_count <= 1 {
         return endpoint.owner_first;
     }
-    endpoint.owner_first
-        + by_client(tuple.remote, tuple.remote_port ^ tuple.local_port, tuple.protocol, endpoint.owner_count)
+    let client_port = tuple.remote_port ^ tuple.local_port;
+    // A damaged row names a worker that there is not; callers check.
+    endpoint.owner_first.wrapping_add(by_client(tuple.remote, client_port, tuple.protocol, endpoint.owner_count))
 }
 
 fn by_client(client: Addr, port: u16, protocol: Protocol, workers: u16) -> Worker {
