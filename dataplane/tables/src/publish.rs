@@ -362,7 +362,7 @@ impl Reader {
             return scopes.bump_all();
         }
         let words = self.region.words();
-        for generation in live + 1 - missed..=live {
+        for generation in (0..missed).map(|ago| live.wrapping_sub(ago)) {
             for i in 0..SCOPE_BITMAP_WORDS {
                 scopes.bump(i, AtomicU64::load(&words[journal_at(generation) + i], Ordering::Relaxed));
             }
