@@ -153,9 +153,14 @@ fn parse_v6(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
         return Err(DropReason::Truncated);
     }
     let (protocol, l4) = walk_extensions(head, l3 + 40, view.next_header())?;
+    let (src, dst): (Addr, Addr) = (view.src_addr().into(), view.dst_addr().into());
+    // A mapped address would pass for an IPv4 one (RFC 4291, 2.5.5.2) and has no place on a wire.
+    if src.is_v4() || dst.is_v4() {
+        return Err(DropReason::Malformed);
+    }
     let meta = Meta {
-        src: view.src_addr().into(),
-        dst: view.dst_addr().into(),
+        src,
+        dst,
         src_port: 0,
         dst_port: 0,
         protocol,
@@ -195,7 +200,10 @@ fn parse_l4(head: &[u8], meta: Meta) -> Result<Meta, DropReason> {
         Protocol::TCP => parse_tcp(l4, meta),
         Protocol::UDP => parse_udp(l4, meta),
         Protocol::SCTP => parse_sctp(l4, meta),
-        Protocol::ICMP | Protocol::ICMPV6 => parse_icmp(l4, meta),
+        Protocol::ICMP if meta.src.is_v4() => parse_icmp(l4, meta),
+        Protocol::ICMPV6 if !meta.src.is_v4() => parse_icmp(l4, meta),
+        // The other family's ICMP: its checksum covers something else, and no stack takes it.
+        Protocol::ICMP | Protocol::ICMPV6 => Err(DropReason::Malformed),
         _ => Ok(meta),
     }
 }
