@@ -8,6 +8,9 @@ use tables::layout::Table;
 use tables::message::{ExplainQuery, Explained};
 use tables::node::NodeRecord;
 
+/// Backends that are named: more would not fit one message of the control socket.
+const BACKENDS_TOLD: u32 = 512;
+
 /// Answers a query on a pinned view.
 pub fn explain(view: View<'_>, query: &ExplainQuery) -> Explained {
     let node: NodeRecord = view.row(Table::Node, 0);
@@ -64,7 +67,7 @@ fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explaine
         Verdict::Punt => ("punt", None),
     };
     let backends = decision.service.map_or(Vec::new(), |found| {
-        (0..found.backends_count)
+        (0..found.backends_count.min(BACKENDS_TOLD))
             .map(|i| classify::service::backend(&context.view, &found, i))
             .map(|backend| (backend.addr, backend.port))
             .collect()
