@@ -8,7 +8,7 @@
 use tables::counters::DropReason;
 use tables::flow::{
     ENTRIES_PER_BUCKET, FLAG_ANSWERED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout, FlowRecord,
-    FlowRegionError, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
+    FlowRegionError, HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
 };
 use tables::{Protocol, Region, hash};
 
@@ -130,7 +130,8 @@ impl FlowTable {
         self.parts().0.fill([0; ENTRIES_PER_BUCKET]);
         for id in 0..self.layout.capacity as u32 {
             let record = *self.record(id);
-            if record.flags & FLAG_USED != 0 && !self.index_record(id, &record) {
+            let is_used = record.flags & FLAG_USED != 0;
+            if is_used && !(ends_here(&record) && self.index_record(id, &record)) {
                 self.record_mut(id).flags = 0;
             }
         }
@@ -319,6 +320,12 @@ impl FlowTable {
         }
         expired
     }
+}
+
+/// Towards its local end a flow ends at an interface: a damaged record that says otherwise would send its packets round
+/// for ever.
+fn ends_here(record: &FlowRecord) -> bool {
+    matches!(record.back.kind(), HopKind::None | HopKind::Drop | HopKind::Interface)
 }
 
 fn advance(state: u8, way: Way, by_opener: bool, tcp_flags: u8) -> u8 {
