@@ -17,8 +17,6 @@ use tables::{Addr, Protocol};
 
 /// Ports tried before a destination counts as exhausted.
 const PORTS_TRIED: u32 = 256;
-/// Backends tried when the translated tuple is taken by another flow.
-const BACKENDS_TRIED: u64 = 4;
 /// A route id that no row has.
 const NO_ROUTE: u32 = u32::MAX;
 
@@ -45,26 +43,21 @@ impl Path {
     /// Classifies a first packet and inserts its flow.
     fn open(&mut self, context: &Context<'_>, item: Item) -> Option<(FlowId, Item)> {
         self.status().count(WorkerCounter::Classified, 1);
-        let mut pick = item.hash ^ self.seed;
-        for _ in 0..BACKENDS_TRIED {
-            let decision = self.classify(context, &item, pick);
-            match decision.verdict {
-                Verdict::Forward => {}
-                Verdict::Drop(reason) => return self.end(context, item, &decision, reason),
-                Verdict::Reject => return self.reject(context, item),
-                Verdict::Punt => return self.punt(context, item),
-            }
-            match self.insert(context, &item.tuple, &decision) {
-                Ok(id) => return Some((id, item)),
-                Err(DropReason::TupleClash) if decision.service.is_some() => pick = pick.rotate_left(13) + 1,
-                Err(reason) => return self.end(context, item, &decision, reason),
-            }
+        let decision = self.classify(context, &item);
+        match decision.verdict {
+            Verdict::Forward => {}
+            Verdict::Drop(reason) => return self.end(context, item, &decision, reason),
+            Verdict::Reject => return self.reject(context, item),
+            Verdict::Punt => return self.punt(context, item),
         }
-        self.drop_packet(item.packet, DropReason::TupleClash);
-        None
+        match self.insert(context, &item.tuple, &decision) {
+            Ok(id) => Some((id, item)),
+            Err(reason) => self.end(context, item, &decision, reason),
+        }
     }
 
-    fn classify(&self, context: &Context<'_>, item: &Item, pick: u64) -> Decision {
+    fn classify(&self, context: &Context<'_>, item: &Item) -> Decision {
+        let pick = item.hash ^ self.seed;
         match item.way {
             Way::Out => classify::from_local(context, &item.tuple, item.packet.interface, pick, None),
             Way::Back => classify::to_local(context, &item.tuple, item.origin),
@@ -83,7 +76,7 @@ impl Path {
     }
 
     fn insert(&mut self, context: &Context<'_>, inside: &Tuple, decision: &Decision) -> Result<FlowId, DropReason> {
-        let outside = self.masquerade(decision.outside(inside), inside, decision)?;
+        let outside = self.translate_local(inside, decision)?;
         let mut record = FlowRecord { inside: *inside, outside, ..FlowRecord::zeroed() };
         self.settle(context, &mut record, decision);
         let id = self.flows.insert(record)?;
@@ -113,23 +106,34 @@ impl Path {
         }
     }
 
-    /// Chooses a free port of this worker's block, beginning at one that the tuple's hash names. "Free" is judged for
-    /// each destination by the flow table itself.
-    fn masquerade(&mut self, mut outside: Tuple, inside: &Tuple, decision: &Decision) -> Result<Tuple, DropReason> {
+    /// The tuple that the network will see. Masqueraded flows get a port of this worker's block; so does a flow whose own
+    /// tuple is still in use (a pod may use one source port to a service and to its backend at once).
+    fn translate_local(&mut self, inside: &Tuple, decision: &Decision) -> Result<Tuple, DropReason> {
+        let outside = decision.outside(inside);
         let asks_by_id = inside.protocol.is_icmp() && inside.local_port != 0;
-        if decision.masquerade == Masquerade::No || !(inside.protocol.has_ports() || asks_by_id) {
+        let has_port = inside.protocol.has_ports() || asks_by_id;
+        if decision.masquerade != Masquerade::No && has_port {
+            return self.free_port(outside, inside).ok_or(DropReason::SnatExhausted);
+        }
+        let Some(other) = self.flows.find(&outside, Way::Back) else { return Ok(outside) };
+        if self.flows.is_closed(other) {
+            self.flows.remove(other);
             return Ok(outside);
         }
+        let moved = (decision.opened_locally && has_port).then(|| self.free_port(outside, inside)).flatten();
+        moved.ok_or(DropReason::TupleClash)
+    }
+
+    /// A free port of this worker's block, beginning at one that the tuple's hash names. "Free" is judged for each
+    /// destination by the flow table itself.
+    fn free_port(&mut self, mut outside: Tuple, inside: &Tuple) -> Option<Tuple> {
         let block = self.snat.block(self.id);
         let size = (*block.end() - *block.start()) as u32 + 1;
         let start = (self.flows.hash(inside) ^ self.seed) as u32 % size;
-        for i in 0..PORTS_TRIED.min(size) {
+        (0..PORTS_TRIED.min(size)).find_map(|i| {
             outside.local_port = block.start() + ((start + i) % size) as u16;
-            if self.flows.find(&outside, Way::Back).is_none() {
-                return Ok(outside);
-            }
-        }
-        Err(DropReason::SnatExhausted)
+            self.flows.find(&outside, Way::Back).is_none().then_some(outside)
+        })
     }
 
     /// Classifies a flow again. False: it is gone, the packet opens a new one.
