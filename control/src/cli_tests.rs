@@ -4,8 +4,17 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
 
-/// A control process that gives one answer to whoever asks, and the directory it answers in.
-fn control(name: &str, reply: Reply) -> PathBuf {
+/// The run directory of a control process; gone at the end of the test.
+struct RunDir(PathBuf);
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A control process that gives one answer to whoever asks.
+fn control(name: &str, reply: Reply) -> RunDir {
     let directory = std::env::temp_dir().join(format!("fairway-cli-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
@@ -19,7 +28,7 @@ fn control(name: &str, reply: Reply) -> PathBuf {
             writeln!(stream, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
         }
     });
-    directory
+    RunDir(directory)
 }
 
 fn fairway(directory: &std::path::Path, arguments: &str) -> (ExitCode, String) {
@@ -49,7 +58,7 @@ fn endpoint(namespace: &str, name: &str, last: u8) -> Value {
 fn a_listing_is_aligned_and_namespaced() {
     let rows = json!([endpoint("demo", "web-1", 4), endpoint("other", "a", 10)]);
     let directory = control("list", Reply::Done(rows));
-    let (code, text) = fairway(&directory, "endpoints");
+    let (code, text) = fairway(&directory.0, "endpoints");
     assert_eq!(code, ExitCode::SUCCESS);
     let expected = "\
 NAMESPACE   NAME    READY   ADDRESS       INTERFACE
@@ -57,11 +66,11 @@ demo        web-1   true    10.244.1.4    3
 other       a       true    10.244.1.10   3
 ";
     assert_eq!(text, expected);
-    assert_eq!(fairway(&directory, "endpoint -n other").1.lines().count(), 2);
-    assert!(fairway(&directory, "ep -A -o wide").1.contains("02:fa:0a:f4:01:04"));
-    let (_, json) = fairway(&directory, "endpoints -o json");
+    assert_eq!(fairway(&directory.0, "endpoint -n other").1.lines().count(), 2);
+    assert!(fairway(&directory.0, "ep -A -o wide").1.contains("02:fa:0a:f4:01:04"));
+    let (_, json) = fairway(&directory.0, "endpoints -o json");
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()[1]["addrs"], json!(["10.244.1.10"]));
-    assert!(fairway(&directory, "endpoints -o yaml").1.contains("name: web-1"));
+    assert!(fairway(&directory.0, "endpoints -o yaml").1.contains("name: web-1"));
 }
 
 #[test]
@@ -72,7 +81,7 @@ fn drops_and_explain_have_the_promised_shape() {
         count: 4,
         policy: Some("demo/deny".into()),
     }]);
-    let (_, text) = fairway(&control("drops", Reply::Done(drops)), "drops -o json");
+    let (_, text) = fairway(&control("drops", Reply::Done(drops)).0, "drops -o json");
     let expected = json!([{"reason": "PolicyIngress", "sentence": "No.", "count": 4, "policy": "demo/deny"}]);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
     let explained = json!({
@@ -81,16 +90,16 @@ fn drops_and_explain_have_the_promised_shape() {
         "masquerade": false, "generation": 7,
     });
     let directory = control("explain", Reply::Done(explained.clone()));
-    let (_, text) = fairway(&directory, "explain demo/a 10.96.0.1:80/tcp -o json");
+    let (_, text) = fairway(&directory.0, "explain demo/a 10.96.0.1:80/tcp -o json");
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), explained);
-    let (_, text) = fairway(&directory, "explain demo/a 10.96.0.1:80/tcp");
+    let (_, text) = fairway(&directory.0, "explain demo/a 10.96.0.1:80/tcp");
     assert!(text.contains("drop (PolicyIngress)") && text.contains("demo/deny"), "{text}");
 }
 
 #[test]
 fn failures_exit_with_1_and_usage_errors_with_2() {
     let directory = control("fail", Reply::Failed(Failure::new(code::FAILED, "the dataplane is gone")));
-    assert_eq!(fairway(&directory, "drops").0, ExitCode::FAILURE);
+    assert_eq!(fairway(&directory.0, "drops").0, ExitCode::FAILURE);
     let missing = std::env::temp_dir().join("fairway-nobody");
     assert_eq!(fairway(&missing, "status").0, ExitCode::FAILURE);
     for bad in [&["fairway", "frobnicate"][..], &["fairway", "drops", "-o", "xml"], &["fairway", "explain", "a", "b"]] {

@@ -151,14 +151,18 @@ pub struct Neighbour {
     pub addr: Addr,
     /// None while it is not resolved.
     pub mac: Option<Mac>,
+    /// Kept resolved as [`Keep::Managed`] says: this or an earlier run asked for it.
+    pub managed: bool,
 }
 
 impl Neighbour {
     pub fn read(message: &NeighbourMessage) -> Option<Neighbour> {
         let mut addr = None;
         let mut mac = None;
+        let mut managed = false;
         for attribute in &message.attributes {
             match attribute {
+                NeighbourAttribute::ExtFlags(flags) => managed = flags.contains(NeighbourExtFlags::Managed),
                 NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(Addr::from(*v4)),
                 NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => addr = Some(Addr::from(*v6)),
                 NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
@@ -166,7 +170,7 @@ impl Neighbour {
             }
         }
         let usable = is_usable(message.header.state);
-        Some(Neighbour { device: message.header.ifindex, addr: addr?, mac: mac.filter(|_| usable) })
+        Some(Neighbour { device: message.header.ifindex, addr: addr?, mac: mac.filter(|_| usable), managed })
     }
 }
 

@@ -19,6 +19,8 @@ pub enum NodeError {
     Netlink(#[from] NetlinkError),
     #[error("cannot make {HOST_DEVICE}: {0}; it needs root, /dev/net/tun and a kernel with CONFIG_TUN")]
     Tap(io::Error),
+    #[error("{HOST_DEVICE} is in use by another process: stop the other Fairway in this network namespace")]
+    Busy,
     #[error("{HOST_DEVICE} vanished while it was set up")]
     Vanished,
 }
@@ -59,8 +61,7 @@ impl Node {
         if self.tap.is_none() {
             self.tap = open_tap()?;
         }
-        let busy = || io::Error::from_raw_os_error(libc::EBUSY);
-        self.tap.as_ref().ok_or_else(|| NodeError::Tap(busy()))
+        self.tap.as_ref().ok_or(NodeError::Busy)
     }
 
     /// A dataplane that outlived the last control process handed it back.

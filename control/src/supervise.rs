@@ -154,6 +154,7 @@ impl Supervisor {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         tokio::pin!(stop);
+        self.adopt_neighbours().await;
         loop {
             let acknowledge = self.awaits_acknowledgement();
             let (gone, reconnect_at) = (self.dataplane.is_none(), self.reconnect_at);
@@ -188,14 +189,15 @@ impl Supervisor {
             Event::Dataplane(incoming) => self.take_incoming(incoming).await,
             Event::Attached(outcome) => self.finish_attaching(outcome).await,
             Event::Reconnect => self.reconnect().await,
-            Event::Tick => self.tick(),
+            Event::Tick => self.tick().await,
             Event::Acknowledge | Event::Stop => {}
         }
     }
 
-    /// Rates are measured, and now and then the kernel is read as a whole, whatever it said.
-    fn tick(&mut self) {
+    /// Rates are measured; and whatever was said or not, requests are looked at and now and then the whole kernel.
+    async fn tick(&mut self) {
         self.measure();
+        self.take_neighbour_requests().await;
         self.ticks += 1;
         self.kernel_changed |= self.ticks.is_multiple_of(KERNEL_READ_TICKS);
     }

@@ -19,10 +19,9 @@ pub fn write(key: &str, value: &str) -> io::Result<()> {
 /// Keeps the kernel from speaking IPv6 of its own accord on a device; altogether, if no IPv6 address will be given to it.
 /// A kernel without IPv6 has nothing to be kept from.
 pub fn quiet_ipv6(device: &str, used: bool) {
-    let settings: &[(&str, &str)] = if used {
-        &[("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "1")]
-    } else {
-        &[("disable_ipv6", "1")]
+    let settings: &[(&str, &str)] = match used {
+        true => &[("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "1"), ("disable_ipv6", "0")],
+        false => &[("disable_ipv6", "1")],
     };
     for (name, value) in settings {
         let _ = write(&format!("ipv6/conf/{device}/{name}"), value);

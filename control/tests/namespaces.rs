@@ -120,14 +120,14 @@ fn a_node_is_given_back_as_it_was() {
     netns.ip("link add up0 type veth peer name far");
     netns.ip("link set up0 up");
     netns.ip("addr add 192.168.77.1/24 dev up0");
-    let before = (netns.ip("route"), netns.ip("-o link"));
+    let before = (netns.ip("route"), netns.ip("-6 route"), netns.ip("-o link"));
     netns.run(async || {
         let netlink = Netlink::connect().unwrap();
         let uplink = netlink.link("up0").await.unwrap().unwrap().index;
         let mut node = Node::prepare(netlink.clone(), 1450).await.unwrap();
-        let range = PodRange::new("10.244.1.0/24".parse().unwrap()).unwrap();
-        let cidrs: Vec<Prefix> = ["10.244.0.0/16", "10.96.0.0/16"].map(|cidr| cidr.parse().unwrap()).into();
-        node.configure(&[range], &cidrs).await.unwrap();
+        let ranges = ["10.244.1.0/24", "fd00:1::/64"].map(|range| PodRange::new(range.parse().unwrap()).unwrap());
+        let cidrs = ["10.244.0.0/16", "fd00::/16", "10.96.0.0/16"].map(|cidr| cidr.parse::<Prefix>().unwrap());
+        node.configure(&ranges, &cidrs).await.unwrap();
         let hop = BTreeSet::from([addr("192.168.77.2")]);
         assert!(node.keep_next_hops(uplink, &hop).await && !node.keep_next_hops(uplink, &hop).await);
         let routes = netns.ip("route");
@@ -138,19 +138,24 @@ fn a_node_is_given_back_as_it_was() {
         ] {
             assert!(routes.contains(part), "{part} in {routes}");
         }
+        let routes = netns.ip("-6 route");
+        assert!(
+            routes.contains("fd00::/16 via fd00:1::1 dev fairway0") && routes.contains("blackhole fd00::/16"),
+            "{routes}"
+        );
         assert!(netns.ip("neigh").contains("192.168.77.2 dev up0 managed extern_learn"), "{}", netns.ip("neigh"));
 
         // A successor of a killed process finds it all, and takes away what is no longer wanted.
         drop(node);
         let mut node = Node::prepare(netlink, 1450).await.unwrap();
         assert!(node.tap().is_ok());
-        node.configure(&[range], &cidrs[..1]).await.unwrap();
+        node.configure(&ranges, &cidrs[..2]).await.unwrap();
         assert!(!netns.ip("route").contains("10.96.0.0/16"), "{}", netns.ip("route"));
         assert!(netns.ip("-o addr show").contains(HOST_DEVICE));
         assert!(node.keep_next_hops(uplink, &hop).await);
         node.undo().await.unwrap();
     });
-    assert_eq!((netns.ip("route"), netns.ip("-o link")), before);
+    assert_eq!((netns.ip("route"), netns.ip("-6 route"), netns.ip("-o link")), before);
     assert!(!netns.ip("neigh").contains("managed"));
 }
 

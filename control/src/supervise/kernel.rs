@@ -75,6 +75,14 @@ impl Supervisor {
         listed.into_iter().for_each(|neighbour| self.set_neighbour(neighbour));
     }
 
+    /// What an earlier run asked for is kept on, so that it is taken away at the end.
+    pub(super) async fn adopt_neighbours(&mut self) {
+        let listed = self.netlink.neighbours(self.uplink.index).await.unwrap_or_default();
+        listed.iter().filter(|neighbour| neighbour.managed).for_each(|neighbour| {
+            self.asked.insert(neighbour.addr);
+        });
+    }
+
     /// A new Ethernet address or MTU of the uplink takes effect; its queues and index cannot change under us.
     async fn read_uplink(&mut self) {
         match self.netlink.link(&self.args.uplink).await {
