@@ -12,7 +12,7 @@ use tables::counters::{DropReason, WorkerCounter};
 /// One's-complement sum of 16-bit words.
 fn sum(bytes: &[u8]) -> u32 {
     let words = bytes.chunks(2).map(|w| u32::from_be_bytes([0, 0, w[0], *w.get(1).unwrap_or(&0)]));
-    words.fold(0, |sum, word| (sum + word & 0xffff) + (sum + word >> 16))
+    words.fold(0, |sum, word| ((sum + word) & 0xffff) + ((sum + word) >> 16))
 }
 
 /// Where the checksum stands within the transport header.
@@ -162,7 +162,7 @@ fn what_is_larger_than_the_path_allows_is_too_big_and_what_just_fits_passes() {
 fn a_frame_that_ends_too_early_is_truncated_wherever_it_ends() {
     let mut node = node();
     let from_pod = node.dressed(POD_A, &udp((A, 1), (REMOTE, 2))).bytes();
-    let from_wire = node.from_peer(&tcp((REMOTE, 1), (A, 2), SYN)).bytes();
+    let from_wire = node.peers_packet(&tcp((REMOTE, 1), (A, 2), SYN)).bytes();
     for (interface, bytes) in [(POD_A, from_pod), (UPLINK, from_wire)] {
         for size in 1..bytes.len() {
             let outcome = node.pass_wire(interface, bytes[..size].to_vec());
@@ -192,7 +192,7 @@ fn each_malformed_header_has_its_reason() {
         bytes[at] = value;
         assert_eq!(node.pass_wire(POD_A, bytes), Outcome::dropped(reason), "byte {at} = {value:#x}");
     }
-    let mut tunnel = node.from_peer(&udp((REMOTE, 1), (A, 2))).bytes();
+    let mut tunnel = node.peers_packet(&udp((REMOTE, 1), (A, 2))).bytes();
     tunnel[42] = 0;
     assert_eq!(node.pass_wire(UPLINK, tunnel), Outcome::dropped(DropReason::Malformed), "no VNI");
 }
@@ -203,7 +203,7 @@ fn garbage_is_counted_packet_by_packet_and_loses_no_frame() {
     let seeds = [
         (POD_A, node.dressed(POD_A, &tcp((A, 1), (B, 2), SYN)).bytes()),
         (POD_A, node.dressed(POD_A, &udp((A, 1), (REMOTE, 2))).bytes()),
-        (UPLINK, node.from_peer(&tcp((REMOTE, 1), (A, 2), SYN)).bytes()),
+        (UPLINK, node.peers_packet(&tcp((REMOTE, 1), (A, 2), SYN)).bytes()),
         (HOST, node.dressed(HOST, &udp((HOST_ADDR, 1), (CLIENT, 2))).bytes()),
     ];
     let mut random = 0x9e37_79b9u64;

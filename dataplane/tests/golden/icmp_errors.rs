@@ -90,7 +90,7 @@ fn an_error_with_a_forged_source_or_a_wrong_checksum_is_no_way_in() {
     let sent = node.pass(POD_A, &udp((A, 1000), (REMOTE, 53))).packet().clone();
     let forged = node.pass(UPLINK, &error(REMOTE, TOO_BIG, &sent));
     assert_eq!(forged, Outcome::dropped(DropReason::ForgedOutside));
-    let mut bytes = node.from_peer(&error(REMOTE, TOO_BIG, &sent)).bytes();
+    let mut bytes = node.peers_packet(&error(REMOTE, TOO_BIG, &sent)).bytes();
     *bytes.last_mut().unwrap() ^= 1;
     // The outer UDP checksum covers it too, but VXLAN's is not looked at.
     assert_eq!(node.pass_wire(UPLINK, bytes), Outcome::dropped(DropReason::BadChecksum));

@@ -46,7 +46,7 @@ fn what_comes_by_the_wrong_queue_is_handed_to_its_owner() {
     for (interface, addr, owner) in [(POD_A, A, 0), (POD_B, B, 1)] {
         for queue in [0, 1] {
             let inner = udp((REMOTE, 1), (addr, 2));
-            let packet = node.from_peer(&inner);
+            let packet = node.peers_packet(&inner);
             let expected = (node.delivered(interface, inner.hop()), (owner != queue) as u64);
             assert_eq!(hops(&mut node, at_queue(queue, packet)), expected);
         }

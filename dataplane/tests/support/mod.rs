@@ -1,6 +1,6 @@
 //! What the tests of whole nodes share: packets as values, table rows as a cluster would have them, and a node whose
 //! workers run over interfaces of memory. Must not know what a test expects.
-#![allow(dead_code)] // Each test binary compiles this anew and uses a part of it.
+#![allow(dead_code, unused_imports)] // Each test binary compiles this anew and uses a part of it.
 
 pub mod node;
 pub mod packets;

@@ -238,11 +238,11 @@ impl Node {
 
     /// Puts a packet in that comes out of the tunnel from the peer.
     pub fn pass_tunnel(&mut self, inner: &Spec) -> Outcome {
-        self.pass_wire(UPLINK, self.from_peer(inner).bytes())
+        self.pass_wire(UPLINK, self.peers_packet(inner).bytes())
     }
 
     /// The tunnel packet that the peer sends.
-    pub fn from_peer(&self, inner: &Spec) -> Spec {
+    pub fn peers_packet(&self, inner: &Spec) -> Spec {
         let n = self.shape.number;
         let outer = outer(node_addr(3 - n), uplink_mac(3 - n), node_addr(n), uplink_mac(n));
         encapsulate(&outer, 55_555, &inner.clone().macs(GATEWAY_MAC, GATEWAY_MAC).bytes())
