@@ -76,7 +76,7 @@ fn a_refused_syn_is_reset_so_that_its_sender_believes_it() {
     let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP") };
     assert!(tcp.rst() && tcp.ack() && !tcp.syn());
     assert_eq!((tcp.acknowledgment_number(), tcp.destination_port()), (101, 1000));
-    assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4([172, 30, 0, 1].into(), [10, 1, 0, 4].into()).unwrap());
+    assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4([172, 30, 0, 1], [10, 1, 0, 4]).unwrap());
     let answered = meta(&bytes[..end]);
     assert_eq!(refuse(&mut bytes.clone(), &answered, GATEWAY_MAC), None, "a reset is never answered");
 }
