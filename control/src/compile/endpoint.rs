@@ -44,6 +44,8 @@ pub struct Endpoints {
     rows: HashMap<Addr, (Owner, EndpointRecord)>,
     addrs: HashMap<Owner, Vec<Addr>>,
     dirty: BTreeSet<Owner>,
+    /// Addresses that found no room.
+    refused: HashMap<Owner, Vec<Addr>>,
 }
 
 impl Endpoints {
@@ -60,11 +62,14 @@ impl Endpoints {
             std::mem::take(&mut self.dirty).into_iter().map(|o| (wanted(state, context, &o), o)).collect();
         // Removals first: an address may have moved to another attachment.
         for (rows, owner) in &wanted {
-            self.remove_others(owner, rows, batch, problems);
+            self.remove_others(owner, rows, batch);
+            let refused = self.refused.remove(owner).unwrap_or_default();
+            refused.into_iter().for_each(|addr| problems.clear(&Subject::Endpoint(addr)));
         }
         for (rows, owner) in wanted {
             for (addr, record) in rows {
                 if !self.put(addr, &owner, record, batch, problems) {
+                    self.refused.entry(owner.clone()).or_default().push(addr);
                     self.dirty.insert(owner.clone());
                 }
             }
@@ -85,20 +90,13 @@ impl Endpoints {
         }
     }
 
-    fn remove_others(
-        &mut self,
-        owner: &Owner,
-        wanted: &[(Addr, EndpointRecord)],
-        batch: &mut Batch,
-        problems: &mut Problems,
-    ) {
+    fn remove_others(&mut self, owner: &Owner, wanted: &[(Addr, EndpointRecord)], batch: &mut Batch) {
         for addr in self.addrs.remove(owner).unwrap_or_default() {
             if wanted.iter().any(|(other, _)| *other == addr) {
                 self.addrs.entry(owner.clone()).or_default().push(addr);
             } else if let Some((_, record)) = self.rows.remove(&addr) {
                 batch.remove(Table::Endpoint, &addr);
                 touch(&record, batch);
-                problems.clear(&Subject::Endpoint(addr));
             }
         }
     }

@@ -36,6 +36,8 @@ struct PolicySet {
 pub struct Policies {
     ids: Ids,
     index: HashMap<Named, u32>,
+    /// Policies that found no index.
+    unnumbered: BTreeSet<Named>,
     set_ids: Ids,
     by_key: HashMap<SetKey, u32>,
     sets: BTreeMap<u32, PolicySet>,
@@ -53,6 +55,7 @@ impl Policies {
         Policies {
             ids: Ids::new(Table::Policy.name(), 1, POLICIES_MAX),
             index: HashMap::new(),
+            unnumbered: BTreeSet::new(),
             set_ids: Ids::new(Table::PolicySet.name(), 1, POLICY_SETS_MAX),
             by_key: HashMap::new(),
             sets: BTreeMap::new(),
@@ -74,22 +77,28 @@ impl Policies {
         problems: &mut Problems,
     ) {
         self.reassigned.clear();
+        self.forget_gone(state, changes);
         self.number(state, changes, problems);
         self.mark(state, changes);
         self.assign(state, problems);
         self.drop_empty(batch, problems);
         self.compile(state, changes, identities, batch, problems);
-        self.forget_gone(state, changes);
     }
 
-    /// New policies get an index; those that found none are tried again with the next change of theirs.
+    /// New policies get an index. While one has none, the pods that it selects may not speak.
     fn number(&mut self, state: &State, changes: &Changes, problems: &mut Problems) {
-        for id in &changes.policies {
-            if state.policies.get(id).is_some() && !self.index.contains_key(id) {
-                let outcome = self.ids.alloc().map(|index| {
-                    self.index.insert(id.clone(), index);
-                });
-                problems.note(Subject::NetworkPolicy(id.clone()), outcome);
+        let candidates = std::mem::take(&mut self.unnumbered).into_iter().chain(changes.policies.iter().cloned());
+        for id in candidates.collect::<BTreeSet<Named>>() {
+            let subject = Subject::NetworkPolicy(id.clone());
+            if state.policies.get(&id).is_none() || self.index.contains_key(&id) {
+                problems.clear(&subject);
+                continue;
+            }
+            let index = self.ids.alloc();
+            if !problems.note(subject, index.as_ref().map(|_| ()).map_err(Clone::clone)) {
+                self.unnumbered.insert(id);
+            } else if let Ok(index) = index {
+                self.index.insert(id, index);
             }
         }
     }
@@ -232,6 +241,7 @@ impl Policies {
         }
     }
 
+    /// Sets that still name these policies lose their last pod in this very update.
     fn forget_gone(&mut self, state: &State, changes: &Changes) {
         for id in changes.policies.iter().filter(|id| state.policies.get(id).is_none()) {
             if let Some(index) = self.index.remove(id) {

@@ -101,9 +101,10 @@ pub fn allow_all() -> RuleRecord {
     RuleRecord { port_last: u16::MAX, ..RuleRecord::zeroed() }
 }
 
-/// The shortest equal list, sorted. False if it had to be cut.
+/// The shortest equal list, sorted; of equal rules the first stays, so that the outcome depends on the order of the
+/// policies' names and not on their indexes. False if it had to be cut.
 pub fn normalise(rules: &mut Vec<RuleRecord>) -> bool {
-    rules.sort_unstable();
+    rules.sort_by_key(|rule| (rule.protocol, rule.port_first, rule.port_last));
     if rules.first().is_some_and(|rule| rule.protocol == Protocol(0)) {
         rules.truncate(1);
     }

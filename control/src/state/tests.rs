@@ -1,1 +1,107 @@
+use super::*;
+use tables::Protocol;
 
+fn pod(name: &str, app: &str) -> Pod {
+    Pod {
+        id: Named::new("a", name),
+        labels: [("app".to_owned(), app.to_owned()), ("tier".to_owned(), "x".to_owned())].into(),
+        addrs: vec!["10.2.0.4".parse().unwrap()],
+        node: None,
+        host_network: false,
+        ready: true,
+        terminating: false,
+        finished: false,
+        ports: Vec::new(),
+    }
+}
+
+fn service(name: &str, app: &str) -> Object {
+    let port = ServicePort { name: String::new(), port: 80, protocol: Protocol::TCP, target: TargetPort::Number(80) };
+    Object::Service(Service {
+        id: Named::new("a", name),
+        cluster_ips: Vec::new(),
+        ports: vec![port],
+        selector: [("app".to_owned(), app.to_owned())].into(),
+        affinity_s: 0,
+        publish_not_ready: false,
+    })
+}
+
+fn state(objects: impl IntoIterator<Item = Object>) -> State {
+    let mut state = State::new();
+    objects.into_iter().for_each(|object| state.apply(ObjectChange::Put(object)));
+    state.take_changes();
+    state
+}
+
+fn services(changes: &Changes) -> Vec<&str> {
+    changes.services.iter().map(|id| id.name.as_str()).collect()
+}
+
+#[test]
+fn a_pod_concerns_the_services_that_select_it_before_or_after() {
+    let mut state =
+        state([service("web", "web"), service("api", "api"), service("db", "db"), Object::Pod(pod("p", "web"))]);
+    state.apply(ObjectChange::Put(Object::Pod(pod("p", "api"))));
+    let changes = state.take_changes();
+    assert_eq!(services(&changes), ["api", "web"]);
+    assert_eq!(changes.pods.len(), 1);
+    state.apply(ObjectChange::Delete(Object::Pod(pod("p", "api")).key()));
+    assert_eq!(services(&state.take_changes()), ["api"]);
+    assert_eq!(state.pods_with("a", &[("app".to_owned(), "api".to_owned())].into()).count(), 0);
+}
+
+#[test]
+fn a_repetition_is_no_change() {
+    let objects = || [service("web", "web"), Object::Pod(pod("p", "web"))];
+    let mut state = state(objects());
+    objects().into_iter().for_each(|object| state.apply(ObjectChange::Put(object)));
+    state.set_local(Local::default());
+    assert!(!state.has_changes());
+}
+
+#[test]
+fn a_slice_that_changes_its_service_concerns_both() {
+    let slice = |service: &str| {
+        let id = Named::new("a", "e");
+        Object::EndpointSlice(EndpointSlice {
+            id,
+            service: Some(service.into()),
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+        })
+    };
+    let mut state = state([slice("web")]);
+    assert!(state.slices_of(&Named::new("a", "web")).is_some());
+    state.apply(ObjectChange::Put(slice("api")));
+    assert_eq!(services(&state.take_changes()), ["api", "web"]);
+    assert!(state.slices_of(&Named::new("a", "web")).is_none());
+}
+
+#[test]
+fn an_attachments_addresses_come_before_the_status() {
+    let mut state = state([Object::Pod(pod("p", "web")), service("web", "web")]);
+    let own = vec!["10.1.0.4".parse().unwrap()];
+    let endpoint =
+        LocalEndpoint { interface: 1, owner: 0, mac: Mac([2; 6]), addrs: own.clone(), pod: Named::new("a", "p") };
+    state.attach("c/eth0".into(), endpoint);
+    assert_eq!(state.addrs_of(&pod("p", "web")), own);
+    assert_eq!(services(&state.take_changes()), ["web"]);
+    state.detach("c/eth0");
+    assert_eq!(state.addrs_of(&pod("p", "web")), pod("p", "web").addrs);
+    let finished = Pod { finished: true, ..pod("p", "web") };
+    assert!(state.addrs_of(&finished).is_empty());
+}
+
+#[test]
+fn local_facts_are_compared_piece_by_piece() {
+    let mut state = state([]);
+    let neighbour: Addr = "192.168.0.2".parse().unwrap();
+    let neighbours = [(neighbour, Mac([2; 6]))].into();
+    state.set_local(Local { neighbours, ..Local::default() });
+    let changes = state.take_changes();
+    assert!(!changes.node && changes.neighbours.contains(&neighbour) && !changes.kernel_routes);
+    state.set_local(Local { vni: 7, ..Local::default() });
+    let changes = state.take_changes();
+    assert!(changes.node && changes.neighbours.contains(&neighbour));
+}

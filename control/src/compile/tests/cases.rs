@@ -1,1 +1,256 @@
-//! Single cases.
+//! Single cases that deserve a name.
+
+use super::world::{addr, local, pod_id, prefix};
+use super::*;
+use crate::object::*;
+use crate::state::{KernelRoute, LocalEndpoint};
+use tables::limits::RULES_PER_ROW_MAX;
+use tables::node::NodeRecord;
+use tables::route::FLAG_MASQUERADE;
+
+fn rig(objects: impl IntoIterator<Item = Object>) -> Rig {
+    let mut rig = Rig::new(local());
+    put(&mut rig, objects);
+    rig
+}
+
+fn put(rig: &mut Rig, objects: impl IntoIterator<Item = Object>) -> Report {
+    objects.into_iter().for_each(|object| rig.state.apply(ObjectChange::Put(object)));
+    rig.update()
+}
+
+fn service_object(name: &str, ip: &str, ports: u16) -> Object {
+    let port = |i| ServicePort {
+        name: format!("q{i}"),
+        port: 80 + i,
+        protocol: Protocol::TCP,
+        target: TargetPort::Number(80),
+    };
+    Object::Service(crate::object::Service {
+        id: Named::new("a", name),
+        cluster_ips: vec![addr(ip)],
+        ports: (0..ports).map(port).collect(),
+        selector: Labels::new(),
+        affinity_s: 0,
+        publish_not_ready: false,
+    })
+}
+
+fn slice_object(service: &str, addrs: &[&str]) -> Object {
+    let endpoint = |a: &&str| SliceEndpoint { addr: addr(a), ready: true, serving: true, terminating: false };
+    Object::EndpointSlice(EndpointSlice {
+        id: Named::new("a", format!("{service}-1")),
+        service: Some(service.into()),
+        ports: vec![SlicePort { name: "q0".into(), protocol: Protocol::TCP, port: 8080 }],
+        endpoints: addrs.iter().map(endpoint).collect(),
+    })
+}
+
+fn pod_object(pod: usize) -> Object {
+    Object::Pod(Pod {
+        id: pod_id(pod),
+        labels: Labels::new(),
+        addrs: Vec::new(),
+        node: None,
+        host_network: false,
+        ready: true,
+        terminating: false,
+        finished: false,
+        ports: Vec::new(),
+    })
+}
+
+fn attach(rig: &mut Rig, pod: usize, ip: &str) {
+    let endpoint =
+        LocalEndpoint { interface: 9, owner: 1, mac: tables::Mac([2; 6]), addrs: vec![addr(ip)], pod: pod_id(pod) };
+    rig.state.attach(format!("c{pod}"), endpoint);
+}
+
+fn ids(rig: &Rig, key: ServiceKey) -> (u32, BTreeMap<(Addr, u16), u32>) {
+    let row: ServiceRecord = rig.view().find(Table::Service, &key).expect("installed");
+    let rows = row.backends_first..row.backends_first + row.backends_count;
+    let backends = rows.map(|i| rig.view().row::<BackendRecord>(Table::Backend, i as usize));
+    (row.id, backends.map(|b| ((b.addr, b.port), b.id)).collect())
+}
+
+#[test]
+fn a_service_and_its_staying_backends_keep_their_ids() {
+    let mut rig = rig([service_object("s", "172.30.0.1", 1), slice_object("s", &["10.2.0.4", "10.2.0.5"])]);
+    let key = ServiceKey::new(addr("172.30.0.1"), 80, Protocol::TCP);
+    let (id, before) = ids(&rig, key);
+    put(&mut rig, [slice_object("s", &["10.2.0.5", "10.2.0.6", "10.2.0.3", "10.2.0.9"])]);
+    let (same_id, after) = ids(&rig, key);
+    assert_eq!(id, same_id);
+    let staying = (addr("10.2.0.5"), 8080);
+    assert_eq!(before[&staying], after[&staying]);
+    let mut all: Vec<u32> = after.values().copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 4);
+}
+
+#[test]
+fn a_repeated_object_changes_nothing() {
+    let objects = || [service_object("s", "172.30.0.1", 2), slice_object("s", &["10.2.0.4"]), pod_object(0)];
+    let mut rig = rig(objects());
+    objects().into_iter().for_each(|object| rig.state.apply(ObjectChange::Put(object)));
+    rig.state.set_local(local());
+    rig.state.mark_all();
+    let mut batch = rig.publisher.batch(rig.status.acks()).unwrap();
+    rig.compiler.update(&mut rig.state, &mut batch);
+    assert!(batch.is_empty(), "nothing is written and no scope is touched");
+}
+
+#[test]
+fn of_two_services_with_one_address_the_first_by_name_has_it_and_the_other_says_so() {
+    let mut rig = rig([service_object("t", "172.30.0.1", 1), slice_object("t", &["10.2.0.4"])]);
+    let report = put(&mut rig, [service_object("s", "172.30.0.1", 1)]);
+    let text = report.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(text.contains("Service a/t does not get 172.30.0.1") && text.contains("a/s has it"), "{text}");
+    rig.state.apply(ObjectChange::Delete(service_object("s", "172.30.0.1", 1).key()));
+    assert!(rig.update().problems.is_empty());
+    let (_, backends) = ids(&rig, ServiceKey::new(addr("172.30.0.1"), 80, Protocol::TCP));
+    assert_eq!(backends.len(), 1);
+}
+
+#[test]
+fn a_pod_may_speak_only_once_its_object_is_known() {
+    let mut rig = rig([]);
+    attach(&mut rig, 0, "10.1.0.4");
+    rig.update();
+    let flags = |rig: &Rig| endpoint(&rig.view(), addr("10.1.0.4")).unwrap().flags;
+    assert_eq!(flags(&rig), 0);
+    put(&mut rig, [pod_object(0)]);
+    assert_eq!(flags(&rig), FLAG_POLICY_IN_FORCE);
+    rig.state.apply(ObjectChange::Delete(pod_object(0).key()));
+    rig.update();
+    assert_eq!(flags(&rig), 0);
+}
+
+#[test]
+fn what_does_not_fit_is_named_and_comes_in_when_there_is_room() {
+    use tables::limits::ENDPOINTS_MAX;
+    // A hash table takes more than its limit as long as probes stay short: fill it until it refuses.
+    let mut rig = rig([]);
+    let many = 2 * ENDPOINTS_MAX;
+    for i in 0..many {
+        let [_, _, high, low] = (i as u32 + 256).to_be_bytes();
+        attach_many(&mut rig, i, &format!("10.1.{high}.{low}"));
+    }
+    let report = rig.update();
+    let text = report.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(text.contains("table endpoint is full at its limit of 2048"), "{text}");
+    for i in 0..many / 2 {
+        rig.state.detach(&format!("c{i}"));
+    }
+    assert!(rig.update().problems.is_empty());
+    assert!((many / 2..many).all(|i| {
+        let [_, _, high, low] = (i as u32 + 256).to_be_bytes();
+        endpoint(&rig.view(), addr(&format!("10.1.{high}.{low}"))).is_some()
+    }));
+}
+
+fn attach_many(rig: &mut Rig, i: usize, ip: &str) {
+    let pod = Named::new("a", format!("p{i}"));
+    let endpoint = LocalEndpoint { interface: 9, owner: 0, mac: tables::Mac([2; 6]), addrs: vec![addr(ip)], pod };
+    rig.state.attach(format!("c{i}"), endpoint);
+}
+
+#[test]
+fn more_port_ranges_than_a_row_holds_are_refused_by_name() {
+    let port = |i| PortMatch { protocol: Protocol::TCP, port: PortRange::Numbers(2 * i + 1, 2 * i + 1) };
+    let ports = (0..RULES_PER_ROW_MAX as u16 + 1).map(port).collect();
+    let policy = NetworkPolicy {
+        id: Named::new("a", "wide"),
+        pods: Selector::default(),
+        rules: [Some(vec![PolicyRule { peers: Vec::new(), ports }]), None],
+    };
+    let mut rig = rig([pod_object(0), Object::NetworkPolicy(policy)]);
+    attach(&mut rig, 0, "10.1.0.4");
+    let report = rig.update();
+    assert_eq!(report.problems.len(), 1, "{report:?}");
+    let own = endpoint(&rig.view(), addr("10.1.0.4")).unwrap();
+    let allowed = |port| verdict(&rig.view(), &own, Direction::Ingress, addr("8.8.8.8"), Protocol::TCP, port);
+    assert!(allowed(1) && !allowed(2 * RULES_PER_ROW_MAX as u16 + 1));
+}
+
+#[test]
+fn a_peer_behind_a_gateway_is_reached_through_it_and_the_gateway_is_asked_for() {
+    let mut rig = rig([Object::Node(crate::object::Node {
+        name: "n2".into(),
+        addrs: vec![addr("192.168.7.3")],
+        pod_cidrs: vec![prefix("10.2.0.0/24")],
+    })]);
+    let via = Some(addr("192.168.0.254"));
+    rig.state.set_kernel_routes(vec![
+        KernelRoute { prefix: prefix("192.168.0.0/24"), via: None },
+        KernelRoute { prefix: prefix("0.0.0.0/0"), via },
+    ]);
+    assert_eq!(rig.update().next_hops, [addr("192.168.0.254")]);
+    let found = route(&rig.view(), addr("10.2.0.9")).0;
+    assert_eq!(found, Route::Tunnel { peer: addr("192.168.7.3"), next_hop: addr("192.168.0.254") });
+    let flags = |to: &str| {
+        let row: RouteRecord = rig.view().row(Table::Route, route_id(&rig.view(), addr(to)) as usize);
+        row.flags
+    };
+    assert_eq!([flags("10.2.0.9"), flags("8.8.8.8"), flags("192.168.0.7")], [0, FLAG_MASQUERADE, FLAG_MASQUERADE]);
+}
+
+#[test]
+fn the_node_is_ready_only_after_the_first_complete_read() {
+    let mut rig = Rig::new(local());
+    rig.state = State::new();
+    rig.state.set_local(local());
+    let ready = |rig: &Rig| rig.view().row::<NodeRecord>(Table::Node, 0).ready;
+    rig.update();
+    assert_eq!(ready(&rig), 0);
+    rig.state.set_complete();
+    rig.update();
+    let row: NodeRecord = rig.view().row(Table::Node, 0);
+    assert_eq!((row.ready, row.node, row.vni), (1, [addr("192.168.0.1"), addr("fd99::1")], 1));
+}
+
+#[test]
+fn listings_name_what_ids_mean() {
+    let policy =
+        NetworkPolicy { id: Named::new("a", "deny"), pods: Selector::default(), rules: [Some(Vec::new()), None] };
+    let mut rig = rig([service_object("s", "172.30.0.1", 1), pod_object(0), Object::NetworkPolicy(policy)]);
+    attach(&mut rig, 0, "10.1.0.4");
+    rig.update();
+    let own = endpoint(&rig.view(), addr("10.1.0.4")).unwrap();
+    let set: PolicySetRecord = rig.view().row(Table::PolicySet, own.policy_set as usize);
+    assert_eq!(rig.compiler.policy_name(set.deny_policy[0]).as_deref(), Some("a/deny"));
+    assert_eq!(rig.compiler.identity_name(own.identity), "pods a[]");
+    assert_eq!(rig.compiler.route_name(own.route).as_deref(), Some("10.1.0.4/32"));
+    let (id, _) = ids(&rig, ServiceKey::new(addr("172.30.0.1"), 80, Protocol::TCP));
+    assert_eq!(rig.compiler.service_name(id).as_deref(), Some("a/s:q0"));
+    let policies = rig.compiler.policies(&rig.state);
+    assert_eq!((policies[0].types.as_slice(), policies[0].local_endpoints), (["Ingress"].as_slice(), 1));
+}
+
+#[test]
+fn a_policy_beyond_the_last_index_keeps_its_pods_silent_until_there_is_one() {
+    use tables::limits::POLICIES_MAX;
+    let policy = |i: usize| {
+        // Only the last one selects anybody.
+        let exists = crate::object::selector::Test::Exists;
+        let nobody = vec![crate::object::selector::Requirement { key: "none".into(), test: exists }];
+        let pods = Selector(if i == POLICIES_MAX { Vec::new() } else { nobody });
+        Object::NetworkPolicy(NetworkPolicy {
+            id: Named::new("a", format!("n{i:05}")),
+            pods,
+            rules: [Some(Vec::new()), None],
+        })
+    };
+    let mut rig = rig((1..POLICIES_MAX).map(policy));
+    attach(&mut rig, 0, "10.1.0.4");
+    let flags = |rig: &Rig| endpoint(&rig.view(), addr("10.1.0.4")).unwrap().flags;
+    let report = put(&mut rig, [pod_object(0), policy(POLICIES_MAX)]);
+    let text = report.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(text.contains("NetworkPolicy a/n16384 is not in force: table policy is full at its limit"), "{text}");
+    assert_eq!(flags(&rig), 0);
+    rig.state.apply(ObjectChange::Delete(policy(1).key()));
+    let report = rig.update();
+    assert!(report.problems.is_empty(), "{report:?}");
+    assert_eq!(flags(&rig), FLAG_POLICY_IN_FORCE);
+}
