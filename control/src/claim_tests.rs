@@ -34,8 +34,7 @@ impl Bench {
 
     fn verdict(&self, packet: &[u8]) -> u32 {
         let program = self.claim._object.progs_mut().next().unwrap();
-        let mut input = ProgramInput::default();
-        input.data_in = Some(packet);
+        let input = ProgramInput { data_in: Some(packet), ..ProgramInput::default() };
         program.test_run(input).unwrap().return_value
     }
 
