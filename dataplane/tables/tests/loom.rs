@@ -135,7 +135,8 @@ fn a_reader_that_sleeps_between_sees_whole_rows() {
 
 #[test]
 fn three_publishes_come_round_to_the_first_copy() {
-    readers_never_see_a_torn_row::<Loom>(1, 3, false, 0);
+    readers_never_see_a_torn_row::<Loom>(2, 3, false, 0);
+    readers_never_see_a_torn_row::<Loom>(2, 3, true, ASLEEP);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tables::counters::DropReason;
 const STRANGER: Addr = Addr::v4([192, 168, 0, 66]);
 
 fn from_outside(node: &mut Node, outer: &Outer, inner: &Spec) -> Outcome {
-    let packet = encapsulate(outer, 55_555, &inner.clone().macs(GATEWAY_MAC, GATEWAY_MAC).bytes());
+    let packet = encapsulate(outer, 55_555, &inner.clone().macs(inner_mac(2), inner_mac(1)).bytes());
     node.pass_wire(UPLINK, packet.bytes())
 }
 

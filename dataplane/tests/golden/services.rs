@@ -135,9 +135,15 @@ fn two_flows_of_one_pod_to_one_backend_by_two_services_are_not_confused() {
     let other = Addr::v4([172, 30, 0, 11]);
     node.publish(|rows| rows.service(3, (other, 80, Protocol::TCP), &[(REMOTE, 8080)]));
     assert_eq!(node.pass(POD_A, &tcp((A, 1000), (SERVICE, 80), SYN)).packet().dst, REMOTE);
-    // The same four-tuple towards the backend: refused and counted, never mixed up with the first.
-    let clash = node.pass(POD_A, &tcp((A, 1000), (other, 80), SYN));
-    assert_eq!(clash, Outcome::dropped(DropReason::TupleClash));
-    let answer = tcp((REMOTE, 8080), (A, 1000), SYN | ACK);
-    assert_eq!(node.pass_tunnel(&answer).packet().src, SERVICE);
+    // The same four-tuple towards the backend: the second flow bears another port there.
+    let second = tcp((A, 1000), (other, 80), SYN);
+    let outcome = node.pass(POD_A, &second);
+    let port = outcome.packet().src_port();
+    assert!((SNAT_FIRST..=SNAT_LAST).contains(&port), "{port}");
+    assert_eq!(outcome, node.tunnelled(second.from(A, port).to(REMOTE, 8080).hop()));
+    for (port, service) in [(1000, SERVICE), (port, other)] {
+        let answer = tcp((REMOTE, 8080), (A, port), SYN | ACK);
+        let back = answer.clone().from(service, 80).to(A, 1000).hop();
+        assert_eq!(node.pass_tunnel(&answer), node.delivered(POD_A, back));
+    }
 }

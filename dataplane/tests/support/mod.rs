@@ -63,6 +63,11 @@ pub const fn uplink_mac(number: u8) -> Mac {
     Mac([2, 0xaa, 0, 0, 0, number])
 }
 
+/// The Ethernet address of a node inside tunnels.
+pub const fn inner_mac(number: u8) -> Mac {
+    Mac([2, 0xfa, 192, 168, 0, number])
+}
+
 pub const fn host_mac(number: u8) -> Mac {
     pod_mac(number, 2)
 }

@@ -245,7 +245,7 @@ impl Node {
     pub fn peers_packet(&self, inner: &Spec) -> Spec {
         let n = self.shape.number;
         let outer = outer(node_addr(3 - n), uplink_mac(3 - n), node_addr(n), uplink_mac(n));
-        encapsulate(&outer, 55_555, &inner.clone().macs(GATEWAY_MAC, GATEWAY_MAC).bytes())
+        encapsulate(&outer, 55_555, &inner.clone().macs(inner_mac(3 - n), inner_mac(n)).bytes())
     }
 
     /// What `pass` answers for a packet that reaches a pod or the host.
@@ -257,7 +257,7 @@ impl Node {
     pub fn tunnelled(&self, inner: Spec) -> Outcome {
         let n = self.shape.number;
         let outer = outer(node_addr(n), uplink_mac(n), node_addr(3 - n), uplink_mac(3 - n));
-        Outcome::sent(Sent::Tunnel(outer, inner.macs(GATEWAY_MAC, GATEWAY_MAC)))
+        Outcome::sent(Sent::Tunnel(outer, inner.macs(inner_mac(n), inner_mac(3 - n))))
     }
 
     /// ... that leaves plainly to a next hop.
