@@ -35,8 +35,9 @@ fn addr(input: &mut Input, v4: bool) -> Addr {
     }
 }
 
-fn translation(input: &mut Input, meta: &Meta) -> Translation {
-    let (v4, asks) = (meta.src.is_v4(), meta.src_port != 0);
+fn translation(input: &mut Input, bytes: &[u8], meta: &Meta) -> Translation {
+    // By its type, since an identifier may be 0.
+    let (v4, asks) = (meta.src.is_v4(), matches!(bytes[meta.l4 as usize], 8 | 128));
     let (src, dst, src_port, dst_port) = (addr(input, v4), addr(input, v4), input.word(), input.word());
     match meta.kind {
         Kind::Transport => Translation { src, dst, src_port, dst_port },
@@ -48,7 +49,7 @@ fn translation(input: &mut Input, meta: &Meta) -> Translation {
 
 /// Translates and counts a hop, with right sums or with sums left as wrong as they are.
 fn translate(input: &mut Input, mut bytes: Vec<u8>, meta: Meta) {
-    let to = translation(input, &meta);
+    let to = translation(input, &bytes, &meta);
     let fill = input.byte() % 2 == 0;
     if fill {
         fill_header(&mut bytes, &meta);

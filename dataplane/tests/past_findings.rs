@@ -1,0 +1,164 @@
+//! What fuzzing once found, as the targets saw it and in words. A new finding gets its case here with its fix.
+
+#[path = "../fuzz/src/lib.rs"]
+#[allow(dead_code)]
+mod targets;
+
+use dataplane::flow::{FlowTable, Way};
+use dataplane::parse::{Parsed, parse};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tables::counters::DropReason;
+use tables::endpoint::{EndpointKind, EndpointRecord};
+use tables::flow::{FlowLayout, FlowRecord, Hop, HopKind};
+use tables::layout::{Table, WORD_GENERATION};
+use tables::owner::{SnatPorts, owner};
+use tables::publish::Reader;
+use tables::region::Access;
+use tables::scope::ScopeCounters;
+use tables::{Publisher, Region};
+use targets::cluster::{self, GATEWAY_MAC, PODS};
+use targets::frames::{L4, frame};
+use targets::input::Input;
+use targets::path::Node;
+
+fn drop_reason(bytes: &[u8]) -> Option<DropReason> {
+    match parse(bytes, bytes.len()) {
+        Parsed::Drop(reason) => Some(reason),
+        _ => None,
+    }
+}
+
+/// An IPv6 header around ICMP for IPv4, or the other way round.
+fn foreign_icmp(family: usize) -> Vec<u8> {
+    let (pod, gateway) = (cluster::pod_addr(0, family), cluster::GATEWAY[family]);
+    let mut bytes = frame((cluster::pod_mac(0), GATEWAY_MAC), pod, gateway, L4::Echo(1), &[]);
+    let (at, protocol, kind, l4) = if family == 0 { (23, 58, 128, 34) } else { (20, 1, 8, 54) };
+    (bytes[at], bytes[l4]) = (protocol, kind);
+    bytes
+}
+
+#[test]
+fn icmp_of_the_other_family_is_malformed() {
+    for family in [0, 1] {
+        assert_eq!(drop_reason(&foreign_icmp(family)), Some(DropReason::Malformed), "family {family}");
+    }
+}
+
+/// Its answer was written as IPv4 over an IPv6 header, whose first byte claims more options than there are bytes.
+#[test]
+fn an_ipv4_echo_to_the_gateway_inside_ipv6_is_dropped_and_counted() {
+    let mut node = Node::new(&mut Input(&[]));
+    let mut bytes = foreign_icmp(1);
+    bytes[14] = 0x6f;
+    node.inject(PODS[0], bytes.into());
+    node.settle();
+    assert_eq!(node.drops(DropReason::Malformed), 1);
+    node.check_frames();
+}
+
+/// ::ffff:10.1.0.4 in an IPv6 header was the pod's own address to anti-spoofing, and IPv4 to rewriting.
+#[test]
+fn a_mapped_address_on_the_wire_is_malformed() {
+    let (pod, peer) = (cluster::pod_addr(0, 1), cluster::REMOTE_POD[1]);
+    let good = frame((cluster::pod_mac(0), GATEWAY_MAC), pod, peer, L4::Udp(1000, 80), &[]);
+    assert_eq!(drop_reason(&good), None);
+    for at in [22, 38] {
+        let mut bytes = good.clone();
+        bytes[at..at + 16].copy_from_slice(&cluster::pod_addr(0, 0).v6_octets());
+        assert_eq!(drop_reason(&bytes), Some(DropReason::Malformed));
+    }
+}
+
+fn reader(publisher: &Publisher) -> Reader {
+    Reader::from_fd(publisher.region().fd().try_clone_to_owned().unwrap()).unwrap()
+}
+
+/// The sum of first owner and spread overflowed where builds check that.
+#[test]
+fn an_owner_beyond_all_workers_is_an_answer() {
+    let mut publisher = cluster::publisher();
+    let mut batch = publisher.batch([]).unwrap();
+    let mut damaged = EndpointRecord::new(EndpointKind::Pod);
+    (damaged.owner_first, damaged.owner_count) = (u16::MAX, u16::MAX);
+    batch.insert(Table::Endpoint, &cluster::pod_addr(0, 0), &damaged).unwrap();
+    batch.publish();
+    let mut reader = reader(&publisher);
+    reader.pin(&AtomicU64::new(0), &mut ScopeCounters::default());
+    let snat = SnatPorts::new(40_000, 40_999, 2).unwrap();
+    let tuples = (0..100u16).map(|port| tables::flow::Tuple {
+        local: cluster::pod_addr(0, 0),
+        remote: cluster::REMOTE_POD[0],
+        local_port: port,
+        remote_port: 80,
+        protocol: tables::Protocol::TCP,
+        reserved: 0,
+        network: 0,
+    });
+    assert!(tuples.into_iter().all(|tuple| owner(&reader.view(), &snat, &tuple).is_some()));
+}
+
+/// The last generation plus one overflowed while scopes were bumped, where builds check that.
+#[test]
+fn the_last_generation_there_is_can_be_pinned() {
+    let publisher = cluster::publisher();
+    let (mut reader, ack, mut scopes) = (reader(&publisher), AtomicU64::new(0), ScopeCounters::default());
+    let generation = &publisher.region().words()[WORD_GENERATION];
+    generation.store(u64::MAX - 1, Ordering::Relaxed);
+    reader.pin(&ack, &mut scopes);
+    generation.store(u64::MAX, Ordering::Relaxed);
+    assert!(reader.pin(&ack, &mut scopes));
+    assert_eq!(reader.generation(), u64::MAX);
+}
+
+/// Such a record handed its packets to itself until the stack ended.
+#[test]
+fn an_adopted_flow_that_does_not_end_at_its_local_end_is_forgotten() {
+    let region = FlowLayout::for_capacity(64).create(0, 1, 7, 0).unwrap();
+    let fd = region.fd().try_clone_to_owned().unwrap();
+    let mut table = FlowTable::new(region).unwrap();
+    let tuple = |port: u16| tables::flow::Tuple {
+        local: cluster::pod_addr(0, 0),
+        remote: cluster::pod_addr(1, 0),
+        local_port: port,
+        remote_port: 80,
+        protocol: tables::Protocol::UDP,
+        reserved: 0,
+        network: 0,
+    };
+    for (port, back) in [(1, HopKind::Interface), (2, HopKind::Endpoint), (3, HopKind::Tunnel)] {
+        let back = Hop::new(back, PODS[0]);
+        let record = FlowRecord { inside: tuple(port), outside: tuple(port), back, ..bytemuck::Zeroable::zeroed() };
+        table.insert(record).unwrap();
+    }
+    let region = Region::attach(fd, Access::ReadWrite).unwrap();
+    let mut adopted = FlowTable::adopt(region, 0, 1).unwrap().unwrap();
+    let found = [1, 2, 3].map(|port| adopted.find(&tuple(port), Way::Out).is_some());
+    assert_eq!(found, [true, false, false]);
+}
+
+/// Zero workers made control divide by zero.
+#[test]
+fn a_snat_range_over_the_socket_is_checked_as_one_that_was_typed() {
+    let parsed = |text: &str| serde_json::from_str::<SnatPorts>(text).is_ok();
+    assert!(parsed(r#"{"first":40000,"last":60999,"workers":2}"#));
+    assert!(!parsed(r#"{"first":40000,"last":60999,"workers":0}"#));
+    assert!(!parsed(r#"{"first":5,"last":1,"workers":1}"#));
+}
+
+/// The targets with inputs of their own: empty ones, and a pattern through each.
+#[test]
+fn every_target_takes_any_bytes() {
+    let patterns = (0..64u64).map(|i| {
+        let mut state = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        std::iter::repeat_with(next).take(4 * i as usize).collect::<Vec<u8>>()
+    });
+    for input in patterns {
+        for run in [targets::parse::run, targets::rewrite::run, targets::region::run, targets::path::run] {
+            run(&input);
+        }
+    }
+}
