@@ -1,0 +1,141 @@
+//! Tables of a node in a cluster of 10,000 services with 10 backends each, and 1,000 services more with one backend,
+//! which the measured flows use: so each flow's backend is known beforehand.
+
+use bytemuck::Zeroable;
+use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
+use tables::layout::Table;
+use tables::lpm::Lpm;
+use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
+use tables::node::NodeRecord;
+use tables::policy::{Direction, IDENTITY_FIRST, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::publish::Batch;
+use tables::route::{RouteKind, RouteRecord};
+use tables::service::{BackendRecord, ServiceKey, ServiceRecord};
+use tables::{Addr, Mac, Prefix, Protocol, Publisher};
+
+pub const UPLINK: u32 = 1;
+pub const HOST: u32 = 2;
+pub const POD: u32 = 3;
+pub const OTHER_POD: u32 = 4;
+pub const NODE: Addr = Addr::v4([192, 168, 0, 1]);
+pub const PEER: Addr = Addr::v4([192, 168, 0, 2]);
+pub const POD_ADDR: Addr = Addr::v4([10, 1, 0, 4]);
+pub const OTHER_POD_ADDR: Addr = Addr::v4([10, 1, 0, 5]);
+pub const POD_MAC: Mac = Mac([2, 0, 0, 0, 2, 0]);
+pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
+pub const TUNNEL_PORT: u16 = 4789;
+pub const SERVICE_PORT: u16 = 80;
+pub const BACKEND_PORT: u16 = 8080;
+/// Services that measured flows use.
+pub const SERVICES_USED: u32 = 1000;
+pub const SERVICES_MORE: u32 = 10_000;
+const BACKENDS_EACH: u32 = 10;
+const NODES: u32 = 5000;
+
+fn addr(first: [u8; 2], number: u32) -> Addr {
+    Addr::v4([first[0], first[1], (number >> 8) as u8, number as u8])
+}
+
+/// The address of used service `i`, and that of its only backend, on the peer.
+pub fn service(i: u32) -> Addr {
+    addr([172, 30], i)
+}
+
+pub fn backend(i: u32) -> Addr {
+    addr([10, 2], i)
+}
+
+/// A node that is not the peer has this pod range.
+pub fn node_range(i: u32) -> Addr {
+    Addr::from_bits(Addr::v4([11, 0, 0, 0]).bits() + ((i as u128) << 8))
+}
+
+pub fn publisher() -> Publisher {
+    let mut publisher = Publisher::create(7).expect("memory for tables");
+    let mut batch = publisher.batch([]).expect("nobody reads yet");
+    local(&mut batch);
+    routes(&mut batch);
+    for i in 0..SERVICES_USED {
+        set_service(&mut batch, i, service(i), &[backend(i)]);
+    }
+    for i in SERVICES_USED..SERVICES_USED + SERVICES_MORE {
+        let backends: Vec<Addr> = (0..BACKENDS_EACH).map(|b| addr([12, b as u8], i)).collect();
+        set_service(&mut batch, i, service(i), &backends);
+    }
+    policies(&mut batch);
+    batch.publish();
+    publisher
+}
+
+/// Writes a service and its backends.
+pub fn set_service(batch: &mut Batch, id: u32, addr: Addr, backends: &[Addr]) {
+    let backends_first = id * BACKENDS_EACH;
+    for (i, &addr) in backends.iter().enumerate() {
+        let backend = BackendRecord { addr, port: BACKEND_PORT, flags: 0, id };
+        batch.set(Table::Backend, backends_first as usize + i, &backend).expect("room");
+    }
+    let backends_count = backends.len() as u32;
+    let record = ServiceRecord { id, backends_first, backends_count, ..ServiceRecord::zeroed() };
+    batch.insert(Table::Service, &ServiceKey::new(addr, SERVICE_PORT, Protocol::UDP), &record).expect("room");
+}
+
+fn local(batch: &mut Batch) {
+    let node = NodeRecord {
+        node: [NODE, Addr::UNSPECIFIED],
+        gateway: [Addr::v4([10, 1, 0, 1]), Addr::UNSPECIFIED],
+        host: [Addr::v4([10, 1, 0, 2]), Addr::UNSPECIFIED],
+        snat: [Addr::v4([10, 1, 0, 3]), Addr::UNSPECIFIED],
+        vni: 1,
+        tunnel_port: TUNNEL_PORT,
+        uplink_mtu: 1500,
+        uplink: UPLINK,
+        gateway_mac: GATEWAY_MAC,
+        ready: 1,
+        host_interface: HOST,
+        ..NodeRecord::zeroed()
+    };
+    batch.set(Table::Node, 0, &node).expect("room");
+    let neighbour = NeighbourRecord { addr: PEER, mac: Mac([2, 0, 0, 0, 9, 9]), flags: FLAG_RESOLVED };
+    batch.set(Table::Neighbour, 1, &neighbour).expect("room");
+    for (addr, interface) in [(POD_ADDR, POD), (OTHER_POD_ADDR, OTHER_POD)] {
+        let mut record = EndpointRecord::new(EndpointKind::Pod);
+        (record.interface, record.flags, record.policy_set) = (interface, FLAG_POLICY_IN_FORCE, 1);
+        batch.insert(Table::Endpoint, &addr, &record).expect("room");
+    }
+}
+
+fn routes(batch: &mut Batch) {
+    let mut tunnel = RouteRecord::new(RouteKind::Tunnel);
+    (tunnel.peer, tunnel.next_hop) = (PEER, 1);
+    let services = RouteRecord::new(RouteKind::Services);
+    let rows = [
+        (RouteRecord::new(RouteKind::Local), Prefix::new(POD_ADDR, 24)),
+        (tunnel, Prefix::new(backend(0), 16)),
+        (services, Prefix::new(service(0), 16)),
+        (RouteRecord::new(RouteKind::Via), Prefix::new(Addr::v4([0; 4]), 0)),
+    ];
+    let others = (0..NODES).map(|i| (tunnel, Prefix::new(node_range(i), 24)));
+    for (i, (row, prefix)) in rows.into_iter().chain(others).enumerate() {
+        batch.set(Table::Route, i + 1, &row).expect("room");
+        batch.insert_prefix(Lpm::Route, &prefix.expect("a prefix"), i as u64 + 1).expect("room");
+    }
+}
+
+/// Both pods are isolated in both directions; a rule of eight lets the measured flows through, the last one.
+fn policies(batch: &mut Batch) {
+    let set = PolicySetRecord { isolated: [1, 1], ..PolicySetRecord::zeroed() };
+    batch.set(Table::PolicySet, 1, &set).expect("room");
+    for i in 0..8 {
+        let (port_first, port_last) = if i == 7 { (80, u16::MAX) } else { (1 + i, 1 + i) };
+        let rule = RuleRecord { protocol: Protocol::UDP, port_first, port_last, policy: 1, ..RuleRecord::zeroed() };
+        batch.set(Table::Rule, i as usize, &rule).expect("room");
+    }
+    let row = PolicyRow { rules_first: 0, rules_count: 8 };
+    for direction in [Direction::Ingress, Direction::Egress] {
+        batch.insert(Table::Policy, &PolicyKey::new(1, direction, IDENTITY_FIRST), &row).expect("room");
+    }
+    let ours = [Prefix::new(POD_ADDR, 24), Prefix::new(backend(0), 16)];
+    for prefix in ours.into_iter().flatten() {
+        batch.insert_prefix(Lpm::Identity, &prefix, IDENTITY_FIRST as u64).expect("room");
+    }
+}

@@ -1,0 +1,190 @@
+//! One worker of a node in memory, and the traffic that is measured through it.
+
+use crate::cluster::{self, GATEWAY_MAC, HOST, OTHER_POD, POD, POD_ADDR, POD_MAC, UPLINK};
+use crate::device::{Patch, Traffic};
+use dataplane::flow::FlowTable;
+use dataplane::handoff::Mailbox;
+use dataplane::io::frames::Memory;
+use dataplane::io::pool::FramePool;
+use dataplane::packet::Burst;
+use dataplane::worker::forward::Path;
+use dataplane::worker::interfaces::{Interfaces, Slot};
+use dataplane::worker::{Polling, Worker};
+use etherparse::PacketBuilder;
+use std::sync::Arc;
+use tables::counters::{DropReason, WorkerCounter};
+use tables::flow::FlowLayout;
+use tables::message::InterfaceKind;
+use tables::owner::SnatPorts;
+use tables::publish::Reader;
+use tables::status::Status;
+use tables::{Addr, Mac, Publisher};
+
+/// Packets of one round: bursts of 64, two from one interface.
+pub const ROUND: u64 = 128;
+const FRAMES: u32 = 4096;
+/// Bytes of a measured packet, without FCS: 64 on the wire are 60 here; 64 here are counted as DESIGN counts.
+const PACKET_BYTES: usize = 64;
+
+/// What goes through the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Pod to ClusterIP to a remote backend, encapsulated.
+    Encap,
+    /// The way back of the same flows.
+    Decap,
+    /// Pod to pod on this node, both halves of the flow.
+    Local,
+}
+
+/// A worker with its interfaces.
+pub struct Node {
+    pub worker: Worker,
+    pub status: Status,
+    // Held: the worker reads its memory.
+    _publisher: Publisher,
+}
+
+impl Node {
+    pub fn new(flows_max: usize) -> Node {
+        let publisher = cluster::publisher();
+        let status = Status::create(1).expect("memory for status");
+        let mailboxes = Mailbox::all(1).expect("a mailbox");
+        let flows = FlowLayout::for_capacity(flows_max).create(0, 1, 7, 0).expect("memory for flows");
+        let flows = FlowTable::new(flows).expect("fresh memory");
+        let interfaces = Interfaces::new(0, mailboxes.clone());
+        let snat = SnatPorts::new(40_000, 60_999, 1).expect("a good range");
+        let mut path = Path::new(0, snat, flows, pool(), interfaces, status.clone());
+        let fd = publisher.region().fd().try_clone_to_owned().expect("a descriptor");
+        path.reader = Some(Box::new(Reader::from_fd(fd).expect("good tables")));
+        let worker = Worker::new(path, mailboxes, Polling::Poll).expect("an epoll");
+        Node { worker, status, _publisher: publisher }
+    }
+
+    /// A node through which `flows` flows of a kind go in random order, all of them established.
+    pub fn established(kind: Kind, flows: u32) -> Node {
+        let mut node = Node::new(flows as usize * if kind == Kind::Local { 2 } else { 1 } * 5 / 4);
+        let opening = if kind == Kind::Decap { Kind::Encap } else { kind };
+        node.connect(opening, (0..flows).collect());
+        // The first round fills the ring.
+        node.run(flows as u64 + 1024);
+        assert_eq!(node.count(WorkerCounter::FlowsInserted), flows as u64 * if kind == Kind::Local { 2 } else { 1 });
+        node.connect(kind, shuffled(flows));
+        node.run(flows as u64);
+        node.assert_all_forwarded();
+        node
+    }
+
+    /// Replaces all interfaces by ones that deliver traffic of this kind.
+    pub fn connect(&mut self, kind: Kind, order: Vec<u32>) {
+        let from = if kind == Kind::Decap { UPLINK } else { POD };
+        let (template, patch) = traffic(kind);
+        let mut traffic = Some(Traffic::new(from, template, patch, order));
+        for (id, kind) in [
+            (UPLINK, InterfaceKind::Uplink),
+            (HOST, InterfaceKind::Host),
+            (POD, InterfaceKind::Pod),
+            (OTHER_POD, InterfaceKind::Pod),
+        ] {
+            let silent = || Traffic::silent(id);
+            let device = if id == from { traffic.take().unwrap_or_else(silent) } else { silent() };
+            self.replace(id, kind, device);
+        }
+    }
+
+    fn replace(&mut self, id: u32, kind: InterfaceKind, device: Traffic) {
+        let path = self.worker.path();
+        if let Some(slot) = path.interfaces.slot_mut(id) {
+            if let Some(old) = &mut slot.device {
+                old.close(&mut path.pool);
+            }
+            slot.device = Some(Box::new(device));
+            return;
+        }
+        let (mac, addrs) = (POD_MAC, vec![POD_ADDR]);
+        let device: Option<Box<dyn dataplane::io::Interface>> = Some(Box::new(device));
+        self.worker.add_interface(Slot { id, kind, owner: 0, mac, addrs, device, out: Burst::default(), gone: false });
+    }
+
+    /// Rounds until so many packets went through.
+    pub fn run(&mut self, packets: u64) {
+        let mut done = 0;
+        while done < packets {
+            let now = self.worker.round() as u64;
+            assert!(now > 0, "no packets come");
+            done += now;
+        }
+    }
+
+    pub fn count(&self, counter: WorkerCounter) -> u64 {
+        self.status.block(0).get(counter)
+    }
+
+    /// A bench that measures drops measures nothing.
+    pub fn assert_all_forwarded(&self) {
+        let dropped = DropReason::ALL.iter().filter(|&&reason| self.status.block(0).drops(reason) > 0);
+        let dropped: Vec<&str> = dropped.map(|reason| reason.name()).collect();
+        assert!(dropped.is_empty(), "packets were dropped: {dropped:?}");
+    }
+}
+
+pub fn pool() -> FramePool {
+    let (memory, frames) = Memory::create(FRAMES, 2048).expect("memory for frames");
+    FramePool::divide(Arc::new(memory), frames, 1).remove(0)
+}
+
+/// A repeatable shuffle of 0..count (Fisher-Yates by a linear congruential generator).
+pub fn shuffled(count: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..count).collect();
+    let mut state = 1u64;
+    for i in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(i, (state >> 33) as usize % (i + 1));
+    }
+    order
+}
+
+fn udp(src_mac: Mac, src: Addr, dst: Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(src_mac.0, GATEWAY_MAC.0).ipv4(src.v4_octets(), dst.v4_octets(), 64);
+    let mut bytes = Vec::new();
+    builder.udp(ports.0, ports.1).write(&mut bytes, payload).expect("a vector takes all bytes");
+    bytes
+}
+
+const OUTER: usize = 50;
+const FIRST_PORT: u32 = 1024;
+
+/// The frame of a kind, and what tells its flows apart. Checksums are not made right for each flow: nobody on the path
+/// verifies one.
+pub fn traffic(kind: Kind) -> (Vec<u8>, Patch) {
+    let payload = &[0; PACKET_BYTES - 42];
+    match kind {
+        Kind::Encap => {
+            (udp(POD_MAC, POD_ADDR, cluster::service(0), (1, cluster::SERVICE_PORT), payload), |bytes, i| {
+                put_addr(bytes, 30, cluster::service(i % cluster::SERVICES_USED));
+                put(bytes, 34, FIRST_PORT + i / cluster::SERVICES_USED);
+            })
+        }
+        Kind::Decap => {
+            let inner = udp(GATEWAY_MAC, cluster::backend(0), POD_ADDR, (cluster::BACKEND_PORT, 1), payload);
+            let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat();
+            let outer = udp(GATEWAY_MAC, cluster::PEER, cluster::NODE, (50_000, cluster::TUNNEL_PORT), &vxlan);
+            (outer, |bytes, i| {
+                put_addr(bytes, OUTER + 26, cluster::backend(i % cluster::SERVICES_USED));
+                put(bytes, OUTER + 36, FIRST_PORT + i / cluster::SERVICES_USED);
+            })
+        }
+        Kind::Local => (udp(POD_MAC, POD_ADDR, cluster::OTHER_POD_ADDR, (1, 80), payload), |bytes, i| {
+            put(bytes, 34, FIRST_PORT + i % 60_000);
+            put(bytes, 36, 80 + i / 60_000);
+        }),
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
+}
+
+fn put_addr(bytes: &mut [u8], at: usize, addr: Addr) {
+    bytes[at..at + 4].copy_from_slice(&addr.v4_octets());
+}
