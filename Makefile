@@ -6,7 +6,7 @@
 #   make fuzz T=60      every fuzz target for T seconds
 #   make soak T=3600    the demo's sections again and again for T seconds
 #   make vm-test ZC_VM=path/to/zc-vm    the lab's uplinks on true zero-copy NICs of a VM
-#   make bench          criterion
+#   make bench          what a packet and a table change cost, about 5 minutes
 #   make deps           the Debian packages that are missing
 #   make clean-lab      removes labs that were left up
 
@@ -57,10 +57,15 @@ build-tests: rust
 
 fuzz: deps rust
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
-	cd dataplane/fuzz && for target in $$(cargo fuzz list); do \
+	@cd dataplane/fuzz; export RUSTC_BOOTSTRAP=1; \
+	echo "building the targets with AddressSanitizer, a minute or two"; \
+	$(CARGO) fuzz build; \
+	for target in $$($(CARGO) fuzz list); do \
+		quiet=; if [ $$target = socket ]; then quiet=-close_fd_mask=2; fi; \
 		echo "== $$target, $(T) s"; \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run "$$target" -- -max_total_time=$(T); \
+		$(CARGO) fuzz run $$target -- -max_total_time=$(T) -len_control=0 -max_len=512 -timeout=10 $$quiet; \
 	done
+	@echo "every target ran $(T) s without a finding"
 
 soak: deps rust build
 	$(KEEP_ENV) $(BIN)/fairway-demo --repeat-for $(T)
@@ -71,7 +76,8 @@ vm-test: deps rust build
 	$(ZC_VM) -n 4 -q 2 -- sh -c "modprobe -a bridge veth tun nf_tables && $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3"
 
 bench: deps rust
-	$(CARGO) bench -p fairway-benches
+	$(CARGO) bench -p fairway-benches --benches
+	$(CARGO) run -q --release -p fairway-benches
 
 deps:
 	@if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then \
