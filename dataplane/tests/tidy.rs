@@ -15,8 +15,8 @@ const FUNCTION_LINES_MEDIAN_MAX: usize = 12;
 const UNSAFE: [(&str, &str); 4] = [
     ("dataplane/src/io/", "frames, rings and system calls that no library offers"),
     ("dataplane/tables/src/region.rs", "maps shared memory"),
-    ("pktgen/src/xsk.rs", "xsk-rs's ring calls are unsafe"),
-    ("control/src/sys.rs", "fork-like system calls of namespaces and the libbpf boundary"),
+    ("pktgen/src/xsk.rs", "xsk-rs leaves frame ownership to its caller"),
+    ("control/src/sys.rs", "ioctls of TUN and options of AF_XDP sockets"),
 ];
 
 /// Macros that mean "not finished".
