@@ -20,6 +20,14 @@ pub fn vni(header: &[u8]) -> Option<u32> {
     (header[0] & FLAG_VNI != 0).then(|| u32::from_be_bytes([0, header[4], header[5], header[6]]))
 }
 
+/// The Ethernet address that a node has inside tunnels: derived from its underlay address, so that nobody needs to be
+/// told it. A kernel VXLAN device at the other end must be given its own (`ip link add ... address`), since it takes
+/// frames from its own address for a loop (kernel: drivers/net/vxlan/vxlan_core.c, vxlan_set_mac).
+pub fn inner_mac(node: Addr) -> Mac {
+    let [_, _, _, _, _, _, _, _, _, _, _, _, a, b, c, d] = node.v6_octets();
+    Mac([0x02, 0xfa, a, b, c, d])
+}
+
 /// What the outer headers say.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
@@ -102,6 +110,11 @@ mod tests {
         assert!(udp.source_port() >= SOURCE_PORT_FIRST);
         assert_eq!(udp.payload().len(), VXLAN_BYTES + 60);
         assert_eq!(vni(udp.payload()), Some(0x123456));
+    }
+
+    #[test]
+    fn a_node_is_known_inside_by_its_address() {
+        assert_eq!(inner_mac(Addr::v4([172, 18, 0, 11])).to_string(), "02:fa:ac:12:00:0b");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::forward::{Item, Path};
 use crate::classify::Context;
-use crate::overlay::{OUTER_V4_BYTES, Outer};
+use crate::overlay::{self, OUTER_V4_BYTES, Outer};
 use crate::packet::{Gso, Packet};
 use crate::parse::{ETHERNET_BYTES, Meta};
 use crate::rewrite;
@@ -82,11 +82,12 @@ impl Path {
             NextHop::Plain(mac) => rewrite::set_macs(memory.head_mut(&mut packet), node.uplink_mac, mac),
             NextHop::Tunnel { peer, mac } => {
                 let bytes = memory.head_mut(&mut packet);
-                rewrite::set_macs(bytes, node.gateway_mac, node.gateway_mac);
+                let own = node.node[family(peer)];
+                rewrite::set_macs(bytes, overlay::inner_mac(own), overlay::inner_mac(peer));
                 let outer = Outer {
                     src_mac: node.uplink_mac,
                     dst_mac: mac,
-                    src: node.node[family(peer)],
+                    src: own,
                     dst: peer,
                     tunnel_port: node.tunnel_port,
                     vni: node.vni,

@@ -30,7 +30,7 @@ pub fn play(stage: &mut Stage, report: &mut Report) -> Result<()> {
 fn spreads_evenly(stage: &Stage, report: &mut Report) -> Result<()> {
     let alice = stage.lab.pod("alice")?;
     let url = format!("http://{}/?n=[1-{REQUESTS}]", web_service());
-    let command = Cmd::line("curl -sS --max-time 2").arg(url).netns(alice.netns()).limit(Duration::from_secs(20));
+    let command = Cmd::line("curl -sS --max-time 2").arg(url).netns(alice.netns()).limit(Duration::from_secs(120));
     stage.show.typed(&command.typed());
     let ran = command.run()?;
     let answers = answers_by_name(&ran.stdout);
