@@ -22,7 +22,10 @@ fn main() -> Result<()> {
     let ghz = clock_ghz();
     println!("{}\n", conditions());
     println!("{:<55} {:>10} {:>7} {:>9} {:>14}", "what (each)", "median ns", "spread", "ticks", "less harness");
-    for (name, one) in &measured {
+    let mut rows: Vec<(&String, &Measured)> = measured.iter().collect();
+    let group = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
+    rows.sort_by(|(a, one), (b, other)| group(a).cmp(&group(b)).then(one.ns.total_cmp(&other.ns)));
+    for (name, one) in rows {
         let ticks = ghz.map_or("-".into(), |ghz| format!("{:.0}", one.ns * ghz));
         let spread = format!("{:.1} %", one.spread * 100.0);
         println!("{name:<55} {:>10.1} {spread:>7} {ticks:>9} {:>14}", one.ns, less_harness(name, one, &measured));

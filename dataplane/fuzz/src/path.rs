@@ -199,7 +199,7 @@ fn attach(workers: &mut [Worker], id: u32) -> MemPeer {
 fn super_frame(input: &mut Input, interface: u32) -> WirePacket {
     let mut bytes = frames::chosen(input, interface);
     let more = input.word() as usize % 20_000;
-    if input.byte() % 2 == 0 && bytes.len() > 40 {
+    if input.byte().is_multiple_of(2) && bytes.len() > 40 {
         bytes.resize(bytes.len() + more, 0);
         let size = (bytes.len() - ETHERNET_BYTES) as u16;
         bytes[16..18].copy_from_slice(&size.to_be_bytes());

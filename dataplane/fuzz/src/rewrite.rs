@@ -50,7 +50,7 @@ fn translation(input: &mut Input, bytes: &[u8], meta: &Meta) -> Translation {
 /// Translates and counts a hop, with right sums or with sums left as wrong as they are.
 fn translate(input: &mut Input, mut bytes: Vec<u8>, meta: Meta) {
     let to = translation(input, &bytes, &meta);
-    let fill = input.byte() % 2 == 0;
+    let fill = input.byte().is_multiple_of(2);
     if fill {
         fill_header(&mut bytes, &meta);
         rewrite::fill_l4(&mut bytes, &meta);
