@@ -17,6 +17,7 @@ use crate::object::parse::namespace_labels;
 use crate::object::selector::has_all;
 use crate::object::*;
 use index::LabelIndex;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use tables::{Addr, Mac};
 
@@ -284,10 +285,10 @@ impl State {
     }
 
     /// A namespace's labels; one without an object still has its name as a label.
-    pub fn namespace_labels(&self, name: &str) -> Labels {
+    pub fn namespace_labels(&self, name: &str) -> Cow<'_, Labels> {
         match self.namespaces.get(name) {
-            Some(namespace) => namespace.labels.clone(),
-            None => namespace_labels(name, Labels::new()),
+            Some(namespace) => Cow::Borrowed(&namespace.labels),
+            None => Cow::Owned(namespace_labels(name, Labels::new())),
         }
     }
 

@@ -297,7 +297,16 @@ impl FlowTable {
         }
     }
 
-    /// Whether a SYN on this flow opens a new connection over the remains of an old one.
+    /// Whether a SYN of this way opens a new connection over the remains of an old one: a closed one, or one whose opener
+    /// has forgotten it (its SYN comes long after the handshake).
+    pub fn may_reopen(&mut self, id: FlowId, way: Way) -> bool {
+        let record = self.record(id);
+        let by_opener = (record.flags & FLAG_OPENED_LOCALLY != 0) == (way == Way::Out);
+        let forgotten = by_opener && record.state & tcp_state::ESTABLISHED != 0;
+        forgotten || self.is_closed(id)
+    }
+
+    /// Both ends have closed, or one has reset.
     pub fn is_closed(&mut self, id: FlowId) -> bool {
         let state = self.record(id).state;
         state & tcp_state::RESET != 0 || state & tcp_state::FINS == tcp_state::FINS

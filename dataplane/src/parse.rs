@@ -3,7 +3,6 @@
 //!
 //! Sources: RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 792 and 4443 (ICMP), RFC 7348 (VXLAN).
 
-use crate::packet::Gso;
 use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, Icmpv4Packet, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
@@ -296,12 +295,6 @@ fn quoted_ports(l4: &[u8], protocol: Protocol) -> Option<(u16, u16)> {
 #[inline(always)]
 pub fn is_tunnel(meta: &Meta, node: &[Addr; 2], tunnel_port: u16) -> bool {
     meta.dst_port == tunnel_port && meta.protocol == Protocol::UDP && node.contains(&meta.dst)
-}
-
-/// A packet without super-frame marks must fit what the interface may carry.
-#[inline(always)]
-pub fn fits(meta: &Meta, gso: Gso, mtu: usize) -> bool {
-    gso != Gso::None || meta.ip_size() <= mtu
 }
 
 #[cfg(test)]

@@ -118,8 +118,9 @@ impl Endpoints {
         if !problems.note(Subject::Endpoint(addr), batch.insert(Table::Endpoint, &addr, &record)) {
             return false;
         }
-        touch(&record, batch);
+        // Flows to an address that is new here depend on the route that covered it, which its own route touched.
         if let Some((had, old)) = old {
+            touch(&record, batch);
             touch(&old, batch);
             if had != *owner
                 && let Some(addrs) = self.addrs.get_mut(&had)

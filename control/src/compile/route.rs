@@ -11,7 +11,7 @@ use crate::alloc::Ids;
 use crate::object::Node;
 use crate::state::{Changes, KernelRoute, Local, State};
 use bytemuck::Zeroable;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use tables::endpoint::EndpointKind;
 use tables::layout::Table;
 use tables::limits::ROUTES_MAX;
@@ -57,7 +57,7 @@ struct Installed {
 pub struct Routes {
     ids: Ids,
     wanted: HashMap<Prefix, BTreeMap<Source, Spec>>,
-    by_source: HashMap<Source, Vec<Prefix>>,
+    by_source: HashMap<Source, HashSet<Prefix>>,
     installed: Prefixes<Installed>,
     dirty: BTreeSet<Prefix>,
 }
@@ -110,20 +110,17 @@ impl Routes {
 
     /// Replaces everything that `source` wants; of equal prefixes its first counts.
     fn want(&mut self, source: Source, routes: Vec<(Prefix, Spec)>) {
-        for prefix in self.by_source.remove(&source).unwrap_or_default() {
-            if !routes.iter().any(|(other, _)| *other == prefix) {
-                self.drop_wish(&source, prefix);
-            }
-        }
-        let mut prefixes: Vec<Prefix> = Vec::with_capacity(routes.len());
+        let mut prefixes = HashSet::with_capacity(routes.len());
+        let before = self.by_source.remove(&source).unwrap_or_default();
         for (prefix, spec) in routes {
-            if prefixes.contains(&prefix) {
-                continue;
-            }
-            prefixes.push(prefix);
-            if self.wanted.entry(prefix).or_default().insert(source.clone(), spec) != Some(spec) {
+            if prefixes.insert(prefix)
+                && self.wanted.entry(prefix).or_default().insert(source.clone(), spec) != Some(spec)
+            {
                 self.dirty.insert(prefix);
             }
+        }
+        for &prefix in before.difference(&prefixes) {
+            self.drop_wish(&source, prefix);
         }
         if !prefixes.is_empty() {
             self.by_source.insert(source, prefixes);

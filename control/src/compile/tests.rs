@@ -205,15 +205,15 @@ fn used(rig: &Rig) -> Vec<(&'static str, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// Whatever happens in whatever order: the tables say what the objects say, every look-up that changed was announced
     /// by a touched scope, and nothing is left over compared with compiling the end state alone.
     #[test]
-    fn tables_say_what_the_objects_say(steps in prop::collection::vec(world::step(), 1..80)) {
+    fn tables_say_what_the_objects_say(prelude in world::prelude(), steps in prop::collection::vec(world::step(), 1..80)) {
         let (mut rig, mut truth) = (Rig::new(world::local()), Truth::new());
         rig.update();
-        for step in steps.iter().chain([&Step::Update]) {
+        for step in prelude.iter().chain(&steps).chain([&Step::Update]) {
             truth.step(step);
             world::apply(&mut rig.state, step);
             if !matches!(step, Step::Update) {

@@ -27,7 +27,10 @@ impl Path {
             Way::Back => self.flows.find(&quoted, Way::Back),
             Way::Out => self.flows.find(&quoted.reversed(), Way::Out),
         };
-        let Some(id) = found else { return self.drop_packet(item.packet, DropReason::IcmpUnrelated) };
+        // A flow that was cut meanwhile has no errors either.
+        let Some(id) = found.filter(|&id| self.is_current(id) || self.revalidate(context, id)) else {
+            return self.drop_packet(item.packet, DropReason::IcmpUnrelated);
+        };
         let record = *self.flows.record(id);
         let hop = if item.way == Way::Out { record.out } else { record.back };
         // Before anything is written: what waits is tried again as it arrived.

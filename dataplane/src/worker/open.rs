@@ -25,7 +25,7 @@ impl Path {
     #[inline]
     pub(super) fn validate(&mut self, context: &Context<'_>, item: Item) -> Option<(FlowId, Item)> {
         if let Some(id) = item.found {
-            if opens_anew(&item) && self.flows.is_closed(id) {
+            if opens_anew(&item) && self.flows.may_reopen(id, item.way) {
                 self.flows.remove(id);
             } else if self.is_current(id) || self.revalidate(context, id) {
                 return Some((id, item));
@@ -35,7 +35,7 @@ impl Path {
     }
 
     #[inline(always)]
-    fn is_current(&mut self, id: FlowId) -> bool {
+    pub(super) fn is_current(&mut self, id: FlowId) -> bool {
         let scopes = self.flows.record(id).scopes;
         self.scopes.is_current(&scopes)
     }
@@ -137,7 +137,7 @@ impl Path {
     }
 
     /// Classifies a flow again. False: it is gone, the packet opens a new one.
-    fn revalidate(&mut self, context: &Context<'_>, id: FlowId) -> bool {
+    pub(super) fn revalidate(&mut self, context: &Context<'_>, id: FlowId) -> bool {
         self.status().count(WorkerCounter::FlowsRevalidated, 1);
         let record = *self.flows.record(id);
         let decision = self.classify_again(context, &record);

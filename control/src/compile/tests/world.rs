@@ -175,8 +175,12 @@ fn pod() -> impl Strategy<Value = Object> {
             Object::Pod(Pod {
                 id: pod_id(pod),
                 labels,
-                // Now and then another pod's addresses.
-                addrs: if from == pod { pod_addrs((pod + 1) % PODS).to_vec() } else { pod_addrs(pod).to_vec() },
+                // Now and then another pod's addresses, or none yet.
+                addrs: match from {
+                    _ if from == pod => pod_addrs((pod + 1) % PODS).to_vec(),
+                    0 | 1 => Vec::new(),
+                    _ => pod_addrs(pod).to_vec(),
+                },
                 node: None,
                 host_network,
                 ready,
@@ -186,6 +190,16 @@ fn pod() -> impl Strategy<Value = Object> {
             })
         },
     )
+}
+
+/// How each case begins: with all pods, so that the rest has something to bear on.
+pub fn prelude() -> impl Strategy<Value = Vec<Step>> {
+    let attached = (0..LOCAL_PODS).map(|pod| Step::Attach(pod, true));
+    let attached: Vec<Step> = attached.chain([Step::Update]).collect();
+    prop::collection::vec(pod(), 2 * PODS).prop_map(move |pods| {
+        let pods = pods.into_iter().map(Step::Put);
+        pods.chain(attached.clone()).collect()
+    })
 }
 
 pub fn cluster_ips() -> Vec<Addr> {
