@@ -46,7 +46,8 @@ pub struct Server {
     /// Each worker's flow memory, for control to keep.
     flows: Vec<OwnedFd>,
     reader: Option<Reader>,
-    bell: OwnedFd,
+    /// Rung by workers that ask control for a neighbour.
+    bell: Arc<OwnedFd>,
 }
 
 impl Server {
@@ -55,7 +56,7 @@ impl Server {
         let mailboxes = Mailbox::all(config.workers as usize).context("cannot make mailboxes")?;
         let (memory, pools) = start::memory(&config)?;
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        let bell = rustix::event::eventfd(0, flags).context("cannot make an eventfd")?;
+        let bell = Arc::new(rustix::event::eventfd(0, flags).context("cannot make an eventfd")?);
         let parts = Some(Parts { pools, memory, predecessors: HashMap::new() });
         let (threads, interfaces, flows) = (Vec::new(), Vec::new(), Vec::new());
         Ok(Server { config, status, mailboxes, parts, threads, interfaces, flows, reader: None, bell })
@@ -192,7 +193,7 @@ impl Server {
             tables.push(table);
         }
         start::drop_privileges()?;
-        self.threads = start::workers(&self.config, &self.status, &self.mailboxes, parts.pools, tables)?;
+        self.threads = start::workers(&self.config, &self.status, &self.mailboxes, &self.bell, parts.pools, tables)?;
         self.hand_out(uplinks)?;
         self.tell_started(channel)
     }
@@ -246,10 +247,5 @@ impl Server {
     /// Stops the workers.
     pub fn stop(self) {
         start::stop(&self.mailboxes, self.threads);
-    }
-
-    /// The eventfd that workers ring when a neighbour is asked for.
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
     }
 }

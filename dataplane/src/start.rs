@@ -134,6 +134,7 @@ pub fn workers(
     config: &Config,
     status: &Status,
     mailboxes: &Arc<[Mailbox]>,
+    bell: &Arc<OwnedFd>,
     pools: Vec<FramePool>,
     flows: Vec<FlowTable>,
 ) -> Result<Vec<JoinHandle<()>>> {
@@ -142,6 +143,7 @@ pub fn workers(
         let interfaces = Interfaces::new(id as u16, mailboxes.clone());
         let mut path = Path::new(id as u16, config.snat, flows, pool, interfaces, status.clone());
         path.seed = random();
+        path.bell = Some(bell.clone());
         // Adopted flows were validated by a predecessor's counters: none of their sums may look current.
         path.scopes = ScopeCounters::starting_at(random() as u32 | 1);
         path.now_ms = now_ms();

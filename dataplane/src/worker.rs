@@ -216,6 +216,10 @@ impl Path {
     fn flush(&mut self) {
         let block = self.status.block(self.id as usize);
         self.interfaces.flush(&mut self.pool, block);
+        if let Some(bell) = self.bell.as_ref().filter(|_| self.asked) {
+            let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+            self.asked = false;
+        }
     }
 
     fn set_gauges(&self) {

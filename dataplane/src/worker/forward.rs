@@ -12,6 +12,8 @@ use crate::punt;
 use crate::rewrite::{self, Translation};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::{FLAG_TRANSLATED, FlowRecord, HopKind, Tuple};
@@ -54,6 +56,9 @@ pub struct Path {
     pub interfaces: Interfaces,
     pub status: Status,
     pub held: Held,
+    /// Rung after control was asked for a neighbour.
+    pub bell: Option<Arc<OwnedFd>>,
+    pub(super) asked: bool,
     /// Makes the choice of backends unpredictable from outside.
     pub seed: u64,
     pub now_ms: u32,
@@ -80,6 +85,8 @@ impl Path {
             interfaces,
             status,
             held: Held::default(),
+            bell: None,
+            asked: false,
             seed: 0,
             now_ms: 0,
             items: Vec::with_capacity(BURST_MAX),

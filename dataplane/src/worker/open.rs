@@ -93,7 +93,7 @@ impl Path {
             record.out.worker = owner(&context.view, &self.snat, &other_half).unwrap_or(self.id);
         }
         if record.out.kind() == HopKind::Drop && record.out.reason == DropReason::NeighbourUnknown as u8 {
-            self.status().request_neighbour(decision.remote);
+            self.ask_for(decision.remote);
         }
         record.scopes = self.scopes.depend(decision.scopes());
         record.last_seen_ms = self.now_ms;
@@ -199,9 +199,15 @@ impl Path {
         self.send(item.packet.interface, item.packet);
     }
 
+    /// Asks control for a neighbour; the bell rings once a round.
+    fn ask_for(&mut self, addr: Addr) {
+        self.status().request_neighbour(addr);
+        self.asked = true;
+    }
+
     /// Keeps the first packet to a neighbour until it is known, and asks for it.
     pub(super) fn hold(&mut self, packet: crate::packet::Packet, addr: Addr) {
-        self.status().request_neighbour(addr);
+        self.ask_for(addr);
         let now_ms = self.now_ms;
         if let Err(packet) = self.held.hold(addr, packet, now_ms) {
             self.drop_packet(packet, DropReason::NeighbourUnknown);
