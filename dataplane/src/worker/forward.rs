@@ -278,6 +278,10 @@ impl Path {
         }
         let hop = if item.way == Way::Out { record.out } else { record.back };
         if hop.kind() == HopKind::Drop {
+            // The answer to somebody whose neighbour is still being asked for.
+            if hop.reason == DropReason::NeighbourUnknown as u8 && item.way == Way::Out {
+                return self.hold(item.packet, record.outside.remote);
+            }
             return self.drop_by_flow(item.packet, &record, hop.reason);
         }
         let next_hop = match self.next_hop(context, &hop) {

@@ -55,6 +55,17 @@ fn the_answer_to_a_client_on_the_link_goes_once_it_is_known() {
 }
 
 #[test]
+fn an_answer_that_is_quicker_than_its_neighbour_waits_for_it() {
+    let mut node = node();
+    let asked = udp((NEIGHBOUR, 4000), (A, 53));
+    assert_eq!(node.pass(UPLINK, &asked), node.delivered(POD_A, asked.hop()));
+    let answer = udp((A, 53), (NEIGHBOUR, 4000));
+    assert_eq!(node.pass(POD_A, &answer), Outcome::default(), "held");
+    node.publish(|rows| rows.resolved(NEIGHBOUR, OTHER_MAC));
+    assert_eq!(Outcome { sent: node.sent(), dropped: vec![] }, node.routed(OTHER_MAC, answer.hop()));
+}
+
+#[test]
 fn a_next_hops_new_ethernet_address_counts_from_the_next_packet_on() {
     let mut node = node();
     let packet = udp((HOST_ADDR, 1000), (CLIENT, 53));
