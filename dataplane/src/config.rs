@@ -135,7 +135,7 @@ fn snat(range: &str, workers: u16) -> Result<SnatPorts, ConfigError> {
 pub struct Profile {
     /// Driver as `ethtool -i` names it.
     pub driver: String,
-    /// Ask for XDP_ZEROCOPY first.
+    /// Expected to bind zero-copy; the kernel falls back by itself.
     pub zero_copy: bool,
     /// UMEM chunk in bytes: 2048 or 4096.
     pub frame_size: u32,
@@ -147,16 +147,8 @@ pub struct Profile {
     pub tx_ring_len: u32,
     /// At least `tx_ring_len`.
     pub completion_ring_len: u32,
-    /// Receive queues to bind: 0..=64, 0 is all.
-    pub queues_max: u32,
     /// Set SO_PREFER_BUSY_POLL.
     pub busy_poll: bool,
-    /// Bind with XDP_USE_SG.
-    pub multi_buffer: bool,
-    /// How long carrier may stay away after bind: 0..=60000.
-    pub link_wait_ms: u32,
-    /// What `ethtool -N IF rx-flow-hash` must be told, each "FLOW FIELDS".
-    pub rx_flow_hash: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -195,12 +187,7 @@ impl Profile {
         require(ring(self.tx_ring_len), "tx_ring_len", self.tx_ring_len, RING)?;
         let completion = ring(self.completion_ring_len) && self.completion_ring_len >= self.tx_ring_len;
         let allowed = "a power of two, tx_ring_len..=32768";
-        require(completion, "completion_ring_len", self.completion_ring_len, allowed)?;
-        require(self.queues_max <= 64, "queues_max", self.queues_max, "in 0..=64")?;
-        require(self.link_wait_ms <= 60_000, "link_wait_ms", self.link_wait_ms, "in 0..=60000")?;
-        let hash = |entry: &String| entry.split_whitespace().count() == 2;
-        let value = format!("{:?}", self.rx_flow_hash);
-        require(self.rx_flow_hash.iter().all(hash), "rx_flow_hash", value, "a list of \"FLOW FIELDS\"")
+        require(completion, "completion_ring_len", self.completion_ring_len, allowed)
     }
 
     /// Frames that one queue can hold at once, whoever has them.
