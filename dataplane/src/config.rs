@@ -105,7 +105,7 @@ impl Config {
 }
 
 /// A worker's bursts, super-frames being cut, and packets on their way through hand-off rings.
-const FRAMES_OF_A_WORKER: u32 = 2048;
+pub const FRAMES_OF_A_WORKER: u32 = 2048;
 
 fn cpus(args: &Args) -> Result<Vec<usize>, ConfigError> {
     let available: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();

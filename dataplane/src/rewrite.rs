@@ -10,6 +10,9 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, Ipv4Packet, Ipv6Packet};
 use tables::flow::Tuple;
 use tables::{Addr, Mac, Protocol};
 
+/// Bytes of the shortest layer-4 header: ports, identifiers, lengths and checksums of UDP and ICMP are within.
+const PORTS_BEHIND: usize = 8;
+
 /// The addresses and ports that a packet shall have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
@@ -98,6 +101,20 @@ fn checksum_offset(protocol: Protocol) -> Option<usize> {
     }
 }
 
+/// Whether completing a partial checksum writes where a checksum stands: that of layer 4, or one behind its ports (of a
+/// packet in a tunnel of the pod's own). A pod that may make raw packets chooses the place, and must not change what was
+/// judged before.
+#[inline(always)]
+pub fn can_complete(checksum: Checksum, meta: &Meta) -> bool {
+    match checksum {
+        Checksum::Partial { start, offset } if start == meta.l4 => {
+            checksum_offset(meta.protocol) == Some(offset as usize)
+        }
+        Checksum::Partial { start, .. } => start as usize >= meta.l4 as usize + PORTS_BEHIND,
+        Checksum::Unverified | Checksum::Valid => true,
+    }
+}
+
 /// Gives a packet other addresses and ports, and returns its `Meta` as it is then.
 #[inline]
 pub fn translate(bytes: &mut [u8], meta: &Meta, to: &Translation, checksum: Checksum) -> Meta {
@@ -145,7 +162,8 @@ fn update_l4(bytes: &mut [u8], meta: &Meta, addresses: Difference, ports: Differ
     let Some(offset) = checksum_offset(meta.protocol) else { return };
     let at = meta.l4 as usize + offset;
     let field = get(bytes, at);
-    if let Checksum::Partial { .. } = checksum {
+    // One that starts further in is another packet's, carried by this one.
+    if matches!(checksum, Checksum::Partial { start, .. } if start == meta.l4) {
         return put(bytes, at, addresses.add_to(field));
     }
     // RFC 768: a UDP checksum of zero means that there is none.

@@ -1,6 +1,6 @@
 //! From descriptors to running workers: memory, sockets, flow tables, then no privileges, then threads.
 
-use crate::config::Config;
+use crate::config::{Config, FRAMES_OF_A_WORKER};
 use crate::flow::FlowTable;
 use crate::handoff::{Command, Mailbox};
 use crate::io::Interface;
@@ -45,6 +45,12 @@ pub fn uplink(config: &Config, memory: &Arc<Memory>, info: &InterfaceInfo, fds: 
         bail!("uplink {} came with {} sockets: between 1 and 254 queues can be bound", info.spec.name, fds.len());
     }
     let profile = &config.profile;
+    let queues_of_a_worker = fds.len().div_ceil(config.workers as usize) as u32;
+    let needed = config.workers as u32 * (queues_of_a_worker * profile.frames_per_queue() + FRAMES_OF_A_WORKER);
+    if needed > config.frames {
+        let (queues, frames) = (fds.len(), config.frames);
+        bail!("uplink {} has {queues} queues: they need {needed} frames, and --frames is {frames}", info.spec.name);
+    }
     let xsk = XskConfig {
         interface: info.id,
         fill: profile.fill_ring_len,

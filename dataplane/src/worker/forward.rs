@@ -234,6 +234,9 @@ impl Path {
         let parsed = parse(self.pool.memory().head(packet), total);
         if let Parsed::Ip(meta) = &parsed {
             packet.truncate(meta.end as usize);
+            if !rewrite::can_complete(packet.checksum, meta) {
+                return Parsed::Drop(DropReason::BadChecksum);
+            }
         }
         parsed
     }
