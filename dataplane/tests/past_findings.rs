@@ -5,6 +5,8 @@
 mod targets;
 
 use dataplane::flow::{FlowTable, Way};
+use dataplane::io::mem::WirePacket;
+use dataplane::packet::Checksum;
 use dataplane::parse::{Parsed, parse};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tables::counters::DropReason;
@@ -66,6 +68,21 @@ fn a_mapped_address_on_the_wire_is_malformed() {
         let mut bytes = good.clone();
         bytes[at..at + 16].copy_from_slice(&cluster::pod_addr(0, 0).v6_octets());
         assert_eq!(drop_reason(&bytes), Some(DropReason::Malformed));
+    }
+}
+
+/// A pod with raw sockets made the node write its checksum over addresses and ports that had been judged before.
+#[test]
+fn a_partial_checksum_outside_its_place_is_dropped() {
+    let (pod, peer) = (cluster::pod_addr(0, 0), cluster::REMOTE_POD[0]);
+    let bytes = frame((cluster::pod_mac(0), GATEWAY_MAC), pod, peer, L4::Udp(1000, 80), &[0; 64]);
+    // The checksum's own place, one of a packet inside; the version, the source, the destination port.
+    for (start, offset, passes) in [(34, 6, true), (62, 6, true), (14, 0, false), (24, 2, false), (34, 2, false)] {
+        let mut node = Node::new(&mut Input(&[]));
+        let packet = WirePacket { checksum: Checksum::Partial { start, offset }, ..bytes.clone().into() };
+        node.inject(PODS[0], packet);
+        node.settle();
+        assert_eq!(node.drops(DropReason::BadChecksum) == 0, passes, "start {start}, offset {offset}");
     }
 }
 
