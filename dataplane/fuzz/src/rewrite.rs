@@ -37,7 +37,7 @@ fn addr(input: &mut Input, v4: bool) -> Addr {
 
 fn translation(input: &mut Input, bytes: &[u8], meta: &Meta) -> Translation {
     // By its type, since an identifier may be 0.
-    let (v4, asks) = (meta.src.is_v4(), matches!(bytes[meta.l4 as usize], 8 | 128));
+    let (v4, asks) = (meta.src.is_v4(), matches!(bytes.get(meta.l4 as usize), Some(8 | 128)));
     let (src, dst, src_port, dst_port) = (addr(input, v4), addr(input, v4), input.word(), input.word());
     match meta.kind {
         Kind::Transport => Translation { src, dst, src_port, dst_port },
