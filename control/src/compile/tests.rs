@@ -144,9 +144,7 @@ fn everything(view: &View) -> BTreeMap<String, Answer<String>> {
 
 fn verdicts(view: &View, addr: Addr, own: &EndpointRecord, all: &mut BTreeMap<String, Answer<String>>) {
     for peer in world::addrs() {
-        let depends =
-            [Scope::PolicySet(own.policy_set), Scope::Identity(identity(view, peer)), Scope::Route(own.route)];
-        let scopes = [Some(depends[0]), Some(depends[1]), Some(depends[2]), None];
+        let scopes = [Some(Scope::PolicySet(own.policy_set)), Some(Scope::Identity(identity(view, peer))), None, None];
         for direction in [Direction::Ingress, Direction::Egress] {
             let judge = |&(protocol, port): &(Protocol, u16)| verdict(view, own, direction, peer, protocol, port);
             let verdicts: Vec<bool> = PORTS.iter().map(judge).collect();
