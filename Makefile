@@ -4,6 +4,7 @@
 #   make test           all tests, namespace tests included
 #   make lint           formatting and clippy
 #   make fuzz T=60      every fuzz target for T seconds
+#   make sanitize       the raw-memory part under AddressSanitizer and valgrind
 #   make soak T=3600    the demo's sections again and again for T seconds
 #   make vm-test ZC_VM=path/to/zc-vm    the lab's uplinks on true zero-copy NICs of a VM
 #   make bench          what a packet and a table change cost, about 5 minutes
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint fuzz soak vm-test bench deps rust build build-tests clean-lab
+.PHONY: demo test lint fuzz sanitize soak vm-test bench deps rust build build-tests clean-lab
 
 T ?= 60
 KEEP ?=
@@ -66,6 +67,17 @@ fuzz: deps rust
 		$(CARGO) fuzz run $$target -- -max_total_time=$(T) -len_control=0 -max_len=512 -timeout=10 $$quiet; \
 	done
 	@echo "every target ran $(T) s without a finding"
+
+# The raw-memory part: shared regions, frames, pools and rings, under AddressSanitizer and then valgrind.
+sanitize: deps rust
+	@command -v valgrind >/dev/null || $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends valgrind
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --release --target $(HOST) --target-dir $(TARGET_DIR)/asan \
+		-p fairway-tables -p fairway-dataplane --lib -- region status publish::tests::a_ io::frames io::pool io::mem flow
+	programs=$$($(CARGO) test --release --no-run -p fairway-tables -p fairway-dataplane --lib --message-format=json \
+		| sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'); \
+	for program in $$programs; do \
+		valgrind --quiet --error-exitcode=1 $$program region status publish::tests::a_ io::frames io::pool io::mem flow::tests::a_; \
+	done
 
 soak: deps rust build
 	$(KEEP_ENV) $(BIN)/fairway-demo --repeat-for $(T)
