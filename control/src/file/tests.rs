@@ -162,7 +162,10 @@ fn a_directory_that_is_not_there_says_what_to_do() {
     assert!(error.contains("/nonexistent/objects") && error.contains("--objects"), "{error}");
 }
 
-fn parsed(text: &str, syntax: parse::Syntax) -> (Vec<ObjectKey>, Vec<(Option<u64>, String)>, bool) {
+/// Line and message.
+type Said = (Option<u64>, String);
+
+fn parsed(text: &str, syntax: parse::Syntax) -> (Vec<ObjectKey>, Vec<Said>, bool) {
     let parsed = parse::parse(text, syntax);
     let keys = parsed.objects.iter().map(crate::object::Object::key).collect();
     (keys, parsed.problems.into_iter().map(|p| (p.line, p.message)).collect(), parsed.is_partial)
@@ -233,4 +236,14 @@ fn json_is_read_too_and_a_typed_list_lends_its_kind() {
     assert_eq!(keys, [ObjectKey { kind: Kind::Pod, namespace: "b".into(), name: "a".into() }], "{problems:?}");
     let (_, problems, partial) = parsed("{\"apiVersion\": \"v1\",\n \"kind\": }", parse::Syntax::Json);
     assert!(partial && problems[0].0 == Some(2), "{problems:?}");
+}
+
+#[test]
+fn a_big_directory_is_read_in_good_time() {
+    let documents: String = (0..2_000).map(|i| format!("---\n{}", service(&format!("s{i}"), "80"))).collect();
+    let start = Instant::now();
+    let (keys, problems, _) = parsed(&documents, parse::Syntax::Yaml);
+    println!("read 2,000 services: {:?}", start.elapsed());
+    assert_eq!((keys.len(), problems.len()), (2_000, 0));
+    assert!(start.elapsed() < Duration::from_secs(20));
 }
