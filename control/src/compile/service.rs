@@ -69,16 +69,24 @@ impl Services {
 
     pub fn update(&mut self, state: &State, changes: &Changes, batch: &mut Batch, problems: &mut Problems) {
         self.dirty.extend(changes.services.iter().cloned());
-        let mut again = BTreeSet::new();
+        // What found no room is tried once more when the others are done: they may have made some.
+        let refused = self.compile_dirty(state, batch, problems);
+        self.dirty.extend(refused);
+        self.dirty = self.compile_dirty(state, batch, problems);
+    }
+
+    /// Answers which services found no room.
+    fn compile_dirty(&mut self, state: &State, batch: &mut Batch, problems: &mut Problems) -> BTreeSet<Named> {
+        let mut refused = BTreeSet::new();
         while let Some(id) = self.dirty.pop_first() {
             let outcome = self.compile(state, &id, batch, problems);
             if !problems.note(Subject::Service(id.clone()), outcome) {
-                again.insert(id);
+                refused.insert(id);
             } else if let Some(clash) = self.clash(&id) {
                 problems.set(Subject::Service(id), clash);
             }
         }
-        self.dirty = again;
+        refused
     }
 
     fn compile(

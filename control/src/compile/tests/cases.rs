@@ -254,3 +254,28 @@ fn a_policy_beyond_the_last_index_keeps_its_pods_silent_until_there_is_one() {
     assert!(report.problems.is_empty(), "{report:?}");
     assert_eq!(flags(&rig), FLAG_POLICY_IN_FORCE);
 }
+
+#[test]
+fn backends_beyond_the_table_leave_the_service_as_it_was_until_there_is_room() {
+    use tables::limits::BACKENDS_MAX;
+    // Three services of half the table each: the last finds no room until another goes, in whatever order.
+    let half = |name: &str, ip: &str, net: u8| {
+        let addr_of = |i: usize| Addr::from_bits((0xfd00_u128 + net as u128) << 112 | i as u128);
+        let ready = |i| SliceEndpoint { addr: addr_of(i), ready: true, serving: true, terminating: false };
+        let mut slice = slice_object(name, &[]);
+        if let Object::EndpointSlice(slice) = &mut slice {
+            slice.endpoints = (0..BACKENDS_MAX / 2).map(ready).collect();
+        }
+        [service_object(name, ip, 1), slice]
+    };
+    let mut rig = rig([half("t", "fd30::1", 1), half("u", "fd30::2", 2)].concat());
+    let report = put(&mut rig, half("s", "fd30::3", 3));
+    let text = report.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(text.contains("Service a/s is not in force: table backend is full at its limit of 1048576"), "{text}");
+    let found = |rig: &Rig, ip: &str| service(&rig.view(), addr(ip), 80, Protocol::TCP).0;
+    assert_eq!(found(&rig, "fd30::3"), naive::Service::NoPort);
+    rig.state.apply(ObjectChange::Delete(half("t", "fd30::1", 1)[0].key()));
+    assert!(rig.update().problems.is_empty());
+    let naive::Service::Backends { all, .. } = found(&rig, "fd30::3") else { panic!("still missing") };
+    assert_eq!(all.len(), BACKENDS_MAX / 2);
+}
