@@ -33,7 +33,12 @@ fn run(config: Config) -> Result<()> {
     eprintln!("waiting for control at {}", path.display());
     let mut channel: Option<Channel> = None;
     loop {
-        let mut fds = vec![PollFd::new(&stop, PollFlags::IN), PollFd::new(&listener, PollFlags::IN)];
+        let obituaries = server.obituaries();
+        let mut fds = vec![
+            PollFd::new(&stop, PollFlags::IN),
+            PollFd::new(&listener, PollFlags::IN),
+            PollFd::new(&obituaries, PollFlags::IN),
+        ];
         fds.extend(channel.as_ref().map(|channel| PollFd::new(channel, PollFlags::IN)));
         match poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
@@ -43,7 +48,10 @@ fn run(config: Config) -> Result<()> {
         if ready[0] {
             break;
         }
-        if ready.get(2) == Some(&true) {
+        if ready[2] && server.pass_on_obituary(channel.as_ref()).is_err() {
+            channel = None;
+        }
+        if ready.get(3) == Some(&true) {
             channel = serve(&mut server, channel);
         }
         if ready[1] {

@@ -10,6 +10,7 @@ use crate::io::tap::Tap;
 use crate::start;
 use anyhow::{Context, Result, anyhow, bail};
 use std::collections::HashMap;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -46,8 +47,9 @@ pub struct Server {
     /// Each worker's flow memory, for control to keep.
     flows: Vec<OwnedFd>,
     reader: Option<Reader>,
-    /// Rung by workers that ask control for a neighbour.
-    bell: Arc<OwnedFd>,
+    tell: start::Tell,
+    /// Where the obituaries come out.
+    obituaries: std::io::PipeReader,
 }
 
 impl Server {
@@ -57,9 +59,11 @@ impl Server {
         let (memory, pools) = start::memory(&config)?;
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let bell = Arc::new(rustix::event::eventfd(0, flags).context("cannot make an eventfd")?);
+        let (obituaries, writer) = std::io::pipe().context("cannot make a pipe")?;
+        let tell = start::Tell { bell, obituaries: Arc::new(writer.into()) };
         let parts = Some(Parts { pools, memory, predecessors: HashMap::new() });
         let (threads, interfaces, flows) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Server { config, status, mailboxes, parts, threads, interfaces, flows, reader: None, bell })
+        Ok(Server { config, status, mailboxes, parts, threads, interfaces, flows, reader: None, tell, obituaries })
     }
 
     /// Tells a control process that just connected everything that it may have lost.
@@ -73,7 +77,7 @@ impl Server {
             polling: format!("{:?}", self.config.polling).to_lowercase(),
             flows_max: self.config.flows_max as u64,
         };
-        channel.send(&hello, &[self.status.region().fd(), self.bell.as_fd()])?;
+        channel.send(&hello, &[self.status.region().fd(), self.tell.bell.as_fd()])?;
         for kept in &self.interfaces {
             let fds: Vec<BorrowedFd<'_>> = kept.fds.iter().map(|fd| fd.as_fd()).collect();
             channel.send(&FromDataplane::Interface(kept.info.clone()), &fds)?;
@@ -193,7 +197,7 @@ impl Server {
             tables.push(table);
         }
         start::drop_privileges()?;
-        self.threads = start::workers(&self.config, &self.status, &self.mailboxes, &self.bell, parts.pools, tables)?;
+        self.threads = start::workers(&self.config, &self.status, &self.mailboxes, &self.tell, parts.pools, tables)?;
         self.hand_out(uplinks)?;
         self.tell_started(channel)
     }
@@ -242,6 +246,23 @@ impl Server {
         let explained = explain(reader.view(), query);
         unpin(block.ack());
         Ok(explained)
+    }
+
+    /// Readable when an interface's device has died; `pass_on_obituary` is next.
+    pub fn obituaries(&self) -> BorrowedFd<'_> {
+        self.obituaries.as_fd()
+    }
+
+    /// Tells control of one dead device.
+    pub fn pass_on_obituary(&mut self, channel: Option<&Channel>) -> Result<()> {
+        let mut id = [0; 4];
+        self.obituaries.read_exact(&mut id).context("cannot hear from the workers")?;
+        let interface = u32::from_ne_bytes(id);
+        eprintln!("the device of interface {interface} is gone");
+        if let Some(channel) = channel {
+            channel.send(&FromDataplane::InterfaceGone { interface }, &[])?;
+        }
+        Ok(())
     }
 
     /// Stops the workers.

@@ -135,12 +135,20 @@ pub fn drop_privileges() -> Result<()> {
         .context("cannot drop capabilities")
 }
 
+/// What workers tell others by.
+pub struct Tell {
+    /// An eventfd of control's: a neighbour was asked for.
+    pub bell: Arc<OwnedFd>,
+    /// A pipe to the main thread: interfaces whose devices died.
+    pub obituaries: Arc<OwnedFd>,
+}
+
 /// Starts one thread a worker, pinned. Each begins without interfaces and tables; both come as commands.
 pub fn workers(
     config: &Config,
     status: &Status,
     mailboxes: &Arc<[Mailbox]>,
-    bell: &Arc<OwnedFd>,
+    tell: &Tell,
     pools: Vec<FramePool>,
     flows: Vec<FlowTable>,
 ) -> Result<Vec<JoinHandle<()>>> {
@@ -149,7 +157,8 @@ pub fn workers(
         let interfaces = Interfaces::new(id as u16, mailboxes.clone());
         let mut path = Path::new(id as u16, config.snat, flows, pool, interfaces, status.clone());
         path.seed = random();
-        path.bell = Some(bell.clone());
+        path.bell = Some(tell.bell.clone());
+        path.obituaries = Some(tell.obituaries.clone());
         // Adopted flows were validated by a predecessor's counters: none of their sums may look current.
         path.scopes = ScopeCounters::starting_at(random() as u32 | 1);
         path.now_ms = now_ms();

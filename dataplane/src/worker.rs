@@ -158,6 +158,9 @@ impl Worker {
             device.take_drops(&mut |reason, count| block.count_drop(reason, count));
             if device.is_gone() && !slot.gone {
                 slot.gone = true;
+                if let Some(obituaries) = &self.path.obituaries {
+                    let _ = rustix::io::write(obituaries, &slot.id.to_ne_bytes());
+                }
                 self.idle.unwatch(slot.id, device.as_ref());
             }
         }

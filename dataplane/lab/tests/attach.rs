@@ -81,3 +81,19 @@ fn a_full_range_is_said_and_survives_a_restart() {
     lab.nodes[0].wait_connected().expect("control returns");
     lab.nodes[0].plugin().add(&late).expect_err("the range is still full after a restart");
 }
+
+#[test]
+fn a_device_that_dies_without_a_del_is_said() {
+    let _one = lab::one_at_a_time();
+    let lab = lab();
+    let node = &lab.nodes[0];
+    let pod = container("lost", netns(&lab, "lost"));
+    let attached = node.plugin().add(&pod).expect("ADD");
+    let status = || node.fairway().run("status").expect("status").stdout;
+    assert!(!status().contains("is gone"), "{}", status());
+    pod.netns.ip("link del eth0").expect("the device goes");
+    let said = lab::wait::until(std::time::Duration::from_secs(3), || status().contains("is gone"));
+    assert!(said, "nothing in: {}", status());
+    node.plugin().del(&pod, Some(&attached.result)).expect("DEL");
+    assert!(!status().contains("is gone"), "it is said for ever: {}", status());
+}

@@ -59,6 +59,8 @@ pub struct Path {
     /// Rung after control was asked for a neighbour.
     pub bell: Option<Arc<OwnedFd>>,
     pub(super) asked: bool,
+    /// A pipe to the main thread: ids of interfaces whose devices died, four bytes each.
+    pub obituaries: Option<Arc<OwnedFd>>,
     /// Makes the choice of backends unpredictable from outside.
     pub seed: u64,
     pub now_ms: u32,
@@ -87,6 +89,7 @@ impl Path {
             held: Held::default(),
             bell: None,
             asked: false,
+            obituaries: None,
             seed: 0,
             now_ms: 0,
             items: Vec::with_capacity(BURST_MAX),
