@@ -260,8 +260,18 @@ fn parse_icmp(l4: &[u8], meta: Meta) -> Result<Meta, DropReason> {
     }
 }
 
-/// The packet that an ICMP error quotes: its tuple as its sender's end sees it, and where its IP header begins.
-pub fn quoted(head: &[u8], meta: &Meta) -> Option<(Tuple, usize)> {
+/// The packet that an ICMP error quotes.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted {
+    /// As its sender's end sees it.
+    pub tuple: Tuple,
+    /// Offsets of its headers.
+    pub l3: usize,
+    pub l4: usize,
+}
+
+/// Reads the packet that an ICMP error quotes; eight bytes from its layer-4 header on are there.
+pub fn quoted(head: &[u8], meta: &Meta) -> Option<Quoted> {
     let l3 = meta.l4 as usize + 8;
     // A quote is cut short: the length it claims is not held against it (RFC 792: header and 8 bytes; RFC 1812: more).
     let bytes = head.get(l3..)?;
@@ -278,7 +288,8 @@ pub fn quoted(head: &[u8], meta: &Meta) -> Option<(Tuple, usize)> {
     };
     let protocol = Protocol(protocol.into());
     let (local_port, remote_port) = quoted_ports(head.get(l4..l4 + 8)?, protocol)?;
-    Some((Tuple { local: src, remote: dst, local_port, remote_port, protocol, reserved: 0, network: 0 }, l3))
+    let tuple = Tuple { local: src, remote: dst, local_port, remote_port, protocol, reserved: 0, network: 0 };
+    Some(Quoted { tuple, l3, l4 })
 }
 
 fn quoted_ports(l4: &[u8], protocol: Protocol) -> Option<(u16, u16)> {

@@ -84,9 +84,9 @@ fn an_error_quotes_the_tuple_of_the_packet_it_is_about() {
         .unwrap();
     let meta = ip(parse(&bytes, bytes.len()));
     assert_eq!(meta.kind, Kind::IcmpError);
-    let (tuple, l3) = quoted(&bytes, &meta).unwrap();
+    let Quoted { tuple, l3, l4 } = quoted(&bytes, &meta).unwrap();
     assert_eq!(tuple, ip(parse(&inner, inner.len())).from_local());
-    assert_eq!(l3, 42);
+    assert_eq!((l3, l4), (42, 62));
 }
 
 #[test]

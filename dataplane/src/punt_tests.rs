@@ -95,7 +95,7 @@ fn a_refused_datagram_is_told_that_its_port_is_unreachable() {
     let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("no ICMP") };
     assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
     let answered = meta(&bytes[..end]);
-    let (quoted, _) = crate::parse::quoted(&bytes[..end], &answered).unwrap();
-    assert_eq!(quoted, asked.from_local());
+    let quoted = crate::parse::quoted(&bytes[..end], &answered).unwrap();
+    assert_eq!(quoted.tuple, asked.from_local());
     assert_eq!((answered.src, answered.dst), (asked.dst, asked.src));
 }

@@ -5,7 +5,7 @@
 use crate::io::frames::Memory;
 use crate::overlay::{self, OUTER_V4_BYTES, Outer};
 use crate::packet::{Checksum, Packet};
-use crate::parse::{Kind, Meta};
+use crate::parse::{Kind, Meta, Quoted};
 use smoltcp::wire::{EthernetAddress, EthernetFrame, Ipv4Packet, Ipv6Packet};
 use tables::flow::Tuple;
 use tables::{Addr, Mac, Protocol};
@@ -23,6 +23,22 @@ pub struct Translation {
 }
 
 impl Translation {
+    /// Of a packet from a tuple's local end to its remote one.
+    pub fn along(tuple: &Tuple) -> Translation {
+        Translation { src: tuple.local, dst: tuple.remote, src_port: tuple.local_port, dst_port: tuple.remote_port }
+    }
+
+    /// What it does to the sums of the addresses and of the ports.
+    fn differences(&self, meta: &Meta) -> (Difference, Difference) {
+        let mut addresses = Difference::default();
+        addresses.replace_addr(meta.src, self.src);
+        addresses.replace_addr(meta.dst, self.dst);
+        let mut ports = Difference::default();
+        ports.replace(meta.src_port, self.src_port);
+        ports.replace(meta.dst_port, self.dst_port);
+        (addresses, ports)
+    }
+
     pub fn of(meta: &Meta) -> Translation {
         Translation { src: meta.src, dst: meta.dst, src_port: meta.src_port, dst_port: meta.dst_port }
     }
@@ -118,12 +134,7 @@ pub fn can_complete(checksum: Checksum, meta: &Meta) -> bool {
 /// Gives a packet other addresses and ports, and returns its `Meta` as it is then.
 #[inline]
 pub fn translate(bytes: &mut [u8], meta: &Meta, to: &Translation, checksum: Checksum) -> Meta {
-    let mut addresses = Difference::default();
-    addresses.replace_addr(meta.src, to.src);
-    addresses.replace_addr(meta.dst, to.dst);
-    let mut ports = Difference::default();
-    ports.replace(meta.src_port, to.src_port);
-    ports.replace(meta.dst_port, to.dst_port);
+    let (addresses, ports) = to.differences(meta);
     write_addresses(bytes, meta, to, addresses);
     write_ports(bytes, meta, to);
     update_l4(bytes, meta, addresses, ports, checksum);
@@ -177,9 +188,8 @@ fn update_l4(bytes: &mut [u8], meta: &Meta, addresses: Difference, ports: Differ
 
 /// Gives the packet that an ICMP error quotes its other addresses and ports. The quoted layer-4 checksum is followed as
 /// far as it was quoted; the error's own checksum is the caller's to write anew.
-pub fn translate_quoted(bytes: &mut [u8], l3: usize, before: &Tuple, after: &Tuple) {
-    let v4 = before.local.is_v4();
-    let l4 = if v4 { l3 + (bytes[l3] & 15) as usize * 4 } else { l3 + 40 };
+pub fn translate_quoted(bytes: &mut [u8], quoted: &Quoted, after: &Tuple) {
+    let Quoted { tuple: before, l3, l4 } = *quoted;
     let meta = Meta {
         src: before.local,
         dst: before.remote,
@@ -194,14 +204,8 @@ pub fn translate_quoted(bytes: &mut [u8], l3: usize, before: &Tuple, after: &Tup
         end: bytes.len() as u32,
         src_mac: Mac::default(),
     };
-    let to =
-        Translation { src: after.local, dst: after.remote, src_port: after.local_port, dst_port: after.remote_port };
-    let mut addresses = Difference::default();
-    addresses.replace_addr(meta.src, to.src);
-    addresses.replace_addr(meta.dst, to.dst);
-    let mut ports = Difference::default();
-    ports.replace(meta.src_port, to.src_port);
-    ports.replace(meta.dst_port, to.dst_port);
+    let to = Translation::along(after);
+    let (addresses, ports) = to.differences(&meta);
     write_addresses(bytes, &meta, &to, addresses);
     write_ports(bytes, &meta, &to);
     if checksum_offset(meta.protocol).is_some_and(|offset| l4 + offset + 2 <= bytes.len()) {

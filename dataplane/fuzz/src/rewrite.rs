@@ -112,12 +112,12 @@ fn translate_quoted(input: &mut Input, mut bytes: Vec<u8>, meta: &Meta) {
     if meta.kind != Kind::IcmpError {
         return;
     }
-    let Some((before, l3)) = quoted(&bytes, meta) else { return };
-    let v4 = before.local.is_v4();
-    let after = tables::flow::Tuple { local: addr(input, v4), local_port: input.word(), ..before };
-    rewrite::translate_quoted(&mut bytes, l3, &before, &after);
-    let read = quoted(&bytes, meta).expect("a translated quote is still one").0;
-    if before.protocol.has_ports() {
+    let Some(before) = quoted(&bytes, meta) else { return };
+    let v4 = before.tuple.local.is_v4();
+    let after = tables::flow::Tuple { local: addr(input, v4), local_port: input.word(), ..before.tuple };
+    rewrite::translate_quoted(&mut bytes, &before, &after);
+    let read = quoted(&bytes, meta).expect("a translated quote is still one").tuple;
+    if before.tuple.protocol.has_ports() {
         assert_eq!(read, after);
     }
 }

@@ -225,8 +225,8 @@ impl Path {
 
     fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta, tuple: &Tuple) -> Option<Worker> {
         if meta.kind == Kind::IcmpError {
-            let (quoted, _) = parse::quoted(self.pool.memory().head(packet), meta)?;
-            return owner(&context.view, &self.snat, &quoted);
+            let quoted = parse::quoted(self.pool.memory().head(packet), meta)?;
+            return owner(&context.view, &self.snat, &quoted.tuple);
         }
         owner(&context.view, &self.snat, tuple)
     }
@@ -405,10 +405,8 @@ impl Path {
 
 /// The addresses that a packet of this way shall bear.
 fn translation(way: Way, record: &FlowRecord) -> Translation {
-    let (to, src_is_local) = match way {
-        Way::Out => (&record.outside, true),
-        Way::Back => (&record.inside, false),
-    };
-    let to = if src_is_local { *to } else { to.reversed() };
-    Translation { src: to.local, dst: to.remote, src_port: to.local_port, dst_port: to.remote_port }
+    match way {
+        Way::Out => Translation::along(&record.outside),
+        Way::Back => Translation::along(&record.inside.reversed()),
+    }
 }

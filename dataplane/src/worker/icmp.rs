@@ -4,7 +4,7 @@
 use super::forward::{Item, Path};
 use crate::classify::{self, Context};
 use crate::flow::Way;
-use crate::parse;
+use crate::parse::{self, Quoted};
 use crate::rewrite::{self, Translation};
 use tables::Addr;
 use tables::counters::DropReason;
@@ -13,7 +13,7 @@ use tables::flow::{FLAG_TRANSLATED, FlowRecord, HopKind, Tuple};
 impl Path {
     pub(super) fn icmp_error(&mut self, context: &Context<'_>, mut item: Item) {
         let bytes = self.pool.memory().head(&item.packet);
-        let Some((quoted, quoted_l3)) = parse::quoted(bytes, &item.meta).filter(|_| item.packet_is_whole()) else {
+        let Some(quoted) = parse::quoted(bytes, &item.meta).filter(|_| item.packet_is_whole()) else {
             return self.drop_packet(item.packet, DropReason::Malformed);
         };
         if !rewrite::verify_l4(bytes, &item.meta) && item.packet.checksum != crate::packet::Checksum::Valid {
@@ -24,8 +24,8 @@ impl Path {
         }
         // An error towards a local end quotes what that end sent; one from it quotes what it received.
         let found = match item.way {
-            Way::Back => self.flows.find(&quoted, Way::Back),
-            Way::Out => self.flows.find(&quoted.reversed(), Way::Out),
+            Way::Back => self.flows.find(&quoted.tuple, Way::Back),
+            Way::Out => self.flows.find(&quoted.tuple.reversed(), Way::Out),
         };
         // A flow that was cut meanwhile has no errors either.
         let Some(id) = found.filter(|&id| self.is_current(id) || self.revalidate(context, id)) else {
@@ -39,7 +39,7 @@ impl Path {
             Err(addr) => return self.hold(item.packet, addr),
         };
         if record.flags & FLAG_TRANSLATED != 0 {
-            self.translate_error(&mut item, &record, quoted_l3);
+            self.translate_error(&mut item, &record, &quoted);
         }
         if !self.count_hop(&mut item) {
             return self.drop_packet(item.packet, DropReason::TtlExpired);
@@ -59,7 +59,7 @@ impl Path {
     }
 
     /// Translates the quoted packet back to what its sender sent, and the error's own addresses along with it.
-    fn translate_error(&mut self, item: &mut Item, record: &FlowRecord, quoted_l3: usize) {
+    fn translate_error(&mut self, item: &mut Item, record: &FlowRecord, quoted: &Quoted) {
         let (before, after) = match item.way {
             Way::Back => (record.outside, record.inside),
             Way::Out => (record.inside.reversed(), record.outside.reversed()),
@@ -68,7 +68,7 @@ impl Path {
         let to = Translation { src: map(item.meta.src), dst: map(item.meta.dst), ..Translation::of(&item.meta) };
         let checksum = item.packet.checksum;
         let bytes = self.pool.memory().head_mut(&mut item.packet);
-        rewrite::translate_quoted(bytes, quoted_l3, &before, &after);
+        rewrite::translate_quoted(bytes, quoted, &after);
         item.meta = rewrite::translate(bytes, &item.meta, &to, checksum);
         rewrite::fill_l4(bytes, &item.meta);
     }
