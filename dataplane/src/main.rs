@@ -70,7 +70,10 @@ fn serve(server: &mut Server, channel: Option<Channel>) -> Option<Channel> {
         Ok(()) => Some(channel),
         Err(error) => {
             match error.downcast_ref::<ChannelError>() {
-                Some(ChannelError::Closed) => eprintln!("control is gone; packets keep flowing by the last tables"),
+                Some(ChannelError::Closed) if server.is_running() => {
+                    eprintln!("control is gone; packets keep flowing by the last tables")
+                }
+                Some(ChannelError::Closed) => eprintln!("control went away before the start; waiting for it"),
                 _ => eprintln!("closed the connection with control: {error:#}"),
             }
             None

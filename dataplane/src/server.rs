@@ -88,6 +88,11 @@ impl Server {
         Ok(channel.send(&FromDataplane::Synced, &[])?)
     }
 
+    /// Whether the workers have been started.
+    pub fn is_running(&self) -> bool {
+        self.parts.is_none()
+    }
+
     /// Does what control asks and answers.
     pub fn serve(&mut self, channel: &Channel) -> Result<()> {
         let (request, fds) = channel.receive::<ToDataplane>()?;
