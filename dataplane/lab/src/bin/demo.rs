@@ -143,7 +143,7 @@ fn introduce(show: &Transcript, demo: &Demo) {
     show.heading("Fairway: two nodes, real pods");
     show.progress("Two Kubernetes-style nodes are brought up in network namespaces of this machine, each with a");
     show.progress("fairway-control and a fairway-dataplane; fairway-cni attaches six pods. Then curl, ping and iperf3");
-    show.progress("send real traffic between them. No packet leaves the namespaces. It takes about two minutes.");
+    show.progress("send real traffic between them. No packet leaves the namespaces. It takes about a minute.");
     if !demo.keep {
         show.progress("Everything is removed at the end, and also after Ctrl-C.");
     }
