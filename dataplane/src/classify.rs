@@ -18,7 +18,7 @@ use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::policy::Direction;
 use tables::scope::Scope;
-use tables::{Addr, Protocol, View};
+use tables::{Addr, View};
 
 /// What a worker classifies with.
 #[derive(Clone, Copy)]
@@ -260,11 +260,6 @@ fn is_link_local(addr: Addr) -> bool {
     let v6_link_local = !addr.is_v4() && addr.words()[0] >> 54 == 0xfe80 >> 6;
     let v4_link_local = addr.is_v4() && addr.v4_octets()[..2] == [169, 254];
     v6_link_local || v4_link_local || addr.is_multicast() || addr.is_v4_broadcast() || addr.is_unspecified()
-}
-
-/// Whether a protocol's flows can be translated to another port.
-pub fn has_port_or_id(protocol: Protocol) -> bool {
-    protocol.has_ports() || protocol.is_icmp()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use tables::Protocol;
 
 fn tuple() -> Tuple {
     Tuple {

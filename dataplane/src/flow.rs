@@ -153,10 +153,6 @@ impl FlowTable {
         &self.region
     }
 
-    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
-        self.timeouts = timeouts;
-    }
-
     pub fn used(&self) -> usize {
         self.used
     }

@@ -17,6 +17,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use tables::counters::WorkerCounter;
 use tables::flow::FlowLayout;
 use tables::message::{InterfaceInfo, XdpMode};
 use tables::region::Access;
@@ -162,6 +163,7 @@ pub fn workers(
         // Adopted flows were validated by a predecessor's counters: none of their sums may look current.
         path.scopes = ScopeCounters::starting_at(random() as u32 | 1);
         path.now_ms = now_ms();
+        status.block(id).set(WorkerCounter::FlowsAdopted, path.flows.used() as u64);
         let core = core_affinity::CoreId { id: config.cpus[id] };
         let (mailboxes, polling) = (mailboxes.clone(), config.polling);
         let (tell, told) = std::sync::mpsc::channel();

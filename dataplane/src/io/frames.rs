@@ -138,19 +138,6 @@ impl Memory {
         self.bytes_mut(&mut packet.head, start, size)
     }
 
-    /// Asks the cache for a packet's first bytes.
-    #[inline(always)]
-    pub fn prefetch(&self, packet: &Packet) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint without effect on memory; the address is inside the chunk.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch(self.chunk(&packet.head).add(packet.start as usize).cast(), _MM_HINT_T0);
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = packet;
-    }
-
     fn link(&self, frame: &Frame) -> Link {
         // SAFETY: the chunk begins with room for a link, aligned to its size, only written by `set_link`.
         unsafe { self.chunk(frame).cast::<Link>().read() }

@@ -57,11 +57,6 @@ impl FramePool {
         self.free.len()
     }
 
-    /// Frames that call this worker home.
-    pub fn home_size(&self) -> usize {
-        self.frames_per_worker as usize
-    }
-
     #[inline(always)]
     pub fn take(&mut self) -> Option<Frame> {
         if self.free.is_empty() {

@@ -95,8 +95,6 @@ counters! {
         InterfaceGone,
         /// The ring to the worker that owns the flow was full.
         HandoffFull,
-        /// The request queue for things the node itself answers was full.
-        PuntFull,
         /// The packet's turns inside the dataplane were bounded and it went round too often.
         Loop,
         /// No tables have been published yet.
@@ -165,8 +163,6 @@ counters! {
         FlowsAdopted,
         /// Segments cut from super-frames.
         SegmentsCut,
-        /// Packets merged into super-frames.
-        PacketsMerged,
     }
 }
 

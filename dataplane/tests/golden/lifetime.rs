@@ -66,6 +66,21 @@ fn an_answer_that_is_quicker_than_its_neighbour_waits_for_it() {
 }
 
 #[test]
+fn packets_of_one_burst_share_the_flow_that_its_first_packet_opens() {
+    let mut node = node();
+    let packet = udp((A, 1000), (CLIENT, 53));
+    let wire = node.dressed(POD_A, &packet).bytes();
+    for _ in 0..3 {
+        assert!(node.peer(POD_A).inject(wire.clone()));
+    }
+    node.run();
+    let sent = node.sent().into_iter().map(|sent| Outcome { sent: vec![sent], dropped: vec![] });
+    let ports: Vec<u16> = sent.map(|outcome| outcome.packet().src_port()).collect();
+    assert!(ports.len() == 3 && ports.iter().all(|port| *port == ports[0]), "one port for one flow: {ports:?}");
+    assert_eq!(node.flows(), 1);
+}
+
+#[test]
 fn a_next_hops_new_ethernet_address_counts_from_the_next_packet_on() {
     let mut node = node();
     let packet = udp((HOST_ADDR, 1000), (CLIENT, 53));
