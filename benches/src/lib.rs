@@ -1,6 +1,8 @@
-//! What the benches measure with: a node in memory ([`node`]), its tables ([`cluster`]) and a device that makes packets as
-//! a NIC would deliver them ([`device`]). The benches themselves are in `benches/`; `src/main.rs` prints their results.
+//! The bench program's parts: what can be measured ([`case`]) and by which clock ([`clock`]); the measured node in memory
+//! ([`node`]), its tables ([`cluster`]) and a device that makes packets as a NIC would deliver them ([`device`]).
 
+pub mod case;
+pub mod clock;
 pub mod cluster;
 pub mod device;
 pub mod node;
