@@ -1,21 +1,23 @@
 //! One worker's flow table: tuple -> record, fixed capacity, never shared, never locked. It lies in memory that outlives
 //! the process (`tables::flow`), so that a successor adopts it.
 //!
-//! The index is buckets of eight 8-byte entries (`tag << 32 | record + 1`), a cache line each, two candidate buckets a
-//! tuple. A record is reached by its inside tuple (packets from the local end) and, if translated, by its outside tuple
-//! (packets towards it). This file must not decide what becomes of a packet.
+//! A record is reached by its inside tuple (packets from the local end) and, if translated, by its outside tuple
+//! (packets towards it). A burst asks in steps, so that memory is fetched while other packets are worked on: `expect`
+//! the bucket of each hash, then the `likely` record of each, then `confirm` it. This file must not decide what becomes
+//! of a packet.
 
-use tables::counters::DropReason;
-use tables::flow::{
-    ENTRIES_PER_BUCKET, FLAG_ANSWERED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout, FlowRecord,
-    FlowRegionError, HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
-};
-use tables::{Protocol, Region, hash};
+mod index;
 
 use crate::parse::tcp_flag;
+use bytemuck::Zeroable;
 use std::sync::atomic::Ordering;
-
-type Bucket = [u64; ENTRIES_PER_BUCKET];
+use tables::counters::DropReason;
+use tables::flow::{
+    Bucket, FLAG_ANSWERED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout, FlowRecord, FlowRegionError,
+    HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
+};
+use tables::region::{Parts, prefetch};
+use tables::{Protocol, Region, hash};
 
 /// TCP progress in `FlowRecord::state`.
 pub mod tcp_state {
@@ -50,6 +52,13 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    fn shortest_ms(&self) -> u32 {
+        let opened = self.tcp_opening_ms.min(self.tcp_established_ms).min(self.tcp_closing_ms);
+        opened.min(self.unanswered_ms).min(self.answered_ms)
+    }
+}
+
 /// Which way a packet goes through a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -63,8 +72,7 @@ pub enum Way {
 pub type FlowId = u32;
 
 pub struct FlowTable {
-    region: Region,
-    layout: FlowLayout,
+    parts: Parts<Bucket, FlowRecord>,
     seed: u64,
     free_head: u32,
     used: usize,
@@ -100,25 +108,19 @@ impl FlowTable {
     fn over(region: Region) -> Result<FlowTable, FlowRegionError> {
         let layout = FlowLayout::read(&region)?;
         let seed = region.words()[WORD_FLOW_SEED].load(Ordering::Relaxed);
-        Ok(FlowTable { region, layout, seed, free_head: NONE, used: 0, hand: 0, timeouts: Timeouts::default() })
-    }
-
-    /// Index and records.
-    #[inline(always)]
-    fn parts(&mut self) -> (&mut [Bucket], &mut [FlowRecord]) {
-        let index = (INDEX_START, self.layout.buckets);
-        let records = (self.layout.records_start(), self.layout.capacity);
-        self.region.slices_mut(index, records).expect("the layout was checked against the region's size")
+        let (index, records) = ((INDEX_START, layout.buckets), (layout.records_start(), layout.capacity));
+        let parts = region.into_parts(index, records).expect("the layout was checked against the region's size");
+        Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, timeouts: Timeouts::default() })
     }
 
     fn chain_free(&mut self) {
         let mut free_head = NONE;
         let mut used = 0;
-        for (i, record) in self.parts().1.iter_mut().enumerate().rev() {
+        for (i, record) in self.parts.second_mut().iter_mut().enumerate().rev() {
             if record.flags & FLAG_USED != 0 {
                 used += 1;
             } else {
-                record.next_free = free_head;
+                record.free(free_head);
                 free_head = i as u32;
             }
         }
@@ -127,8 +129,8 @@ impl FlowTable {
 
     /// Forgets the index and writes it anew from the records: a half-written change of a killed predecessor is undone.
     fn rebuild(&mut self) {
-        self.parts().0.fill([0; ENTRIES_PER_BUCKET]);
-        for id in 0..self.layout.capacity as u32 {
+        self.parts.first_mut().fill(Bucket::zeroed());
+        for id in 0..self.capacity() as u32 {
             let record = *self.record(id);
             let is_used = record.flags & FLAG_USED != 0;
             if is_used && !(ends_here(&record) && self.index_record(id, &record)) {
@@ -139,18 +141,24 @@ impl FlowTable {
     }
 
     fn index_record(&mut self, id: FlowId, record: &FlowRecord) -> bool {
-        if !self.insert_entry(&record.inside, id) {
+        self.index_hashed(id, record.flags, [self.hash(&record.inside), self.hash(&record.outside())])
+    }
+
+    /// Makes a record reachable by the hashes of its inside and, if translated, its outside tuple: by both or neither.
+    fn index_hashed(&mut self, id: FlowId, flags: u8, [inside, outside]: [u64; 2]) -> bool {
+        let buckets = self.parts.first_mut();
+        if !index::insert(buckets, inside, id) {
             return false;
         }
-        if record.flags & FLAG_TRANSLATED != 0 && !self.insert_entry(&record.outside, id) {
-            self.remove_entry(&record.inside, id);
+        if flags & FLAG_TRANSLATED != 0 && !index::insert(buckets, outside, id) {
+            index::remove(buckets, inside, id);
             return false;
         }
         true
     }
 
     pub fn region(&self) -> &Region {
-        &self.region
+        self.parts.region()
     }
 
     pub fn used(&self) -> usize {
@@ -158,7 +166,7 @@ impl FlowTable {
     }
 
     pub fn capacity(&self) -> usize {
-        self.layout.capacity
+        self.parts.second().len()
     }
 
     #[inline(always)]
@@ -167,92 +175,71 @@ impl FlowTable {
     }
 
     #[inline(always)]
-    pub fn record(&mut self, id: FlowId) -> &FlowRecord {
-        &self.parts().1[id as usize]
+    pub fn record(&self, id: FlowId) -> &FlowRecord {
+        &self.parts.second()[id as usize]
     }
 
     #[inline(always)]
     pub fn record_mut(&mut self, id: FlowId) -> &mut FlowRecord {
-        &mut self.parts().1[id as usize]
+        &mut self.parts.second_mut()[id as usize]
     }
 
-    /// The two buckets of a hash.
+    /// A packet with this hash will be looked up soon.
     #[inline(always)]
-    fn buckets(&self, hash: u64) -> [usize; 2] {
-        let mask = self.layout.buckets - 1;
-        let first = hash as usize & mask;
-        [first, first ^ ((hash >> 40) as usize | 1) & mask]
+    pub fn expect(&self, hash: u64) {
+        let buckets = self.parts.first();
+        prefetch(&buckets[index::home(buckets, hash)]);
+    }
+
+    /// The record that a tuple with this hash most likely has, being fetched: to be confirmed.
+    #[inline(always)]
+    pub fn likely(&self, hash: u64) -> Option<FlowId> {
+        let id = index::likely(self.parts.first(), hash)?;
+        let record = self.parts.second().get(id as usize)?;
+        prefetch(&record.inside);
+        prefetch(&record.flags);
+        Some(id)
+    }
+
+    /// The record whose tuple in this way is `tuple`, given the one that was likely before other packets were handled.
+    #[inline(always)]
+    pub fn confirm(&self, likely: Option<FlowId>, tuple: &Tuple, way: Way, hash: u64) -> Option<FlowId> {
+        likely.filter(|&id| bears(self.record(id), tuple, way)).or_else(|| self.find_hashed(tuple, way, hash))
     }
 
     /// The record whose tuple in this way is `tuple`.
-    #[inline(always)]
-    pub fn find(&mut self, tuple: &Tuple, way: Way) -> Option<FlowId> {
+    pub fn find(&self, tuple: &Tuple, way: Way) -> Option<FlowId> {
         self.find_hashed(tuple, way, self.hash(tuple))
     }
 
     /// As `find`, with the hash at hand.
     #[inline]
-    pub fn find_hashed(&mut self, tuple: &Tuple, way: Way, hash: u64) -> Option<FlowId> {
-        let buckets = self.buckets(hash);
-        let (index, records) = self.parts();
-        for bucket in buckets {
-            for entry in index[bucket] {
-                if entry >> 32 == hash >> 32 && entry != 0 {
-                    let id = (entry as u32).wrapping_sub(1);
-                    let Some(record) = records.get(id as usize) else { continue };
-                    let held = if way == Way::Out { &record.inside } else { &record.outside };
-                    if held == tuple {
-                        return Some(id);
-                    }
-                }
-            }
-        }
-        None
+    pub fn find_hashed(&self, tuple: &Tuple, way: Way, hash: u64) -> Option<FlowId> {
+        let records = self.parts.second();
+        let is_it = |id: FlowId| records.get(id as usize).is_some_and(|record| bears(record, tuple, way));
+        index::find(self.parts.first(), hash, is_it)
     }
 
-    fn insert_entry(&mut self, tuple: &Tuple, id: FlowId) -> bool {
-        let hash = self.hash(tuple);
-        let buckets = self.buckets(hash);
-        let entry = (hash >> 32) << 32 | (id + 1) as u64;
-        let index = self.parts().0;
-        let load = |bucket: usize| index[bucket].iter().filter(|&&e| e != 0).count();
-        let bucket = if load(buckets[0]) <= load(buckets[1]) { buckets[0] } else { buckets[1] };
-        match index[bucket].iter_mut().find(|e| **e == 0) {
-            Some(slot) => *slot = entry,
-            None => return false,
-        }
-        true
-    }
-
-    fn remove_entry(&mut self, tuple: &Tuple, id: FlowId) {
-        let hash = self.hash(tuple);
-        let buckets = self.buckets(hash);
-        let entry = (hash >> 32) << 32 | (id + 1) as u64;
-        let index = self.parts().0;
-        for bucket in buckets {
-            if let Some(slot) = index[bucket].iter_mut().find(|e| **e == entry) {
-                *slot = 0;
-                return;
-            }
-        }
-    }
-
-    /// Inserts a new flow. Refused if its outside tuple is taken, or if there is no room; an old flow never makes way.
+    /// Inserts a new flow. Refused if one of its tuples is taken, or if there is no room; an old flow never makes way.
     pub fn insert(&mut self, mut record: FlowRecord) -> Result<FlowId, DropReason> {
-        if self.find(&record.outside, Way::Back).is_some() || self.find(&record.inside, Way::Out).is_some() {
+        let outside = record.outside();
+        let hashes = [self.hash(&record.inside), self.hash(&outside)];
+        let clashes = self.find_hashed(&outside, Way::Back, hashes[1]).is_some()
+            || self.find_hashed(&record.inside, Way::Out, hashes[0]).is_some();
+        if clashes {
             return Err(DropReason::TupleClash);
         }
         if self.free_head == NONE {
             return Err(DropReason::FlowTableFull);
         }
         let id = self.free_head;
-        let next = self.record(id).next_free;
+        let next = self.record(id).next_free();
         record.flags |= FLAG_USED;
         record.flags &= !FLAG_TRANSLATED;
-        if record.inside != record.outside {
+        if record.inside != outside {
             record.flags |= FLAG_TRANSLATED;
         }
-        if !self.index_record(id, &record) {
+        if !self.index_hashed(id, record.flags, hashes) {
             return Err(DropReason::FlowTableFull);
         }
         *self.record_mut(id) = record;
@@ -266,14 +253,13 @@ impl FlowTable {
         if record.flags & FLAG_USED == 0 {
             return;
         }
-        self.remove_entry(&record.inside, id);
+        let (inside, outside) = (self.hash(&record.inside), self.hash(&record.outside()));
+        index::remove(self.parts.first_mut(), inside, id);
         if record.flags & FLAG_TRANSLATED != 0 {
-            self.remove_entry(&record.outside, id);
+            index::remove(self.parts.first_mut(), outside, id);
         }
         let free_head = self.free_head;
-        let record = self.record_mut(id);
-        record.flags = 0;
-        record.next_free = free_head;
+        self.record_mut(id).free(free_head);
         self.free_head = id;
         self.used -= 1;
     }
@@ -295,7 +281,7 @@ impl FlowTable {
 
     /// Whether a SYN of this way opens a new connection over the remains of an old one: a closed one, or one whose opener
     /// has forgotten it (its SYN comes long after the handshake).
-    pub fn may_reopen(&mut self, id: FlowId, way: Way) -> bool {
+    pub fn may_reopen(&self, id: FlowId, way: Way) -> bool {
         let record = self.record(id);
         let by_opener = (record.flags & FLAG_OPENED_LOCALLY != 0) == (way == Way::Out);
         let forgotten = by_opener && record.state & tcp_state::ESTABLISHED != 0;
@@ -303,7 +289,7 @@ impl FlowTable {
     }
 
     /// Both ends have closed, or one has reset.
-    pub fn is_closed(&mut self, id: FlowId) -> bool {
+    pub fn is_closed(&self, id: FlowId) -> bool {
         let state = self.record(id).state;
         state & tcp_state::RESET != 0 || state & tcp_state::FINS == tcp_state::FINS
     }
@@ -312,19 +298,33 @@ impl FlowTable {
     pub fn expire(&mut self, count: usize, now_ms: u32) -> usize {
         let mut expired = 0;
         let timeouts = self.timeouts;
-        for _ in 0..count.min(self.layout.capacity) {
+        let shortest_ms = timeouts.shortest_ms() as i32;
+        for _ in 0..count.min(self.capacity()) {
             let id = self.hand as u32;
-            self.hand = (self.hand + 1) % self.layout.capacity;
+            self.hand = if self.hand + 1 < self.capacity() { self.hand + 1 } else { 0 };
             let record = self.record(id);
             // Wrapping time: ages of over 24 days do not occur, since expiry comes round far more often.
-            let age = now_ms.wrapping_sub(record.last_seen_ms);
-            if record.flags & FLAG_USED != 0 && age as i32 >= timeout_ms(record, &timeouts) as i32 {
+            let age_ms = now_ms.wrapping_sub(record.last_seen_ms) as i32;
+            // A record that was used of late is judged by its first line alone.
+            if age_ms < shortest_ms || record.flags & FLAG_USED == 0 {
+                continue;
+            }
+            if age_ms >= timeout_ms(record, &timeouts) as i32 {
                 self.remove(id);
                 expired += 1;
             }
         }
         expired
     }
+}
+
+/// Whether a used record has this tuple in this way.
+#[inline(always)]
+fn bears(record: &FlowRecord, tuple: &Tuple, way: Way) -> bool {
+    let held = if way == Way::Out { record.inside } else { record.outside() };
+    let (held, asked): ([u64; 5], [u64; 5]) = (bytemuck::cast(held), bytemuck::cast(*tuple));
+    let differences = held.iter().zip(asked).fold(0, |all, (a, b)| all | (a ^ b));
+    differences == 0 && record.flags & FLAG_USED != 0
 }
 
 /// Towards its local end a flow ends at an interface: a damaged record that says otherwise would send its packets round

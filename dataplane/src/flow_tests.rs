@@ -21,7 +21,7 @@ fn tuple(local_port: u16, remote: [u8; 4]) -> Tuple {
 }
 
 fn record(inside: Tuple, outside: Tuple) -> FlowRecord {
-    FlowRecord { inside, outside, ..FlowRecord::zeroed() }
+    FlowRecord::new(inside, &outside)
 }
 
 #[test]

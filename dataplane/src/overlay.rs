@@ -28,7 +28,7 @@ pub fn inner_mac(node: Addr) -> Mac {
     Mac([0x02, 0xfa, a, b, c, d])
 }
 
-/// What the outer headers say.
+/// What the outer headers to a peer say.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
     pub src_mac: Mac,
@@ -37,43 +37,64 @@ pub struct Outer {
     pub dst: Addr,
     pub tunnel_port: u16,
     pub vni: u32,
-    /// Of the inner flow, so that receivers spread it over queues.
-    pub flow_hash: u64,
-    /// Inner traffic class: DSCP and ECN are copied (RFC 6040, normal mode).
-    pub tos: u8,
 }
 
-/// Writes the outer headers into the first [`OUTER_V4_BYTES`] of `frame`. The UDP checksum is zero, which VXLAN asks for
-/// over IPv4.
-#[inline]
-pub fn write_outer(frame: &mut [u8], outer: &Outer) {
-    let total = frame.len();
-    let mut ethernet = EthernetFrame::new_unchecked(&mut *frame);
-    ethernet.set_src_addr(EthernetAddress(outer.src_mac.0));
-    ethernet.set_dst_addr(EthernetAddress(outer.dst_mac.0));
-    ethernet.set_ethertype(EthernetProtocol::Ipv4);
-    let mut ip = Ipv4Packet::new_unchecked(&mut frame[14..]);
-    ip.set_version(4);
-    ip.set_header_len(20);
-    ip.set_dscp(outer.tos >> 2);
-    ip.set_ecn(outer.tos & 3);
-    ip.set_total_len((total - 14) as u16);
-    ip.set_ident(0);
-    ip.clear_flags();
-    ip.set_dont_frag(true);
-    ip.set_frag_offset(0);
-    ip.set_hop_limit(OUTER_TTL);
-    ip.set_next_header(IpProtocol::Udp);
-    ip.set_src_addr(outer.src.v4_octets().into());
-    ip.set_dst_addr(outer.dst.v4_octets().into());
-    ip.fill_checksum();
-    let mut udp = UdpPacket::new_unchecked(&mut frame[34..]);
-    udp.set_src_port(source_port(outer.flow_hash));
-    udp.set_dst_port(outer.tunnel_port);
-    udp.set_len((total - 34) as u16);
-    udp.set_checksum(0);
-    let [_, a, b, c] = outer.vni.to_be_bytes();
-    frame[42..OUTER_V4_BYTES].copy_from_slice(&[FLAG_VNI, 0, 0, 0, a, b, c, 0]);
+/// Bytes that are the same for all packets to a peer: the outer headers, and the inner Ethernet addresses.
+const TEMPLATE_BYTES: usize = OUTER_V4_BYTES + 12;
+
+/// The headers of all packets to a peer, made once: writing them is one store and four small ones.
+#[derive(Clone, Copy, Debug)]
+pub struct OuterHeaders {
+    template: [u8; TEMPLATE_BYTES],
+    /// The IPv4 header's sum, uncomplemented, without its length and traffic class.
+    sum: u32,
+}
+
+impl OuterHeaders {
+    /// The UDP checksum is zero, which VXLAN asks for over IPv4.
+    pub fn new(outer: &Outer) -> OuterHeaders {
+        let mut template = [0; TEMPLATE_BYTES];
+        let mut ethernet = EthernetFrame::new_unchecked(&mut template[..]);
+        ethernet.set_src_addr(EthernetAddress(outer.src_mac.0));
+        ethernet.set_dst_addr(EthernetAddress(outer.dst_mac.0));
+        ethernet.set_ethertype(EthernetProtocol::Ipv4);
+        let mut ip = Ipv4Packet::new_unchecked(&mut template[14..]);
+        ip.set_version(4);
+        ip.set_header_len(20);
+        ip.set_dont_frag(true);
+        ip.set_hop_limit(OUTER_TTL);
+        ip.set_next_header(IpProtocol::Udp);
+        ip.set_src_addr(outer.src.v4_octets().into());
+        ip.set_dst_addr(outer.dst.v4_octets().into());
+        ip.fill_checksum();
+        let sum = !ip.checksum() as u32;
+        UdpPacket::new_unchecked(&mut template[34..]).set_dst_port(outer.tunnel_port);
+        let [_, a, b, c] = outer.vni.to_be_bytes();
+        template[42..OUTER_V4_BYTES].copy_from_slice(&[FLAG_VNI, 0, 0, 0, a, b, c, 0]);
+        template[OUTER_V4_BYTES..OUTER_V4_BYTES + 6].copy_from_slice(&inner_mac(outer.dst).0);
+        template[OUTER_V4_BYTES + 6..].copy_from_slice(&inner_mac(outer.src).0);
+        OuterHeaders { template, sum }
+    }
+
+    /// Writes them over the first [`OUTER_V4_BYTES`] of `frame` and the Ethernet addresses behind. `flow_hash` is of the
+    /// inner flow, so that receivers spread it over queues; DSCP and ECN are copied from the inner packet's
+    /// `traffic_class` (RFC 6040, normal mode).
+    #[inline(always)]
+    pub fn write(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
+        let total = frame.len();
+        let Some(headers) = frame.first_chunk_mut::<TEMPLATE_BYTES>() else { return };
+        *headers = self.template;
+        let ip_size = (total - 14) as u16;
+        // At most 0xffff + 0xffff + 0xff: one fold leaves no carry but one.
+        let sum = self.sum + ip_size as u32 + traffic_class as u32;
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let checksum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+        headers[15] = traffic_class;
+        headers[16..18].copy_from_slice(&ip_size.to_be_bytes());
+        headers[24..26].copy_from_slice(&checksum.to_be_bytes());
+        headers[34..36].copy_from_slice(&source_port(flow_hash).to_be_bytes());
+        headers[38..40].copy_from_slice(&(ip_size - 20).to_be_bytes());
+    }
 }
 
 fn source_port(flow_hash: u64) -> u16 {
@@ -95,10 +116,8 @@ mod tests {
             dst: Addr::v4([192, 168, 0, 2]),
             tunnel_port: 4789,
             vni: 0x123456,
-            flow_hash: u64::MAX,
-            tos: 0b1011_1001,
         };
-        write_outer(&mut frame, &outer);
+        OuterHeaders::new(&outer).write(&mut frame, u64::MAX, 0b1011_1001);
         let sliced = SlicedPacket::from_ethernet(&frame).unwrap();
         let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("no IPv4") };
         let header = ip.header();
@@ -110,6 +129,10 @@ mod tests {
         assert!(udp.source_port() >= SOURCE_PORT_FIRST);
         assert_eq!(udp.payload().len(), VXLAN_BYTES + 60);
         assert_eq!(vni(udp.payload()), Some(0x123456));
+        let inner = EthernetFrame::new_checked(&udp.payload()[VXLAN_BYTES..]).unwrap();
+        let (src, dst) = (inner_mac(outer.src), inner_mac(outer.dst));
+        assert_eq!((inner.src_addr().0, inner.dst_addr().0), (src.0, dst.0));
+        assert_eq!(inner.payload(), [0xaa; 46]);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! uncomplemented pseudo-header sum and follows address changes alone. Decides nothing.
 
 use crate::io::frames::Memory;
-use crate::overlay::{self, OUTER_V4_BYTES, Outer};
+use crate::overlay::{OUTER_V4_BYTES, OuterHeaders};
 use crate::packet::{Checksum, Packet};
 use crate::parse::{Kind, Meta, Quoted};
-use smoltcp::wire::{EthernetAddress, EthernetFrame, Ipv4Packet, Ipv6Packet};
+use smoltcp::wire::Ipv6Packet;
 use tables::flow::Tuple;
 use tables::{Addr, Mac, Protocol};
 
@@ -24,11 +24,13 @@ pub struct Translation {
 
 impl Translation {
     /// Of a packet from a tuple's local end to its remote one.
+    #[inline(always)]
     pub fn along(tuple: &Tuple) -> Translation {
         Translation { src: tuple.local, dst: tuple.remote, src_port: tuple.local_port, dst_port: tuple.remote_port }
     }
 
     /// What it does to the sums of the addresses and of the ports.
+    #[inline(always)]
     fn differences(&self, meta: &Meta) -> (Difference, Difference) {
         let mut addresses = Difference::default();
         addresses.replace_addr(meta.src, self.src);
@@ -49,40 +51,48 @@ impl Translation {
 struct Difference(u64);
 
 impl Difference {
+    #[inline(always)]
     fn replace(&mut self, old: u16, new: u16) {
         self.0 += !old as u64 + new as u64;
     }
 
+    /// Sums of 32-bit words are as good as sums of their halves: 2^16 is 1 modulo 0xffff (RFC 1071, 2(A)).
+    #[inline(always)]
     fn replace_addr(&mut self, old: Addr, new: Addr) {
-        if old.is_v4() {
-            self.replace_words(&old.v4_octets(), &new.v4_octets());
-        } else {
-            self.replace_words(&old.v6_octets(), &new.v6_octets());
+        let ([old_high, old_low], [new_high, new_low]) = (old.words(), new.words());
+        self.replace_word(old_low as u32, new_low as u32);
+        if !old.is_v4() {
+            self.replace_word((old_low >> 32) as u32, (new_low >> 32) as u32);
+            self.replace_word(old_high as u32, new_high as u32);
+            self.replace_word((old_high >> 32) as u32, (new_high >> 32) as u32);
         }
     }
 
-    fn replace_words(&mut self, old: &[u8], new: &[u8]) {
-        for (old, new) in old.chunks_exact(2).zip(new.chunks_exact(2)) {
-            self.replace(u16::from_be_bytes([old[0], old[1]]), u16::from_be_bytes([new[0], new[1]]));
-        }
+    #[inline(always)]
+    fn replace_word(&mut self, old: u32, new: u32) {
+        self.0 += !old as u64 + new as u64;
     }
 
     /// Applies it to a sum (uncomplemented).
+    #[inline(always)]
     fn add_to(self, sum: u16) -> u16 {
         fold(sum as u64 + self.0)
     }
 
     /// Applies it to a checksum field (complemented).
+    #[inline(always)]
     fn update(self, checksum: u16) -> u16 {
         !self.add_to(!checksum)
     }
 }
 
-fn fold(mut sum: u64) -> u16 {
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
+/// Adds the carries to a sum of at most 2^48, which all sums here are far below.
+#[inline(always)]
+fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// The sum of bytes as big-endian words; the last odd byte counts as the high half. `odd` says that an odd number of
@@ -99,15 +109,18 @@ fn sum_bytes(bytes: &[u8], odd: bool) -> u64 {
     (if odd { sum.swap_bytes() } else { sum }) as u64
 }
 
+#[inline(always)]
 fn get(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
+#[inline(always)]
 fn put(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
 /// Where the layer-4 checksum stands within its header, for protocols whose sum is a one's complement.
+#[inline(always)]
 fn checksum_offset(protocol: Protocol) -> Option<usize> {
     match protocol {
         Protocol::TCP => Some(16),
@@ -131,24 +144,25 @@ pub fn can_complete(checksum: Checksum, meta: &Meta) -> bool {
     }
 }
 
-/// Gives a packet other addresses and ports, and returns its `Meta` as it is then.
-#[inline]
-pub fn translate(bytes: &mut [u8], meta: &Meta, to: &Translation, checksum: Checksum) -> Meta {
+/// Gives a packet other addresses and ports, and its `Meta` too.
+#[inline(always)]
+pub fn translate(bytes: &mut [u8], meta: &mut Meta, to: &Translation, checksum: Checksum) {
     let (addresses, ports) = to.differences(meta);
     write_addresses(bytes, meta, to, addresses);
     write_ports(bytes, meta, to);
     update_l4(bytes, meta, addresses, ports, checksum);
-    Meta { src: to.src, dst: to.dst, src_port: to.src_port, dst_port: to.dst_port, ..*meta }
+    (meta.src, meta.dst, meta.src_port, meta.dst_port) = (to.src, to.dst, to.src_port, to.dst_port);
 }
 
+#[inline(always)]
 fn write_addresses(bytes: &mut [u8], meta: &Meta, to: &Translation, addresses: Difference) {
     let ip = &mut bytes[meta.l3 as usize..];
     if meta.src.is_v4() {
-        let mut view = Ipv4Packet::new_unchecked(&mut *ip);
-        view.set_src_addr(to.src.v4_octets().into());
-        view.set_dst_addr(to.dst.v4_octets().into());
-        let checksum = view.checksum();
-        view.set_checksum(addresses.update(checksum));
+        let ip = &mut ip[10..20];
+        let checksum = get(ip, 0);
+        put(ip, 0, addresses.update(checksum));
+        ip[2..6].copy_from_slice(&to.src.v4_octets());
+        ip[6..10].copy_from_slice(&to.dst.v4_octets());
     } else {
         let mut view = Ipv6Packet::new_unchecked(ip);
         view.set_src_addr(to.src.v6_octets().into());
@@ -156,6 +170,7 @@ fn write_addresses(bytes: &mut [u8], meta: &Meta, to: &Translation, addresses: D
     }
 }
 
+#[inline(always)]
 fn write_ports(bytes: &mut [u8], meta: &Meta, to: &Translation) {
     let l4 = meta.l4 as usize;
     match meta.kind {
@@ -169,6 +184,7 @@ fn write_ports(bytes: &mut [u8], meta: &Meta, to: &Translation) {
     }
 }
 
+#[inline(always)]
 fn update_l4(bytes: &mut [u8], meta: &Meta, addresses: Difference, ports: Difference, checksum: Checksum) {
     let Some(offset) = checksum_offset(meta.protocol) else { return };
     let at = meta.l4 as usize + offset;
@@ -214,36 +230,35 @@ pub fn translate_quoted(bytes: &mut [u8], quoted: &Quoted, after: &Tuple) {
 }
 
 /// Takes one off the time to live. The caller has seen that it is above one.
-#[inline]
-pub fn decrement_ttl(bytes: &mut [u8], meta: &Meta) {
-    let l3 = meta.l3 as usize;
+#[inline(always)]
+pub fn decrement_ttl(bytes: &mut [u8], meta: &mut Meta) {
+    let ip = &mut bytes[meta.l3 as usize..];
     if meta.src.is_v4() {
-        let old = get(bytes, l3 + 8);
-        bytes[l3 + 8] -= 1;
-        let mut difference = Difference::default();
-        difference.replace(old, get(bytes, l3 + 8));
-        let checksum = get(bytes, l3 + 10);
-        put(bytes, l3 + 10, difference.update(checksum));
+        let ip = &mut ip[8..12];
+        ip[0] -= 1;
+        let checksum = get(ip, 2);
+        put(ip, 2, Difference(!0x0100u16 as u64).update(checksum));
     } else {
-        bytes[l3 + 7] -= 1;
+        ip[7] -= 1;
     }
+    meta.ttl -= 1;
 }
 
 /// Writes source and destination of the Ethernet header.
-#[inline]
+#[inline(always)]
 pub fn set_macs(bytes: &mut [u8], src: Mac, dst: Mac) {
-    let mut frame = EthernetFrame::new_unchecked(bytes);
-    frame.set_src_addr(EthernetAddress(src.0));
-    frame.set_dst_addr(EthernetAddress(dst.0));
+    let [d, s] = [dst.0, src.0];
+    bytes[..12].copy_from_slice(&[d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]]);
 }
 
-/// Puts the outer headers in front of a packet of one frame. False if there is no headroom.
-#[inline]
-pub fn encapsulate(memory: &Memory, packet: &mut Packet, outer: &Outer) -> bool {
+/// Puts the outer headers in front of a packet of one frame, and gives it the Ethernet addresses that it has inside. False
+/// if there is no headroom.
+#[inline(always)]
+pub fn encapsulate(memory: &Memory, packet: &mut Packet, outer: &OuterHeaders, flow_hash: u64, traffic_class: u8) -> bool {
     if !packet.push_front(OUTER_V4_BYTES) {
         return false;
     }
-    overlay::write_outer(memory.head_mut(packet), outer);
+    outer.write(memory.head_mut(packet), flow_hash, traffic_class);
     packet.checksum = Checksum::Unverified;
     true
 }

@@ -7,6 +7,7 @@ mod icmp;
 mod idle;
 pub mod interfaces;
 mod open;
+mod tunnels;
 mod uplink;
 
 pub use idle::Polling;
@@ -19,7 +20,7 @@ use interfaces::{Slot, weight};
 use std::sync::Arc;
 use std::time::Instant;
 use tables::counters::{InterfaceCounter, WorkerCounter};
-use tables::publish::unpin;
+use tables::publish::{Reader, unpin};
 
 /// Expiry sees every record once in this time.
 const EXPIRY_ROUND_MS: usize = 4_000;
@@ -88,7 +89,7 @@ impl Worker {
     fn commands(&mut self) {
         while let Some(command) = self.mailboxes[self.path.id as usize].take_command() {
             match command {
-                Command::Tables(reader) => self.path.reader = Some(reader),
+                Command::Tables(reader) => self.path.use_tables(reader),
                 Command::AddInterface(slot) => self.add_interface(*slot),
                 Command::RemoveInterface(id) => self.remove_interface(id),
                 Command::Stop => self.stopped = true,
@@ -210,6 +211,12 @@ impl Worker {
 }
 
 impl Path {
+    /// Goes over to other tables.
+    pub fn use_tables(&mut self, reader: Box<Reader>) {
+        self.reader = Some(reader);
+        self.tunnels.clear();
+    }
+
     /// Pins the live tables; true if they changed.
     fn pin(&mut self) -> bool {
         let block = self.status.block(self.id as usize);

@@ -55,7 +55,7 @@ pub fn back_to(context: &Context, origin: Origin, decision: Decision) -> Result<
     }
     // A remote end that cannot be answered now is still heard.
     let id = decision.route.unwrap_or(0);
-    let out = hop(context, decision.remote, id, &route).unwrap_or_else(Hop::drop);
+    let out = hop(context, decision.remote, id, &route).unwrap_or_else(|reason| Hop::drop(reason, 0));
     Ok(Decision { out, ..decision })
 }
 

@@ -138,6 +138,14 @@ impl Memory {
         self.bytes_mut(&mut packet.head, start, size)
     }
 
+    /// The headers of a packet will be read soon.
+    #[inline(always)]
+    pub fn prefetch_head(&self, packet: &Packet) {
+        if let Some(first) = self.head(packet).first() {
+            tables::region::prefetch(first);
+        }
+    }
+
     fn link(&self, frame: &Frame) -> Link {
         // SAFETY: the chunk begins with room for a link, aligned to its size, only written by `set_link`.
         unsafe { self.chunk(frame).cast::<Link>().read() }

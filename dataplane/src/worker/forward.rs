@@ -6,17 +6,19 @@ use crate::flow::{FlowId, FlowTable, Way};
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
 use crate::overlay;
-use crate::packet::{BURST_MAX, Burst, Packet};
+use crate::packet::{Burst, Packet};
 use crate::parse::{self, Kind, Meta, Parsed, parse};
 use crate::punt;
 use crate::rewrite::{self, Translation};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
+use crate::worker::tunnels::Tunnels;
+use crate::worker::uplink::NextHop;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
-use tables::flow::{FLAG_TRANSLATED, FlowRecord, HopKind, Tuple};
+use tables::flow::{FLAG_TRANSLATED, FlowRecord, Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::message::InterfaceKind;
 use tables::node::{NodeRecord, family};
@@ -26,23 +28,35 @@ use tables::route::RouteRecord;
 use tables::scope::ScopeCounters;
 use tables::status::{Block, Status};
 
-/// A parsed packet on its way.
+/// What is known of a packet on its way; the packet itself stands beside it.
 pub struct Item {
-    pub packet: Packet,
     pub meta: Meta,
-    /// The flow's tuple by its local end.
-    pub tuple: Tuple,
+    /// Of the tuple.
+    pub hash: u64,
     pub way: Way,
     pub origin: Origin,
-    pub hash: u64,
-    pub found: Option<FlowId>,
+    /// The flow that it most likely belongs to.
+    pub likely: Option<FlowId>,
 }
 
 impl Item {
-    /// Whether all bytes lie in the head frame.
-    pub fn packet_is_whole(&self) -> bool {
-        !self.packet.is_chained() && self.meta.end as usize <= self.packet.head_size()
+    /// The flow's tuple by its local end.
+    #[inline(always)]
+    pub fn tuple(&self) -> Tuple {
+        if self.way == Way::Out { self.meta.from_local() } else { self.meta.from_remote() }
     }
+
+    /// Whether all of the packet's bytes lie in its head frame.
+    pub fn is_whole(&self, packet: &Packet) -> bool {
+        !packet.is_chained() && self.meta.end as usize <= packet.head_size()
+    }
+}
+
+/// Packets that wait for the next pass, and what is known of each.
+#[derive(Default)]
+pub(super) struct Batch {
+    packets: Vec<Packet>,
+    items: Vec<Item>,
 }
 
 /// Everything one worker forwards with. Owned by its thread alone.
@@ -64,7 +78,8 @@ pub struct Path {
     /// Makes the choice of backends unpredictable from outside.
     pub seed: u64,
     pub now_ms: u32,
-    pub(super) items: Vec<Item>,
+    pub(super) tunnels: Tunnels,
+    pub(super) batch: Batch,
     pub(super) segments: Vec<(Packet, Meta)>,
 }
 
@@ -92,7 +107,8 @@ impl Path {
             obituaries: None,
             seed: 0,
             now_ms: 0,
-            items: Vec::with_capacity(BURST_MAX),
+            tunnels: Tunnels::new(),
+            batch: Batch::default(),
             segments: Vec::with_capacity(64),
         }
     }
@@ -105,6 +121,7 @@ impl Path {
     /// Forwards what an interface received.
     pub fn forward(&mut self, burst: &mut Burst) {
         self.with_tables(|path, context| {
+            burst.iter().for_each(|packet| path.pool.memory().prefetch_head(packet));
             for packet in burst.drain() {
                 path.look(context, packet, Stage::Arrived);
             }
@@ -170,7 +187,7 @@ impl Path {
                 return self.drop_packet(packet, reason);
             }
         }
-        self.queue(packet, meta, meta.from_local(), Way::Out, Origin::Local);
+        self.queue(packet, meta, Way::Out, Origin::Local);
     }
 
     /// From the uplink: out of a tunnel, or as it is.
@@ -202,7 +219,7 @@ impl Path {
     fn look_back(&mut self, _: &Context<'_>, mut packet: Packet, origin: Origin) {
         self.status().count(WorkerCounter::HandoffsIn, 1);
         match self.parse(&mut packet) {
-            Parsed::Ip(meta) => self.queue(packet, meta, meta.from_remote(), Way::Back, origin),
+            Parsed::Ip(meta) => self.queue(packet, meta, Way::Back, origin),
             Parsed::Arp => self.drop_packet(packet, DropReason::EtherType),
             Parsed::Drop(reason) => self.drop_packet(packet, reason),
         }
@@ -210,25 +227,24 @@ impl Path {
 
     /// Keeps a packet that this worker owns, hands over one that it does not.
     fn queue_at_owner(&mut self, context: &Context<'_>, packet: Packet, meta: Meta, origin: Origin) {
-        let tuple = meta.from_remote();
         let workers = self.status.workers();
-        let owned_by = if workers == 1 { None } else { self.owner_of(context, &packet, &meta, &tuple) };
+        let owned_by = if workers == 1 { None } else { self.owner_of(context, &packet, &meta) };
         match owned_by.filter(|&worker| worker != self.id && (worker as usize) < workers) {
             Some(worker) => {
                 let handed = Handed { packet, stage: Stage::Back(origin) };
                 let block = self.status.block(self.id as usize);
                 self.interfaces.hand(worker, handed, &mut self.pool, block);
             }
-            None => self.queue(packet, meta, tuple, Way::Back, origin),
+            None => self.queue(packet, meta, Way::Back, origin),
         }
     }
 
-    fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta, tuple: &Tuple) -> Option<Worker> {
+    fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta) -> Option<Worker> {
         if meta.kind == Kind::IcmpError {
             let quoted = parse::quoted(self.pool.memory().head(packet), meta)?;
             return owner(&context.view, &self.snat, &quoted.tuple);
         }
-        owner(&context.view, &self.snat, tuple)
+        owner(&context.view, &self.snat, &meta.from_remote())
     }
 
     #[inline(always)]
@@ -244,83 +260,105 @@ impl Path {
         parsed
     }
 
+    /// Keeps a packet for the next passes.
     #[inline(always)]
-    fn queue(&mut self, packet: Packet, meta: Meta, tuple: Tuple, way: Way, origin: Origin) {
-        let hash = self.flows.hash(&tuple);
-        self.items.push(Item { packet, meta, tuple, way, origin, hash, found: None });
+    fn queue(&mut self, packet: Packet, meta: Meta, way: Way, origin: Origin) {
+        let mut item = Item { meta, hash: 0, way, origin, likely: None };
+        item.hash = self.flows.hash(&item.tuple());
+        self.flows.expect(item.hash);
+        self.batch.packets.push(packet);
+        self.batch.items.push(item);
     }
 
-    /// Second and third pass.
+    /// Second and third pass, and again for packets between local ends, whose second half of a flow comes then.
     fn finish(&mut self, context: &Context<'_>) {
-        let mut items = std::mem::take(&mut self.items);
-        for item in &mut items {
-            item.found = self.flows.find_hashed(&item.tuple, item.way, item.hash);
+        let mut batch = std::mem::take(&mut self.batch);
+        while !batch.packets.is_empty() {
+            for item in &mut batch.items {
+                item.likely = self.flows.likely(item.hash);
+            }
+            for (packet, item) in batch.packets.drain(..).zip(&mut batch.items) {
+                self.act(context, packet, item);
+            }
+            batch.items.clear();
+            std::mem::swap(&mut batch, &mut self.batch);
         }
-        for item in items.drain(..) {
-            self.act(context, item);
+        if batch.items.capacity() > self.batch.items.capacity() {
+            self.batch = batch;
         }
-        self.items = items;
     }
 
-    /// Takes one packet to its end.
-    fn act(&mut self, context: &Context<'_>, item: Item) {
+    /// Takes one packet to its end, or to the other half of its flow.
+    #[inline(always)]
+    fn act(&mut self, context: &Context<'_>, packet: Packet, item: &mut Item) {
         if item.meta.kind == Kind::IcmpError {
-            return self.icmp_error(context, item);
+            return self.icmp_error(context, packet, item);
         }
         // An earlier packet of the burst may have opened, closed or replaced the flow.
-        let found = self.flows.find_hashed(&item.tuple, item.way, item.hash);
-        let Some((id, item)) = self.validate(context, Item { found, ..item }) else { return };
-        self.apply(context, item, id);
+        let found = self.flows.confirm(item.likely, &item.tuple(), item.way, item.hash);
+        let Some((id, packet)) = self.validate(context, packet, item, found) else { return };
+        self.apply(context, packet, item, id);
     }
 
     /// Applies a flow's decision to a packet.
-    fn apply(&mut self, context: &Context<'_>, mut item: Item, id: FlowId) {
-        let record = *self.flows.record(id);
+    #[inline(always)]
+    fn apply(&mut self, context: &Context<'_>, mut packet: Packet, item: &mut Item, id: FlowId) {
+        let record = self.flows.record(id);
         if item.way == Way::Back && item.origin != Origin::Local {
             let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
             if let Some(reason) = classify::route::forged(item.origin, &route) {
-                return self.drop_packet(item.packet, reason);
+                return self.drop_packet(packet, reason);
             }
         }
         let hop = if item.way == Way::Out { record.out } else { record.back };
         if hop.kind() == HopKind::Drop {
-            // The answer to somebody whose neighbour is still being asked for.
-            if hop.reason == DropReason::NeighbourUnknown as u8 && item.way == Way::Out {
-                return self.hold(item.packet, record.outside.remote);
-            }
-            return self.drop_by_flow(item.packet, &record, hop.reason);
+            return self.drop_by_flow(packet, item, id, &hop);
         }
         let next_hop = match self.next_hop(context, &hop) {
             Ok(next_hop) => next_hop,
-            Err(addr) => return self.hold(item.packet, addr),
+            Err(addr) => return self.hold(packet, addr),
         };
         self.flows.note(id, item.way, item.meta.tcp_flags, self.now_ms);
-        if !self.rewrite(&mut item, &record) {
-            return self.drop_packet(item.packet, DropReason::TtlExpired);
+        self.translate(&mut packet, item, id);
+        if !self.count_hop(&mut packet, item) {
+            return self.drop_packet(packet, DropReason::TtlExpired);
         }
+        self.pass_on(context, packet, item, &hop, &next_hop);
+    }
+
+    /// Sends a finished packet where its hop says.
+    #[inline(always)]
+    pub(super) fn pass_on(
+        &mut self,
+        context: &Context<'_>,
+        packet: Packet,
+        item: &Item,
+        hop: &Hop,
+        next_hop: &NextHop,
+    ) {
         match hop.kind() {
-            HopKind::Interface => self.deliver(context, hop.target, item),
-            HopKind::Endpoint => self.judge_other_half(context, item, hop.worker),
-            HopKind::Tunnel | HopKind::Uplink => self.send_uplink(context, item, &next_hop),
+            HopKind::Interface => self.deliver(context, hop.target, packet),
+            HopKind::Endpoint => self.judge_other_half(packet, item, hop.worker),
+            HopKind::Tunnel | HopKind::Uplink => self.send_uplink(context, packet, item, next_hop),
             HopKind::None | HopKind::Drop | HopKind::Reject | HopKind::Punt => {
-                self.drop_packet(item.packet, DropReason::NoRoute)
+                self.drop_packet(packet, DropReason::NoRoute)
             }
         }
     }
 
-    /// Translates and counts the hop. False: the time to live ran out.
-    fn rewrite(&mut self, item: &mut Item, record: &FlowRecord) -> bool {
-        let bytes_of = self.pool.memory();
+    #[inline(always)]
+    fn translate(&mut self, packet: &mut Packet, item: &mut Item, id: FlowId) {
+        let record = self.flows.record(id);
         if record.flags & FLAG_TRANSLATED != 0 {
             let to = translation(item.way, record);
-            let checksum = item.packet.checksum;
-            item.meta = rewrite::translate(bytes_of.head_mut(&mut item.packet), &item.meta, &to, checksum);
+            let checksum = packet.checksum;
+            rewrite::translate(self.pool.memory().head_mut(packet), &mut item.meta, &to, checksum);
         }
-        self.count_hop(item)
     }
 
     /// Takes one hop off, once for each node that a packet passes, where it enters. False: the time to live ran out.
-    pub(super) fn count_hop(&mut self, item: &mut Item) -> bool {
+    #[inline(always)]
+    pub(super) fn count_hop(&mut self, packet: &mut Packet, item: &mut Item) -> bool {
         let entered = item.way == Way::Out || item.origin != Origin::Local;
         if !entered {
             return true;
@@ -328,32 +366,31 @@ impl Path {
         if item.meta.ttl <= 1 {
             return false;
         }
-        rewrite::decrement_ttl(self.pool.memory().head_mut(&mut item.packet), &item.meta);
-        item.meta.ttl -= 1;
+        rewrite::decrement_ttl(self.pool.memory().head_mut(packet), &mut item.meta);
         true
     }
 
     /// To a pod or the host.
-    pub(super) fn deliver(&mut self, context: &Context<'_>, interface: u32, mut item: Item) {
+    #[inline(always)]
+    fn deliver(&mut self, context: &Context<'_>, interface: u32, mut packet: Packet) {
         let Some(slot) = self.interfaces.get(interface) else {
-            return self.drop_packet(item.packet, DropReason::InterfaceGone);
+            return self.drop_packet(packet, DropReason::InterfaceGone);
         };
         let mac = slot.mac;
-        rewrite::set_macs(self.pool.memory().head_mut(&mut item.packet), context.node.gateway_mac, mac);
-        self.send(interface, item.packet);
+        rewrite::set_macs(self.pool.memory().head_mut(&mut packet), context.node.gateway_mac, mac);
+        self.send(interface, packet);
     }
 
-    /// To another local end, whose own half of the flow is judged by its owner.
-    pub(super) fn judge_other_half(&mut self, context: &Context<'_>, item: Item, worker: Worker) {
-        if worker != self.id {
-            let handed = Handed { packet: item.packet, stage: Stage::Back(Origin::Local) };
-            let block = self.status.block(self.id as usize);
-            return self.interfaces.hand(worker, handed, &mut self.pool, block);
+    /// To another local end, whose own half of the flow is judged by its owner. No loop: towards a local end there is no
+    /// further half.
+    #[inline(always)]
+    fn judge_other_half(&mut self, packet: Packet, item: &Item, worker: Worker) {
+        if worker == self.id {
+            return self.queue(packet, item.meta, Way::Back, Origin::Local);
         }
-        let tuple = item.meta.from_remote();
-        let hash = self.flows.hash(&tuple);
-        // No loop: towards a local end there is no further half.
-        self.act(context, Item { tuple, hash, way: Way::Back, origin: Origin::Local, found: None, ..item });
+        let handed = Handed { packet, stage: Stage::Back(Origin::Local) };
+        let block = self.status.block(self.id as usize);
+        self.interfaces.hand(worker, handed, &mut self.pool, block);
     }
 
     pub(super) fn send(&mut self, interface: u32, packet: Packet) {
@@ -365,9 +402,14 @@ impl Path {
         discard(packet, reason, &mut self.pool, self.status.block(self.id as usize));
     }
 
-    fn drop_by_flow(&mut self, packet: Packet, record: &FlowRecord, reason: u8) {
-        let reason = DropReason::from_index(reason as usize).unwrap_or(DropReason::NoRoute);
-        self.count_policy(reason, record.policy);
+    #[cold]
+    fn drop_by_flow(&mut self, packet: Packet, item: &Item, id: FlowId, hop: &Hop) {
+        // The answer to somebody whose neighbour is still being asked for.
+        if hop.reason == DropReason::NeighbourUnknown as u8 && item.way == Way::Out {
+            return self.hold(packet, self.flows.record(id).outside().remote);
+        }
+        let reason = DropReason::from_index(hop.reason as usize).unwrap_or(DropReason::NoRoute);
+        self.count_policy(reason, hop.target);
         self.drop_packet(packet, reason);
     }
 
@@ -406,7 +448,7 @@ impl Path {
 /// The addresses that a packet of this way shall bear.
 fn translation(way: Way, record: &FlowRecord) -> Translation {
     match way {
-        Way::Out => Translation::along(&record.outside),
+        Way::Out => Translation::along(&record.outside()),
         Way::Back => Translation::along(&record.inside.reversed()),
     }
 }

@@ -4,6 +4,7 @@
 use super::forward::{Item, Path};
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
 use crate::flow::{FlowId, Way};
+use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::tcp_flag;
 use crate::punt;
 use bytemuck::Zeroable;
@@ -22,62 +23,82 @@ const NO_ROUTE: u32 = u32::MAX;
 
 impl Path {
     /// The flow that a packet belongs to, opened or looked at again if need be. None: the packet has come to its end.
-    #[inline]
-    pub(super) fn validate(&mut self, context: &Context<'_>, item: Item) -> Option<(FlowId, Item)> {
-        if let Some(id) = item.found {
-            if opens_anew(&item) && self.flows.may_reopen(id, item.way) {
+    #[inline(always)]
+    pub(super) fn validate(
+        &mut self,
+        context: &Context<'_>,
+        packet: Packet,
+        item: &Item,
+        found: Option<FlowId>,
+    ) -> Option<(FlowId, Packet)> {
+        match found {
+            Some(id) if !opens_anew(item) && self.is_current(id) => Some((id, packet)),
+            found => self.open_or_renew(context, packet, item, found),
+        }
+    }
+
+    #[inline(never)]
+    fn open_or_renew(
+        &mut self,
+        context: &Context<'_>,
+        packet: Packet,
+        item: &Item,
+        found: Option<FlowId>,
+    ) -> Option<(FlowId, Packet)> {
+        if let Some(id) = found {
+            if opens_anew(item) && self.flows.may_reopen(id, item.way) {
                 self.flows.remove(id);
             } else if self.is_current(id) || self.revalidate(context, id) {
-                return Some((id, item));
+                return Some((id, packet));
             }
         }
-        self.open(context, item)
+        self.open(context, packet, item)
     }
 
     #[inline(always)]
-    pub(super) fn is_current(&mut self, id: FlowId) -> bool {
-        let scopes = self.flows.record(id).scopes;
-        self.scopes.is_current(&scopes)
+    pub(super) fn is_current(&self, id: FlowId) -> bool {
+        self.scopes.is_current(&self.flows.record(id).scopes)
     }
 
     /// Classifies a first packet and inserts its flow.
-    fn open(&mut self, context: &Context<'_>, item: Item) -> Option<(FlowId, Item)> {
+    fn open(&mut self, context: &Context<'_>, packet: Packet, item: &Item) -> Option<(FlowId, Packet)> {
         self.status().count(WorkerCounter::Classified, 1);
-        let decision = self.classify(context, &item);
+        let tuple = item.tuple();
+        let decision = self.classify(context, &packet, item, &tuple);
         match decision.verdict {
             Verdict::Forward => {}
-            Verdict::Drop(reason) => return self.end(context, item, &decision, reason),
-            Verdict::Reject => return self.reject(context, item),
-            Verdict::Punt => return self.punt(context, item),
+            Verdict::Drop(reason) => return self.end(packet, item, &decision, reason),
+            Verdict::Reject => return self.reject(context, packet, item),
+            Verdict::Punt => return self.punt(context, packet, item),
         }
-        match self.insert(context, &item.tuple, &decision) {
-            Ok(id) => Some((id, item)),
-            Err(reason) => self.end(context, item, &decision, reason),
+        match self.insert(context, &tuple, &decision) {
+            Ok(id) => Some((id, packet)),
+            Err(reason) => self.end(packet, item, &decision, reason),
         }
     }
 
-    fn classify(&self, context: &Context<'_>, item: &Item) -> Decision {
+    fn classify(&self, context: &Context<'_>, packet: &Packet, item: &Item, tuple: &Tuple) -> Decision {
         let pick = item.hash ^ self.seed;
         match item.way {
-            Way::Out => classify::from_local(context, &item.tuple, item.packet.interface, pick, None),
-            Way::Back => classify::to_local(context, &item.tuple, item.origin),
+            Way::Out => classify::from_local(context, tuple, packet.interface, pick, None),
+            Way::Back => classify::to_local(context, tuple, item.origin),
         }
     }
 
     /// Drops a first packet; one whose neighbour is unknown waits instead.
-    fn end(&mut self, _: &Context<'_>, item: Item, decision: &Decision, reason: DropReason) -> Option<(FlowId, Item)> {
+    fn end(&mut self, packet: Packet, item: &Item, decision: &Decision, reason: DropReason) -> Option<(FlowId, Packet)> {
         if reason == DropReason::NeighbourUnknown && item.way == Way::Out {
-            self.hold(item.packet, decision.remote);
+            self.hold(packet, decision.remote);
             return None;
         }
         self.count_policy(reason, decision.policy.unwrap_or(0));
-        self.drop_packet(item.packet, reason);
+        self.drop_packet(packet, reason);
         None
     }
 
     fn insert(&mut self, context: &Context<'_>, inside: &Tuple, decision: &Decision) -> Result<FlowId, DropReason> {
         let outside = self.translate_local(inside, decision)?;
-        let mut record = FlowRecord { inside: *inside, outside, ..FlowRecord::zeroed() };
+        let mut record = FlowRecord::new(*inside, &outside);
         self.settle(context, &mut record, decision);
         let id = self.flows.insert(record)?;
         self.status().count(WorkerCounter::FlowsInserted, 1);
@@ -89,7 +110,7 @@ impl Path {
         record.out = decision.out;
         record.back = decision.back;
         if record.out.kind() == HopKind::Endpoint {
-            let other_half = record.outside.reversed();
+            let other_half = record.outside().reversed();
             record.out.worker = owner(&context.view, &self.snat, &other_half).unwrap_or(self.id);
         }
         if record.out.kind() == HopKind::Drop && record.out.reason == DropReason::NeighbourUnknown as u8 {
@@ -99,8 +120,6 @@ impl Path {
         record.last_seen_ms = self.now_ms;
         record.route = decision.route.unwrap_or(NO_ROUTE);
         record.service = decision.service.map_or(0, |s| s.id);
-        record.policy = decision.policy.unwrap_or(0);
-        record.identity = decision.identity;
         if decision.opened_locally {
             record.flags |= FLAG_OPENED_LOCALLY;
         }
@@ -149,7 +168,8 @@ impl Path {
         self.settle(context, &mut renewed, &decision);
         renewed.last_seen_ms = record.last_seen_ms;
         if let Verdict::Drop(reason) = decision.verdict {
-            (renewed.out, renewed.back) = (Hop::drop(reason), Hop::drop(reason));
+            let hop = Hop::drop(reason, decision.policy.unwrap_or(0));
+            (renewed.out, renewed.back) = (hop, hop);
             renewed.scopes = self.scopes.depend_keeping(decision.scopes(), &record.scopes);
         }
         *self.flows.record_mut(id) = renewed;
@@ -162,41 +182,42 @@ impl Path {
         }
         let local: Option<EndpointRecord> = context.view.find(Table::Endpoint, &record.inside.local);
         let interface = local.map(|l| l.interface).filter(|&i| i != 0).unwrap_or(context.node.host_interface);
-        let keep = (record.outside.remote, record.outside.remote_port);
+        let outside = record.outside();
+        let keep = (outside.remote, outside.remote_port);
         let pick = self.flows.hash(&record.inside) ^ self.seed;
         classify::from_local(context, &record.inside, interface, pick, Some(keep))
     }
 
-    fn reject(&mut self, context: &Context<'_>, mut item: Item) -> Option<(FlowId, Item)> {
+    fn reject(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) -> Option<(FlowId, Packet)> {
         let mac = context.node.gateway_mac;
-        item.packet.extend(punt::REFUSAL_BYTES_MAX, self.pool.memory().frame_size());
-        let refused = punt::refuse(self.pool.memory().head_mut(&mut item.packet), &item.meta, mac);
+        packet.extend(punt::REFUSAL_BYTES_MAX, self.pool.memory().frame_size());
+        let refused = punt::refuse(self.pool.memory().head_mut(&mut packet), &item.meta, mac);
         self.status().count(WorkerCounter::Rejected, 1);
-        match refused.filter(|_| item.way == Way::Out && !item.packet.is_chained()) {
-            Some(size) => self.answer(item, size),
-            None => self.drop_packet(item.packet, DropReason::NoRoute),
+        match refused.filter(|_| item.way == Way::Out && !packet.is_chained()) {
+            Some(size) => self.answer(packet, size),
+            None => self.drop_packet(packet, DropReason::NoRoute),
         }
         None
     }
 
-    fn punt(&mut self, context: &Context<'_>, mut item: Item) -> Option<(FlowId, Item)> {
-        let (size, is_whole) = (item.meta.end as usize, item.packet_is_whole());
-        let bytes = self.pool.memory().head_mut(&mut item.packet);
+    fn punt(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) -> Option<(FlowId, Packet)> {
+        let (size, is_whole) = (item.meta.end as usize, item.is_whole(&packet));
+        let bytes = self.pool.memory().head_mut(&mut packet);
         if !is_whole || !punt::answer_echo(bytes, &item.meta, context.node.gateway_mac) {
-            self.drop_packet(item.packet, DropReason::NoRoute);
+            self.drop_packet(packet, DropReason::NoRoute);
             return None;
         }
         self.status().count(WorkerCounter::Punted, 1);
-        self.answer(item, size);
+        self.answer(packet, size);
         None
     }
 
     /// Sends an answer that was written over its question back where it came from.
-    fn answer(&mut self, mut item: Item, size: usize) {
-        item.packet.truncate(size);
-        item.packet.checksum = crate::packet::Checksum::Valid;
-        item.packet.gso = crate::packet::Gso::None;
-        self.send(item.packet.interface, item.packet);
+    fn answer(&mut self, mut packet: Packet, size: usize) {
+        packet.truncate(size);
+        packet.checksum = Checksum::Valid;
+        packet.gso = Gso::None;
+        self.send(packet.interface, packet);
     }
 
     /// Asks control for a neighbour; the bell rings once a round.
@@ -206,7 +227,7 @@ impl Path {
     }
 
     /// Keeps the first packet to a neighbour until it is known, and asks for it.
-    pub(super) fn hold(&mut self, packet: crate::packet::Packet, addr: Addr) {
+    pub(super) fn hold(&mut self, packet: Packet, addr: Addr) {
         self.ask_for(addr);
         let now_ms = self.now_ms;
         if let Err(packet) = self.held.hold(addr, packet, now_ms) {
@@ -217,7 +238,7 @@ impl Path {
 
 /// A SYN of a new connection.
 fn opens_anew(item: &Item) -> bool {
-    item.tuple.protocol == Protocol::TCP
+    item.meta.protocol == Protocol::TCP
         && item.meta.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
 }
 
@@ -231,8 +252,8 @@ fn fits(record: &FlowRecord, decision: &Decision) -> bool {
         Verdict::Reject | Verdict::Punt => false,
         Verdict::Forward => {
             let outside = decision.outside(&record.inside);
-            (outside.remote, outside.remote_port, outside.local)
-                == (record.outside.remote, record.outside.remote_port, record.outside.local)
+            let held = record.outside();
+            (outside.remote, outside.remote_port, outside.local) == (held.remote, held.remote_port, held.local)
         }
     }
 }

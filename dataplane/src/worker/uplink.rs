@@ -1,9 +1,10 @@
 //! Out of the uplink: cut what is too large for a wire, complete checksums, encapsulate, address the next hop.
 
 use super::forward::{Item, Path};
+use super::tunnels::Place;
 use crate::classify::Context;
-use crate::overlay::{self, OUTER_V4_BYTES, Outer};
-use crate::packet::{Gso, Packet};
+use crate::overlay::OUTER_V4_BYTES;
+use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{ETHERNET_BYTES, Meta};
 use crate::rewrite;
 use crate::segment;
@@ -11,8 +12,6 @@ use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::{Hop, HopKind};
 use tables::layout::Table;
 use tables::neighbour::NeighbourRecord;
-use tables::node::family;
-use tables::route::RouteRecord;
 use tables::{Addr, Mac};
 
 /// How a packet leaves the node.
@@ -22,25 +21,25 @@ pub enum NextHop {
     Inside,
     /// Plainly, to this Ethernet address.
     Plain(Mac),
-    /// Encapsulated to a peer, by this Ethernet address.
-    Tunnel { peer: Addr, mac: Mac },
+    /// Encapsulated to a peer.
+    Tunnel(Place),
+}
+
+impl NextHop {
+    /// Bytes that it puts in front of an IP packet.
+    fn overhead(&self) -> usize {
+        if let NextHop::Tunnel(_) = self { OUTER_V4_BYTES } else { 0 }
+    }
 }
 
 impl Path {
     /// Resolves a hop; `Err` is the address whose neighbour is not known yet.
-    #[inline]
-    pub(super) fn next_hop(&self, context: &Context<'_>, hop: &Hop) -> Result<NextHop, Addr> {
-        let neighbour = |index: u32| -> NeighbourRecord { context.view.row(Table::Neighbour, index as usize) };
+    #[inline(always)]
+    pub(super) fn next_hop(&mut self, context: &Context<'_>, hop: &Hop) -> Result<NextHop, Addr> {
         match hop.kind() {
-            HopKind::Tunnel => {
-                let route: RouteRecord = context.view.row(Table::Route, hop.target as usize);
-                let next = neighbour(route.next_hop);
-                let asked = if next.addr.is_unspecified() { route.peer } else { next.addr };
-                let resolved = next.is_resolved().then_some(NextHop::Tunnel { peer: route.peer, mac: next.mac });
-                resolved.ok_or(asked)
-            }
+            HopKind::Tunnel => self.tunnels.find(context, hop.target).map(NextHop::Tunnel),
             HopKind::Uplink => {
-                let next = neighbour(hop.target);
+                let next: NeighbourRecord = context.view.row(Table::Neighbour, hop.target as usize);
                 next.is_resolved().then_some(NextHop::Plain(next.mac)).ok_or(next.addr)
             }
             _ => Ok(NextHop::Inside),
@@ -48,53 +47,65 @@ impl Path {
     }
 
     /// Sends by the uplink.
-    pub(super) fn send_uplink(&mut self, context: &Context<'_>, mut item: Item, next_hop: &NextHop) {
-        let overhead = if let NextHop::Tunnel { .. } = next_hop { OUTER_V4_BYTES } else { 0 };
-        let ip_size_max = (context.node.uplink_mtu as usize).saturating_sub(overhead);
-        if must_be_cut(item.packet.gso, item.meta.ip_size(), ip_size_max) {
-            return self.cut_and_send(context, item, next_hop, ip_size_max);
+    #[inline(always)]
+    pub(super) fn send_uplink(&mut self, context: &Context<'_>, packet: Packet, item: &Item, next_hop: &NextHop) {
+        let ip_size_max = (context.node.uplink_mtu as usize).saturating_sub(next_hop.overhead());
+        let partial = matches!(packet.checksum, Checksum::Partial { .. });
+        if packet.gso != Gso::None || partial || packet.is_chained() || item.meta.ip_size() > ip_size_max {
+            return self.fit_and_send(context, packet, item, next_hop, ip_size_max);
         }
-        if item.packet.is_chained() || item.meta.ip_size() > ip_size_max {
-            return self.drop_packet(item.packet, DropReason::TooBig);
-        }
-        rewrite::complete_checksum(self.pool.memory(), &mut item.packet, &item.meta);
-        item.packet.gso = Gso::None;
-        self.send_one(context, item.packet, &item.meta, next_hop);
+        self.send_one(context, packet, &item.meta, item.hash, next_hop);
     }
 
-    fn cut_and_send(&mut self, context: &Context<'_>, item: Item, next_hop: &NextHop, ip_size_max: usize) {
+    /// Sends what a wire does not take as it is.
+    fn fit_and_send(
+        &mut self,
+        context: &Context<'_>,
+        mut packet: Packet,
+        item: &Item,
+        next_hop: &NextHop,
+        ip_size_max: usize,
+    ) {
+        if must_be_cut(packet.gso, item.meta.ip_size(), ip_size_max) {
+            return self.cut_and_send(context, packet, item, next_hop, ip_size_max);
+        }
+        if packet.is_chained() || item.meta.ip_size() > ip_size_max {
+            return self.drop_packet(packet, DropReason::TooBig);
+        }
+        rewrite::complete_checksum(self.pool.memory(), &mut packet, &item.meta);
+        packet.gso = Gso::None;
+        self.send_one(context, packet, &item.meta, item.hash, next_hop);
+    }
+
+    fn cut_and_send(
+        &mut self,
+        context: &Context<'_>,
+        packet: Packet,
+        item: &Item,
+        next_hop: &NextHop,
+        ip_size_max: usize,
+    ) {
         let mut segments = std::mem::take(&mut self.segments);
-        if let Some(reason) = segment::cut(&mut self.pool, item.packet, &item.meta, ip_size_max, &mut segments) {
+        if let Some(reason) = segment::cut(&mut self.pool, packet, &item.meta, ip_size_max, &mut segments) {
             self.status().count_drop(reason, 1);
         }
         self.status().count(WorkerCounter::SegmentsCut, segments.len() as u64);
         for (packet, meta) in segments.drain(..) {
-            self.send_one(context, packet, &meta, next_hop);
+            self.send_one(context, packet, &meta, item.hash, next_hop);
         }
         self.segments = segments;
     }
 
-    #[inline]
-    fn send_one(&mut self, context: &Context<'_>, mut packet: Packet, meta: &Meta, next_hop: &NextHop) {
+    #[inline(always)]
+    fn send_one(&mut self, context: &Context<'_>, mut packet: Packet, meta: &Meta, hash: u64, next_hop: &NextHop) {
         let node = context.node;
         let memory = self.pool.memory();
         match *next_hop {
             NextHop::Plain(mac) => rewrite::set_macs(memory.head_mut(&mut packet), node.uplink_mac, mac),
-            NextHop::Tunnel { peer, mac } => {
-                let bytes = memory.head_mut(&mut packet);
-                let own = node.node[family(peer)];
-                rewrite::set_macs(bytes, overlay::inner_mac(own), overlay::inner_mac(peer));
-                let outer = Outer {
-                    src_mac: node.uplink_mac,
-                    dst_mac: mac,
-                    src: own,
-                    dst: peer,
-                    tunnel_port: node.tunnel_port,
-                    vni: node.vni,
-                    flow_hash: self.flows.hash(&meta.from_local()),
-                    tos: rewrite::traffic_class(bytes, meta),
-                };
-                if !rewrite::encapsulate(memory, &mut packet, &outer) {
+            NextHop::Tunnel(place) => {
+                let traffic_class = rewrite::traffic_class(memory.head(&packet), meta);
+                let headers = self.tunnels.headers(place);
+                if !headers.is_some_and(|h| rewrite::encapsulate(memory, &mut packet, h, hash, traffic_class)) {
                     return self.drop_packet(packet, DropReason::Oversized);
                 }
             }

@@ -2,7 +2,7 @@
 //! kept open by control, adopted by a successor of the same layout. The logic is the dataplane's; here are the records
 //! and the header, so that `fairway flows` can list them.
 //!
-//! Layout: header (128 words) | index: buckets of eight 8-byte entries, a power of two | records.
+//! Layout: header (128 words) | index: buckets of a cache line each | records of two cache lines each.
 
 use crate::addr::{Addr, Protocol};
 use crate::layout::{self, LAYOUT_VERSION, LayoutError, MAGIC_FLOWS, WORD_MAGIC, WORD_SIZE, WORD_VERSION};
@@ -46,7 +46,7 @@ pub enum HopKind {
     /// Not decided.
     #[default]
     None = 0,
-    /// Dropped; `reason` says why.
+    /// Dropped; `reason` says why, `target` is the policy that forbids it, for its counter.
     Drop = 1,
     /// Encapsulated and sent through the uplink: `target` is the route id.
     Tunnel = 2,
@@ -78,8 +78,8 @@ impl Hop {
         Hop { kind: kind as u8, target, ..Hop::default() }
     }
 
-    pub fn drop(reason: crate::counters::DropReason) -> Hop {
-        Hop { kind: HopKind::Drop as u8, reason: reason as u8, ..Hop::default() }
+    pub fn drop(reason: crate::counters::DropReason, policy: u32) -> Hop {
+        Hop { kind: HopKind::Drop as u8, reason: reason as u8, target: policy, ..Hop::default() }
     }
 
     #[inline(always)]
@@ -107,34 +107,70 @@ pub const FLAG_ANSWERED: u8 = 4;
 /// The record is in use.
 pub const FLAG_USED: u8 = 8;
 
-/// One flow. `inside` is what the local end sees, `outside` what the network sees; without translation they are equal.
+/// One flow: two cache lines. `inside` is what the local end sees, `outside` what the network sees; without translation
+/// they are equal. What packets from the local end need first is in the first line, for those towards it in the second.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowRecord {
     pub inside: Tuple,
-    pub outside: Tuple,
     /// From the local end to the remote one.
     pub out: Hop,
-    /// From the remote end to the local one.
-    pub back: Hop,
     pub scopes: Scopes,
     /// Milliseconds of the worker's clock, wrapping.
     pub last_seen_ms: u32,
-    /// Route of the remote end, and the peer its tunnel packets must come from.
-    pub route: u32,
-    /// Service that chose the backend, 0 for none.
-    pub service: u32,
-    /// Policy that forbids the flow, for its counter.
-    pub policy: u32,
-    /// Identity of the remote end.
-    pub identity: u32,
+    outside_local: Addr,
+    outside_remote: Addr,
+    outside_local_port: u16,
+    outside_remote_port: u16,
     /// TCP: FINs and RSTs seen, see the dataplane's flow.rs.
     pub state: u8,
     pub flags: u8,
-    pub reserved: [u8; 2],
-    /// Next free record while unused.
-    pub next_free: u32,
+    pub reserved: u16,
+    /// From the remote end to the local one.
+    pub back: Hop,
+    /// Route of the remote end, and the peer its tunnel packets must come from.
+    pub route: u32,
+    /// Service that chose the backend, 0 for none; of an unused record the next one.
+    pub service: u32,
     pub packets: [u32; 2],
+}
+
+const _: () = assert!(size_of::<FlowRecord>() == 2 * 64);
+
+impl FlowRecord {
+    /// A record of these two tuples, which are of one protocol and network; nothing else is set.
+    pub fn new(inside: Tuple, outside: &Tuple) -> FlowRecord {
+        let mut record = FlowRecord { inside, ..FlowRecord::zeroed() };
+        record.set_outside(outside);
+        record
+    }
+
+    #[inline(always)]
+    pub fn set_outside(&mut self, outside: &Tuple) {
+        (self.outside_local, self.outside_remote) = (outside.local, outside.remote);
+        (self.outside_local_port, self.outside_remote_port) = (outside.local_port, outside.remote_port);
+    }
+
+    #[inline(always)]
+    pub fn outside(&self) -> Tuple {
+        Tuple {
+            local: self.outside_local,
+            remote: self.outside_remote,
+            local_port: self.outside_local_port,
+            remote_port: self.outside_remote_port,
+            ..self.inside
+        }
+    }
+
+    /// Where the next unused record is, of one that is unused.
+    pub fn next_free(&self) -> u32 {
+        self.service
+    }
+
+    /// Makes it an unused record that names the next one.
+    pub fn free(&mut self, next: u32) {
+        *self = FlowRecord { service: next, ..FlowRecord::zeroed() };
+    }
 }
 
 /// Header words of a flow region.
@@ -146,7 +182,26 @@ pub const WORD_WORKERS: usize = 9;
 /// Wall-clock milliseconds at which the worker's clock was 0, so that a successor goes on with it.
 pub const WORD_CLOCK_START: usize = 10;
 pub const INDEX_START: usize = layout::JOURNAL_START;
-pub const ENTRIES_PER_BUCKET: usize = 8;
+
+/// Entries of a bucket.
+pub const ENTRIES_PER_BUCKET: usize = 12;
+/// Flows of one table at most: an entry has 24 bits for the record's number plus one.
+pub const FLOWS_MAX: usize = (1 << 24) - 1;
+
+/// A cache line of the index: where up to twelve tuples have their records.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Bucket {
+    /// Eight bits of each tuple's hash; what stands at an empty entry means nothing.
+    pub tags: [u8; ENTRIES_PER_BUCKET],
+    /// Tuples that this bucket had no room for and that are in their second one: while 0, nobody looks there.
+    pub overflown: u32,
+    /// Eight other bits of the hash, and in the lower 24 the record's number plus one; 0 is empty.
+    pub entries: [u32; ENTRIES_PER_BUCKET],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
 
 /// Where index and records lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,14 +221,14 @@ pub enum FlowRegionError {
 }
 
 impl FlowLayout {
-    /// Room for `capacity` flows; up to two index entries each, at half load.
+    /// Room for `capacity` flows, between 64 and [`FLOWS_MAX`]; up to two index entries each, at half load.
     pub fn for_capacity(capacity: usize) -> FlowLayout {
-        let buckets = (capacity.max(64) * 4 / ENTRIES_PER_BUCKET).next_power_of_two();
-        FlowLayout { capacity: capacity.max(64), buckets }
+        let capacity = capacity.clamp(64, FLOWS_MAX);
+        FlowLayout { capacity, buckets: (capacity * 4).div_ceil(ENTRIES_PER_BUCKET) }
     }
 
     pub fn records_start(&self) -> usize {
-        INDEX_START + self.buckets * ENTRIES_PER_BUCKET
+        INDEX_START + self.buckets * BUCKET_WORDS
     }
 
     pub fn region_words(&self) -> usize {
@@ -206,7 +261,7 @@ impl FlowLayout {
         layout::check_header(word, MAGIC_FLOWS, "flows", words.len())?;
         let (capacity, buckets) = (word(WORD_CAPACITY), word(WORD_BUCKETS));
         let shape = FlowRegionError::Shape { capacity, buckets };
-        if capacity == 0 || capacity > u32::MAX as u64 || !buckets.is_power_of_two() || buckets > u32::MAX as u64 {
+        if capacity == 0 || capacity > FLOWS_MAX as u64 || buckets == 0 || buckets > u32::MAX as u64 {
             return Err(shape);
         }
         let layout = FlowLayout { capacity: capacity as usize, buckets: buckets as usize };

@@ -131,20 +131,20 @@ impl Region {
         Some(unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(at).cast(), count) })
     }
 
-    /// Two neighbouring ranges at once, as `slice_mut`; the second must begin at or after the end of the first.
-    pub fn slices_mut<A: Pod, B: Pod>(
-        &mut self,
+    /// Cuts two arrays out of a region that this process alone writes, checked here once and for all. Given as (first
+    /// word, items); the second must begin at or after the end of the first. As `slice_mut` otherwise.
+    pub fn into_parts<A: Pod, B: Pod>(
+        mut self,
         (at_a, count_a): (usize, usize),
         (at_b, count_b): (usize, usize),
-    ) -> Option<(&mut [A], &mut [B])> {
+    ) -> Option<Parts<A, B>> {
         let end_a = at_a.checked_mul(8)?.checked_add(count_a.checked_mul(size_of::<A>())?)?;
         if end_a > at_b.checked_mul(8)? {
             return None;
         }
-        let a: *mut [A] = self.slice_mut(at_a, count_a)?;
-        let b: *mut [B] = self.slice_mut(at_b, count_b)?;
-        // SAFETY: both were checked by `slice_mut`, do not overlap (checked above), and borrow `self` mutably.
-        Some(unsafe { (&mut *a, &mut *b) })
+        let first = NonNull::from(self.slice_mut(at_a, count_a)?);
+        let second = NonNull::from(self.slice_mut(at_b, count_b)?);
+        Some(Parts { first, second, region: self })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -157,6 +157,61 @@ impl Drop for Region {
         // SAFETY: the mapping made in `map`, unmapped once; no reference outlives `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.words * 8) };
     }
+}
+
+/// A region as two arrays that this process alone writes: reached without a check each time.
+#[derive(Debug)]
+pub struct Parts<A, B> {
+    first: NonNull<[A]>,
+    second: NonNull<[B]>,
+    region: Region,
+}
+
+// SAFETY: it owns the region, and its arrays hold plain data.
+unsafe impl<A: Pod, B: Pod> Send for Parts<A, B> {}
+
+impl<A: Pod, B: Pod> Parts<A, B> {
+    #[inline(always)]
+    pub fn first(&self) -> &[A] {
+        // SAFETY: in range and apart from `second` (checked in `into_parts`), mapped as long as `region` lives, written
+        // only through `&mut self`.
+        unsafe { self.first.as_ref() }
+    }
+
+    #[inline(always)]
+    pub fn first_mut(&mut self) -> &mut [A] {
+        // SAFETY: as above, and `self` is borrowed mutably.
+        unsafe { self.first.as_mut() }
+    }
+
+    #[inline(always)]
+    pub fn second(&self) -> &[B] {
+        // SAFETY: as `first`.
+        unsafe { self.second.as_ref() }
+    }
+
+    #[inline(always)]
+    pub fn second_mut(&mut self) -> &mut [B] {
+        // SAFETY: as `first_mut`.
+        unsafe { self.second.as_mut() }
+    }
+
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+}
+
+/// Asks the processor to fetch what is about to be read: a hint, nothing else.
+#[inline(always)]
+pub fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint about an address that is valid to read; SSE is part of x86_64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }
 
 #[cfg(test)]
@@ -181,13 +236,17 @@ mod tests {
     #[test]
     fn slices_stay_in_range_and_apart() {
         let mut region = Region::create(c"test", 1024).unwrap();
+        let fd = region.fd().try_clone_to_owned().unwrap();
         assert!(region.slice_mut::<u64>(0, 1025).is_none());
         assert!(region.slice_mut::<u64>(usize::MAX, 1).is_none());
-        assert!(region.slices_mut::<u64, u64>((0, 513), (512, 1)).is_none());
-        let (a, b) = region.slices_mut::<u64, u32>((0, 512), (512, 1024)).unwrap();
-        a[511] = 1;
-        b[1023] = 2;
-        let mut reader = Region::attach(region.fd().try_clone_to_owned().unwrap(), Access::ReadOnly).unwrap();
+        let again = || Region::attach(fd.try_clone().unwrap(), Access::ReadWrite).unwrap();
+        assert!(again().into_parts::<u64, u64>((0, 513), (512, 1)).is_none());
+        assert!(again().into_parts::<u64, u64>((0, 512), (512, 513)).is_none());
+        let mut parts = region.into_parts::<u64, u32>((0, 512), (512, 1024)).unwrap();
+        parts.first_mut()[511] = 1;
+        parts.second_mut()[1023] = 2;
+        assert_eq!((parts.first()[511], parts.second()[1023]), (1, 2));
+        let mut reader = Region::attach(fd, Access::ReadOnly).unwrap();
         assert!(reader.slice_mut::<u64>(0, 1).is_none());
     }
 }
