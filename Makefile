@@ -88,7 +88,6 @@ vm-test: deps rust build
 	$(ZC_VM) -n 4 -q 2 -- sh -c "modprobe -a bridge veth tun nf_tables && $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3"
 
 bench: deps rust
-	$(CARGO) bench -p fairway-benches --benches
 	$(CARGO) run -q --release -p fairway-benches
 
 deps:

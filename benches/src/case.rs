@@ -55,6 +55,16 @@ pub enum By {
     Reference,
 }
 
+impl Case for Box<dyn Case> {
+    fn run(&mut self) -> Result<Cost> {
+        (**self).run()
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        (**self).bytes()
+    }
+}
+
 /// What a case should reach, in the unit that is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Target {
@@ -147,17 +157,20 @@ impl<C: Case> Case for Watched<C> {
     }
 }
 
-/// How many times more the first costs than the second, in the same round; stands after both in its group.
-pub struct Quotient {
-    pub of: Seen,
-    pub to: Seen,
+/// A number made of what others of its group cost in the same round; stands behind them.
+pub struct Derived {
+    pub of: Vec<Seen>,
+    pub how: fn(&[f64]) -> f64,
+    /// The answer is a time; else a ratio.
+    pub is_time: bool,
 }
 
-impl Case for Quotient {
+impl Case for Derived {
     fn run(&mut self) -> Result<Cost> {
-        let quotient = self.of.get() / self.to.get();
-        ensure!(quotient.is_finite(), "one of the two cases did not run");
-        Ok(Cost::plain(quotient))
+        let costs: Vec<f64> = self.of.iter().map(|seen| seen.get()).collect();
+        ensure!(costs.iter().all(|cost| cost.is_finite()), "a case that it is made of did not run");
+        let answer = (self.how)(&costs);
+        Ok(if self.is_time { Cost::ns(answer) } else { Cost::plain(answer) })
     }
 }
 
@@ -168,7 +181,7 @@ mod tests {
     #[test]
     fn a_quotient_needs_both_of_its_cases() {
         let (of, to) = (Seen::default(), Seen::default());
-        let mut quotient = Quotient { of: of.clone(), to: to.clone() };
+        let mut quotient = Derived { of: vec![of.clone(), to.clone()], how: |c| c[0] / c[1], is_time: false };
         let mut works = Watched { case: || Ok(Cost::plain(3.0)), seen: of };
         let mut fails = Watched { case: || anyhow::bail!("broken"), seen: to.clone() };
         works.run().unwrap();

@@ -17,6 +17,9 @@ pub fn tsc_ghz() -> Option<f64> {
     })
 }
 
+/// How long a case runs once.
+const RUN_NS: f64 = 40e6;
+
 /// Time since it was made.
 pub struct Stopwatch {
     clock: ClockId,
@@ -44,6 +47,18 @@ impl Stopwatch {
     /// What each of so many operations cost.
     pub fn per(&self, operations: u64) -> Cost {
         Cost::ns(self.ns() / operations as f64)
+    }
+}
+
+/// Does `work`, which says how many operations it did, again and again for so long that the clock does not matter.
+pub fn repeat(mut work: impl FnMut() -> u64) -> Cost {
+    let (watch, mut operations) = (Stopwatch::cpu(), 0);
+    loop {
+        operations += work();
+        let ns = watch.ns();
+        if ns >= RUN_NS {
+            return Cost::ns(ns / operations as f64);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Tables of a node in a cluster of 10,000 services with 10 backends each, and 1,000 services more with one backend,
-//! which the measured flows use: so each flow's backend is known beforehand.
+//! Tables of a node in a cluster: services that the measured flows use, 10,000 services more with 10 backends each, 5,000
+//! other nodes, policies.
 
 use bytemuck::Zeroable;
 use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
@@ -30,19 +30,23 @@ pub const BACKEND_PORT: u16 = 8080;
 pub const SERVICES_USED: u32 = 1000;
 pub const SERVICES_MORE: u32 = 10_000;
 const BACKENDS_EACH: u32 = 10;
+/// Covers the backends of 30,000 services with four each.
+const BACKENDS_PREFIX: u8 = 15;
+const RULES_EACH: u32 = 8;
 const NODES: u32 = 5000;
 
 fn addr(first: [u8; 2], number: u32) -> Addr {
     Addr::v4([first[0], first[1], (number >> 8) as u8, number as u8])
 }
 
-/// The address of used service `i`, and that of its only backend, on the peer.
+/// The address of service `i`.
 pub fn service(i: u32) -> Addr {
     addr([172, 30], i)
 }
 
+/// Backend `i` of all that used services have, on the peer. A service's are neighbours: `i` is service * backends + number.
 pub fn backend(i: u32) -> Addr {
-    addr([10, 2], i)
+    Addr::from_bits(Addr::v4([10, 2, 0, 0]).bits() + i as u128)
 }
 
 /// A node that is not the peer has this pod range.
@@ -50,21 +54,107 @@ pub fn node_range(i: u32) -> Addr {
     Addr::from_bits(Addr::v4([11, 0, 0, 0]).bits() + ((i as u128) << 8))
 }
 
+/// What a cluster is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Services that the measured flows use, and backends of each. With one, a flow's backend is known beforehand.
+    pub services: u32,
+    pub backends: u32,
+    pub services_more: u32,
+    /// Policies by which the measured pod may reach backends: each allows its share of them, by eight port rules.
+    pub policies: u32,
+    /// The backends are reached without a tunnel.
+    pub is_routed: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { services: SERVICES_USED, backends: 1, services_more: SERVICES_MORE, policies: 1, is_routed: false }
+    }
+}
+
+/// The tables of the default cluster.
 pub fn publisher() -> Publisher {
-    let mut publisher = Publisher::create(7).expect("memory for tables");
-    let mut batch = publisher.batch([]).expect("nobody reads yet");
-    local(&mut batch);
-    routes(&mut batch);
-    for i in 0..SERVICES_USED {
-        set_service(&mut batch, i, service(i), &[backend(i)]);
+    Shape::default().publisher()
+}
+
+impl Shape {
+    pub fn publisher(self) -> Publisher {
+        let mut publisher = Publisher::create(7).expect("memory for tables");
+        let mut batch = publisher.batch([]).expect("nobody reads yet");
+        local(&mut batch);
+        self.routes(&mut batch);
+        self.services(&mut batch);
+        self.policies(&mut batch);
+        batch.publish();
+        publisher
     }
-    for i in SERVICES_USED..SERVICES_USED + SERVICES_MORE {
-        let backends: Vec<Addr> = (0..BACKENDS_EACH).map(|b| addr([12, b as u8], i)).collect();
-        set_service(&mut batch, i, service(i), &backends);
+
+    fn services(&self, batch: &mut Batch) {
+        for i in 0..self.services {
+            let backends: Vec<Addr> = (0..self.backends).map(|b| backend(i * self.backends + b)).collect();
+            set_service(batch, i, service(i), &backends);
+        }
+        for i in self.services..self.services + self.services_more {
+            let backends: Vec<Addr> = (0..BACKENDS_EACH).map(|b| addr([12, b as u8], i)).collect();
+            set_service(batch, i, service(i), &backends);
+        }
     }
-    policies(&mut batch);
-    batch.publish();
-    publisher
+
+    fn routes(&self, batch: &mut Batch) {
+        let mut tunnel = RouteRecord::new(RouteKind::Tunnel);
+        (tunnel.peer, tunnel.next_hop) = (PEER, 1);
+        let mut plain = RouteRecord::new(RouteKind::Via);
+        plain.next_hop = 1;
+        let services = RouteRecord::new(RouteKind::Services);
+        let rows = [
+            (RouteRecord::new(RouteKind::Local), Prefix::new(POD_ADDR, 24)),
+            (if self.is_routed { plain } else { tunnel }, Prefix::new(backend(0), BACKENDS_PREFIX)),
+            (services, Prefix::new(service(0), 16)),
+            (RouteRecord::new(RouteKind::Via), Prefix::new(Addr::v4([0; 4]), 0)),
+        ];
+        let others = (0..NODES).map(|i| (tunnel, Prefix::new(node_range(i), 24)));
+        for (i, (row, prefix)) in rows.into_iter().chain(others).enumerate() {
+            batch.set(Table::Route, i + 1, &row).expect("room");
+            batch.insert_prefix(Lpm::Route, &prefix.expect("a prefix"), i as u64 + 1).expect("room");
+        }
+    }
+
+    /// Both pods are isolated in both directions; the last of a policy's eight rules lets the measured flows through.
+    fn policies(&self, batch: &mut Batch) {
+        let set = PolicySetRecord { isolated: [1, 1], ..PolicySetRecord::zeroed() };
+        batch.set(Table::PolicySet, 1, &set).expect("room");
+        for policy in 0..self.policies {
+            allow(batch, policy);
+        }
+        let one = |prefix: Option<Prefix>, policy: u32| (prefix.expect("a prefix"), (IDENTITY_FIRST + policy) as u64);
+        batch_identity(batch, one(Prefix::new(POD_ADDR, 24), 0));
+        if self.policies == 1 {
+            return batch_identity(batch, one(Prefix::new(backend(0), BACKENDS_PREFIX), 0));
+        }
+        for i in 0..self.services * self.backends {
+            batch_identity(batch, one(Prefix::new(backend(i), 32), i % self.policies));
+        }
+    }
+}
+
+fn batch_identity(batch: &mut Batch, (prefix, identity): (Prefix, u64)) {
+    batch.insert_prefix(Lpm::Identity, &prefix, identity).expect("room");
+}
+
+/// Writes a policy that lets the pods' set speak with one identity.
+fn allow(batch: &mut Batch, policy: u32) {
+    let rules_first = policy * RULES_EACH;
+    for i in 0..RULES_EACH as u16 {
+        let (port_first, port_last) = if i + 1 == RULES_EACH as u16 { (80, u16::MAX) } else { (1 + i, 1 + i) };
+        let rule =
+            RuleRecord { protocol: Protocol::UDP, port_first, port_last, policy: policy + 1, ..RuleRecord::zeroed() };
+        batch.set(Table::Rule, rules_first as usize + i as usize, &rule).expect("room");
+    }
+    let row = PolicyRow { rules_first, rules_count: RULES_EACH };
+    for direction in [Direction::Ingress, Direction::Egress] {
+        batch.insert(Table::Policy, &PolicyKey::new(1, direction, IDENTITY_FIRST + policy), &row).expect("room");
+    }
 }
 
 /// Writes a service and its backends.
@@ -101,41 +191,5 @@ fn local(batch: &mut Batch) {
         let mut record = EndpointRecord::new(EndpointKind::Pod);
         (record.interface, record.flags, record.policy_set) = (interface, FLAG_POLICY_IN_FORCE, 1);
         batch.insert(Table::Endpoint, &addr, &record).expect("room");
-    }
-}
-
-fn routes(batch: &mut Batch) {
-    let mut tunnel = RouteRecord::new(RouteKind::Tunnel);
-    (tunnel.peer, tunnel.next_hop) = (PEER, 1);
-    let services = RouteRecord::new(RouteKind::Services);
-    let rows = [
-        (RouteRecord::new(RouteKind::Local), Prefix::new(POD_ADDR, 24)),
-        (tunnel, Prefix::new(backend(0), 16)),
-        (services, Prefix::new(service(0), 16)),
-        (RouteRecord::new(RouteKind::Via), Prefix::new(Addr::v4([0; 4]), 0)),
-    ];
-    let others = (0..NODES).map(|i| (tunnel, Prefix::new(node_range(i), 24)));
-    for (i, (row, prefix)) in rows.into_iter().chain(others).enumerate() {
-        batch.set(Table::Route, i + 1, &row).expect("room");
-        batch.insert_prefix(Lpm::Route, &prefix.expect("a prefix"), i as u64 + 1).expect("room");
-    }
-}
-
-/// Both pods are isolated in both directions; a rule of eight lets the measured flows through, the last one.
-fn policies(batch: &mut Batch) {
-    let set = PolicySetRecord { isolated: [1, 1], ..PolicySetRecord::zeroed() };
-    batch.set(Table::PolicySet, 1, &set).expect("room");
-    for i in 0..8 {
-        let (port_first, port_last) = if i == 7 { (80, u16::MAX) } else { (1 + i, 1 + i) };
-        let rule = RuleRecord { protocol: Protocol::UDP, port_first, port_last, policy: 1, ..RuleRecord::zeroed() };
-        batch.set(Table::Rule, i as usize, &rule).expect("room");
-    }
-    let row = PolicyRow { rules_first: 0, rules_count: 8 };
-    for direction in [Direction::Ingress, Direction::Egress] {
-        batch.insert(Table::Policy, &PolicyKey::new(1, direction, IDENTITY_FIRST), &row).expect("room");
-    }
-    let ours = [Prefix::new(POD_ADDR, 24), Prefix::new(backend(0), 16)];
-    for prefix in ours.into_iter().flatten() {
-        batch.insert_prefix(Lpm::Identity, &prefix, IDENTITY_FIRST as u64).expect("room");
     }
 }

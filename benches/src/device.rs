@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 const RING_LEN: usize = 1024;
 
 /// Writes flow `i`'s part into a copy of the template.
-pub type Patch = fn(&mut [u8], u32);
+pub type Patch = Box<dyn Fn(&mut [u8], u32) + Send>;
 
 pub struct Traffic {
     interface: u32,
@@ -31,7 +31,7 @@ impl Traffic {
 
     /// A device that receives nothing.
     pub fn silent(interface: u32) -> Traffic {
-        Traffic::new(interface, Vec::new(), |_, _| {}, Vec::new())
+        Traffic::new(interface, Vec::new(), Box::new(|_, _| {}), Vec::new())
     }
 
     #[inline(always)]

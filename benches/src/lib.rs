@@ -1,8 +1,19 @@
-//! The bench program's parts: what can be measured ([`case`]) and by which clock ([`clock`]); the measured node in memory
-//! ([`node`]), its tables ([`cluster`]) and a device that makes packets as a NIC would deliver them ([`device`]).
+//! The bench program's parts, in the order of a run: [`program`] asks the topics ([`engine`], [`new_flows`], [`lookups`]) for
+//! groups of cases ([`case`]), [`run`] measures them in turns by [`clock`], [`figures`] makes rows of it, [`table`] and
+//! [`report`] write them down with the [`conditions`]. The measured node in memory is [`node`], its tables [`cluster`], and
+//! [`device`] makes packets as a NIC would deliver them.
 
 pub mod case;
 pub mod clock;
 pub mod cluster;
+pub mod conditions;
 pub mod device;
+pub mod engine;
+pub mod figures;
+pub mod lookups;
+pub mod new_flows;
 pub mod node;
+pub mod program;
+pub mod report;
+pub mod run;
+pub mod table;

@@ -1,6 +1,6 @@
 //! One worker of a node in memory, and the traffic that is measured through it.
 
-use crate::cluster::{self, GATEWAY_MAC, HOST, OTHER_POD, POD, POD_ADDR, POD_MAC, UPLINK};
+use crate::cluster::{self, GATEWAY_MAC, HOST, OTHER_POD, POD, POD_ADDR, POD_MAC, Shape, UPLINK};
 use crate::device::{Patch, Traffic};
 use dataplane::flow::FlowTable;
 use dataplane::handoff::Mailbox;
@@ -23,6 +23,9 @@ use tables::{Addr, Mac, Publisher};
 /// Packets of one round: bursts of 64, two from one interface.
 pub const ROUND: u64 = 128;
 const FRAMES: u32 = 4096;
+const FRAME_BYTES: u32 = 2048;
+/// Backends of each service.
+const BACKENDS: u32 = 4;
 /// Bytes of a measured packet, without FCS: 64 on the wire are 60 here; 64 here are counted as DESIGN counts.
 const PACKET_BYTES: usize = 64;
 
@@ -31,23 +34,50 @@ const PACKET_BYTES: usize = 64;
 pub enum Kind {
     /// Pod to ClusterIP to a remote backend, encapsulated.
     Encap,
-    /// The way back of the same flows.
+    /// The way back of such flows.
     Decap,
+    /// As `Encap`, to backends that are reached without a tunnel.
+    Plain,
+    /// The way back of such flows.
+    PlainBack,
     /// Pod to pod on this node, both halves of the flow.
     Local,
+}
+
+impl Kind {
+    /// The cluster whose flows these are. Packets that come back bear the backend's address, so it must be known: one each.
+    pub fn shape(self) -> Shape {
+        let backends = if matches!(self, Kind::Decap | Kind::PlainBack) { 1 } else { BACKENDS };
+        let is_routed = matches!(self, Kind::Plain | Kind::PlainBack);
+        Shape { backends, is_routed, ..Shape::default() }
+    }
+
+    /// What opens such flows.
+    fn opening(self) -> Kind {
+        match self {
+            Kind::Decap => Kind::Encap,
+            Kind::PlainBack => Kind::Plain,
+            other => other,
+        }
+    }
+
+    pub fn flows_each(self) -> usize {
+        if self == Kind::Local { 2 } else { 1 }
+    }
 }
 
 /// A worker with its interfaces.
 pub struct Node {
     pub worker: Worker,
     pub status: Status,
+    services: u32,
     // Held: the worker reads its memory.
     _publisher: Publisher,
 }
 
 impl Node {
-    pub fn new(flows_max: usize) -> Node {
-        let publisher = cluster::publisher();
+    pub fn new(shape: Shape, flows_max: usize) -> Node {
+        let publisher = shape.publisher();
         let status = Status::create(1).expect("memory for status");
         let mailboxes = Mailbox::all(1).expect("a mailbox");
         let flows = FlowLayout::for_capacity(flows_max).create(0, 1, 7, 0).expect("memory for flows");
@@ -58,17 +88,16 @@ impl Node {
         let fd = publisher.region().fd().try_clone_to_owned().expect("a descriptor");
         path.reader = Some(Box::new(Reader::from_fd(fd).expect("good tables")));
         let worker = Worker::new(path, mailboxes, Polling::Poll).expect("an epoll");
-        Node { worker, status, _publisher: publisher }
+        Node { worker, status, services: shape.services, _publisher: publisher }
     }
 
     /// A node through which `flows` flows of a kind go in random order, all of them established.
     pub fn established(kind: Kind, flows: u32) -> Node {
-        let mut node = Node::new(flows as usize * if kind == Kind::Local { 2 } else { 1 } * 5 / 4);
-        let opening = if kind == Kind::Decap { Kind::Encap } else { kind };
-        node.connect(opening, (0..flows).collect());
+        let mut node = Node::new(kind.shape(), flows as usize * kind.flows_each() * 5 / 4);
+        node.connect(kind.opening(), (0..flows).collect());
         // The first round fills the ring.
         node.run(flows as u64 + 1024);
-        assert_eq!(node.count(WorkerCounter::FlowsInserted), flows as u64 * if kind == Kind::Local { 2 } else { 1 });
+        assert_eq!(node.count(WorkerCounter::FlowsInserted), (flows as usize * kind.flows_each()) as u64);
         node.connect(kind, shuffled(flows));
         node.run(flows as u64);
         node.assert_all_forwarded();
@@ -77,8 +106,8 @@ impl Node {
 
     /// Replaces all interfaces by ones that deliver traffic of this kind.
     pub fn connect(&mut self, kind: Kind, order: Vec<u32>) {
-        let from = if kind == Kind::Decap { UPLINK } else { POD };
-        let (template, patch) = traffic(kind);
+        let from = if kind == kind.opening() { POD } else { UPLINK };
+        let (template, patch) = traffic(kind, self.services);
         let mut traffic = Some(Traffic::new(from, template, patch, order));
         for (id, kind) in [
             (UPLINK, InterfaceKind::Uplink),
@@ -120,6 +149,11 @@ impl Node {
         self.status.block(0).get(counter)
     }
 
+    /// Memory of flows and frames.
+    pub fn bytes(&mut self) -> u64 {
+        self.worker.path().flows.region().words().len() as u64 * 8 + FRAMES as u64 * FRAME_BYTES as u64
+    }
+
     /// A bench that measures drops measures nothing.
     pub fn assert_all_forwarded(&self) {
         let dropped = DropReason::ALL.iter().filter(|&&reason| self.status.block(0).drops(reason) > 0);
@@ -129,7 +163,7 @@ impl Node {
 }
 
 pub fn pool() -> FramePool {
-    let (memory, frames) = Memory::create(FRAMES, 2048).expect("memory for frames");
+    let (memory, frames) = Memory::create(FRAMES, FRAME_BYTES).expect("memory for frames");
     FramePool::divide(Arc::new(memory), frames, 1).remove(0)
 }
 
@@ -156,29 +190,44 @@ const FIRST_PORT: u32 = 1024;
 
 /// The frame of a kind, and what tells its flows apart. Checksums are not made right for each flow: nobody on the path
 /// verifies one.
-pub fn traffic(kind: Kind) -> (Vec<u8>, Patch) {
+pub fn traffic(kind: Kind, services: u32) -> (Vec<u8>, Patch) {
     let payload = &[0; PACKET_BYTES - 42];
     match kind {
-        Kind::Encap => {
-            (udp(POD_MAC, POD_ADDR, cluster::service(0), (1, cluster::SERVICE_PORT), payload), |bytes, i| {
-                put_addr(bytes, 30, cluster::service(i % cluster::SERVICES_USED));
-                put(bytes, 34, FIRST_PORT + i / cluster::SERVICES_USED);
-            })
+        Kind::Encap | Kind::Plain => {
+            let frame = udp(POD_MAC, POD_ADDR, cluster::service(0), (1, cluster::SERVICE_PORT), payload);
+            let patch = move |bytes: &mut [u8], i: u32| {
+                put_addr(bytes, 30, cluster::service(i % services));
+                put(bytes, 34, FIRST_PORT + i / services);
+            };
+            (frame, Box::new(patch))
         }
         Kind::Decap => {
-            let inner = udp(GATEWAY_MAC, cluster::backend(0), POD_ADDR, (cluster::BACKEND_PORT, 1), payload);
+            let inner = answer(payload);
             let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat();
             let outer = udp(GATEWAY_MAC, cluster::PEER, cluster::NODE, (50_000, cluster::TUNNEL_PORT), &vxlan);
-            (outer, |bytes, i| {
-                put_addr(bytes, OUTER + 26, cluster::backend(i % cluster::SERVICES_USED));
-                put(bytes, OUTER + 36, FIRST_PORT + i / cluster::SERVICES_USED);
-            })
+            (outer, put_answer(OUTER, services))
         }
-        Kind::Local => (udp(POD_MAC, POD_ADDR, cluster::OTHER_POD_ADDR, (1, 80), payload), |bytes, i| {
-            put(bytes, 34, FIRST_PORT + i % 60_000);
-            put(bytes, 36, 80 + i / 60_000);
-        }),
+        Kind::PlainBack => (answer(payload), put_answer(0, services)),
+        Kind::Local => (
+            udp(POD_MAC, POD_ADDR, cluster::OTHER_POD_ADDR, (1, 80), payload),
+            Box::new(|bytes, i| {
+                put(bytes, 34, FIRST_PORT + i % 60_000);
+                put(bytes, 36, 80 + i / 60_000);
+            }),
+        ),
     }
+}
+
+fn answer(payload: &[u8]) -> Vec<u8> {
+    udp(GATEWAY_MAC, cluster::backend(0), POD_ADDR, (cluster::BACKEND_PORT, 1), payload)
+}
+
+/// Writes flow `i`'s backend and port into an answer that begins at `at`.
+fn put_answer(at: usize, services: u32) -> Patch {
+    Box::new(move |bytes, i| {
+        put_addr(bytes, at + 26, cluster::backend(i % services));
+        put(bytes, at + 36, FIRST_PORT + i / services);
+    })
 }
 
 fn put(bytes: &mut [u8], at: usize, value: u32) {

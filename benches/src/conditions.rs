@@ -1,0 +1,93 @@
+//! Under which conditions was measured: machine, kernel, clock, memory. Reads /proc, changes nothing.
+
+use crate::clock;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Conditions {
+    pub cpu: String,
+    pub cores: String,
+    /// With where the rate is from.
+    pub tsc: String,
+    pub kernel: String,
+    /// Huge pages: who had them.
+    pub pages: String,
+    pub rounds: usize,
+    pub date: String,
+}
+
+impl Conditions {
+    pub fn now(rounds: usize, core: Option<usize>, pages: String) -> Conditions {
+        let unknown = || "unknown".to_owned();
+        let cores = std::fs::read_to_string("/proc/cpuinfo").map_or(0, |text| text.matches("processor\t").count());
+        let load = read("/proc/loadavg").and_then(|text| Some(text.split(' ').next()?.to_owned()));
+        let on = core.map_or("not pinned".to_owned(), |core| format!("measured on core {core}"));
+        let ghz = clock::tsc_ghz().map(|ghz| format!("{ghz:.3} GHz (the kernel's calibration: bogomips / 2000)"));
+        Conditions {
+            cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
+            cores: format!("{cores}, {on}, load {} at the start", load.unwrap_or_else(unknown)),
+            tsc: ghz.unwrap_or("none that is constant, so no ticks are given".to_owned()),
+            kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
+            pages,
+            rounds,
+            date: today(),
+        }
+    }
+
+    /// Names and values.
+    pub fn list(&self) -> [(&'static str, String); 7] {
+        [
+            ("CPU", self.cpu.clone()),
+            ("cores", self.cores.clone()),
+            ("TSC", self.tsc.clone()),
+            ("kernel", self.kernel.clone()),
+            ("huge pages", self.pages.clone()),
+            ("rounds", format!("{}, all cases of a group in turns; medians", self.rounds)),
+            ("date", self.date.clone()),
+        ]
+    }
+
+    pub fn text(&self) -> String {
+        self.list().map(|(name, value)| format!("{name}: {value}")).join("; ")
+    }
+}
+
+pub fn read(file: &str) -> Option<String> {
+    Some(fs::read_to_string(file).ok()?.trim().to_owned())
+}
+
+/// The first value of a field in a file of "name : value" lines.
+pub fn field(file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn today() -> String {
+    let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() / 86_400);
+    let (year, month, day) = date(day as i64);
+    format!("{year}-{month:02}-{day:02}")
+}
+
+/// Days since 1970 as a date (H. Hinnant, chrono-compatible low-level date algorithms, civil_from_days).
+fn date(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let civil_month = if month < 10 { month + 3 } else { month - 9 };
+    (year + era * 400 + (civil_month <= 2) as i64, civil_month, day_of_year - (153 * month + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_day_has_its_date() {
+        assert_eq!(super::date(0), (1970, 1, 1));
+        assert_eq!(super::date(20_148), (2025, 3, 1));
+        assert_eq!(super::date(11_016), (2000, 2, 29));
+    }
+}

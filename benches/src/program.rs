@@ -1,0 +1,88 @@
+//! The bench program: what was asked, then measure, print and write.
+
+use crate::case::Group;
+use crate::conditions::Conditions;
+use crate::report::{Chapter, Report};
+use crate::{engine, lookups, new_flows, run, table};
+use anyhow::{Result, ensure};
+use clap::Parser;
+use std::path::PathBuf;
+
+/// Measures what a packet and a table change cost, with peers beside it.
+#[derive(Parser)]
+struct Arguments {
+    /// Measures all sizes, and more rounds; FULL=1 says the same.
+    #[arg(long)]
+    full: bool,
+    /// Measures only groups that have this in their title, or in a case's name or size.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// How often each case runs.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Where report.json and report.html go [default: target/bench].
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// What `cargo bench` says to every program.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Every group, in the order of the report.
+fn groups(full: bool) -> Vec<Group> {
+    let mut groups = engine::groups(full);
+    groups.extend(new_flows::groups());
+    groups.extend(lookups::groups());
+    groups.push(engine::empty_round());
+    groups
+}
+
+pub fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let full = arguments.full || is_set("FULL");
+    let rounds = arguments.rounds.unwrap_or(if full { 31 } else { 11 });
+    let core = pin();
+    let conditions = Conditions::now(rounds, core, "unknown".to_owned());
+    let groups = only(groups(full), arguments.only.as_deref());
+    ensure!(!groups.is_empty(), "no case has {:?} in its name", arguments.only.unwrap_or_default());
+    let mut chapters: Vec<Chapter> = groups.iter().map(chapter).collect();
+    chapters.dedup();
+    let report = Report { conditions, chapters, rows: run::all(groups, rounds) };
+    println!("{}\n{}\n{}", report.conditions.text(), table::table(&report.rows), report.summary());
+    let folder = arguments.out.unwrap_or_else(out);
+    report.write(&folder)?;
+    println!("also in {}: report.json, report.html", folder.display());
+    ensure!(!report.is_broken(), "some of our own cases failed, see ERROR above");
+    Ok(())
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var(variable).is_ok_and(|value| !value.is_empty() && value != "0")
+}
+
+fn chapter(group: &Group) -> Chapter {
+    Chapter { title: group.title.to_owned(), about: group.about.to_owned() }
+}
+
+/// The last core: interrupts and other work tend to be on the first.
+fn pin() -> Option<usize> {
+    let core = core_affinity::get_core_ids()?.into_iter().max_by_key(|core| core.id)?;
+    core_affinity::set_for_current(core).then_some(core.id)
+}
+
+/// Whole groups: a case may need another one of its group.
+fn only(groups: Vec<Group>, text: Option<&str>) -> Vec<Group> {
+    let Some(text) = text else { return groups };
+    let has = |group: &Group| {
+        group.title.contains(text)
+            || group.cases.iter().any(|case| case.what.contains(text) || case.size.contains(text))
+    };
+    groups.into_iter().filter(has).collect()
+}
+
+/// Beside what cargo builds, wherever this was started.
+fn out() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(|package| PathBuf::from(package).join("../target"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target.or(package).unwrap_or("target".into()).join("bench")
+}
