@@ -87,7 +87,10 @@ vm-test: deps rust build
 	@[ -n "$(ZC_VM)" ] || { echo "say where zc-vm is: make vm-test ZC_VM=path/to/zc-vm"; exit 1; }
 	$(ZC_VM) -n 4 -q 2 -- sh -c "modprobe -a bridge veth tun nf_tables && $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3"
 
+# Peers that cannot be built are rows with an error.
+bench: PACKAGES += libdpdk-dev
 bench: deps rust
+	-$(MAKE) --no-print-directory -C benches/peers OUT=$(abspath $(TARGET_DIR))/bench/peers
 	$(CARGO) run -q --release -p fairway-benches
 
 deps:

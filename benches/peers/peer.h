@@ -5,12 +5,13 @@
  *   ready <bytes of the structure> <sum of all answers>     once, when it is built and checked
  *   <ns of CPU time each> <that in TSC ticks>                one for each line "run" on stdin; ends at its end
  *
- * Environment: FAIRWAY_BENCH_CORE (default: the last one), FAIRWAY_BENCH_HUGE=1 (huge pages, else none).
+ * Environment: FAIRWAY_BENCH_CORE (default: the last one it may use), FAIRWAY_BENCH_HUGE=1 (huge pages, else none).
  * Nothing here must know what is looked up.
  */
 #ifndef FAIRWAY_PEER_H
 #define FAIRWAY_PEER_H
 
+#include <sched.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,10 +26,10 @@
 #include <rte_malloc.h>
 
 #define BURST 64
-/* Bursts between two looks at the clock, and what a run takes without and with it. */
+/* Bursts between two looks at the clock, before a run to warm, and how long it takes then; as ours do. */
 #define BURSTS_PER_LOOK 256
-#define WARM_NS 5000000u
-#define RUN_NS 50000000u
+#define BURSTS_TO_WARM (4 * BURSTS_PER_LOOK)
+#define RUN_NS 40000000u
 
 static void die(const char *what, ...) __attribute__((noreturn, format(printf, 1, 2)));
 static void die(const char *what, ...)
@@ -63,6 +64,18 @@ static void init(int count, char **arguments)
 		    rte_strerror(rte_errno));
 }
 
+/* The last core that this process may use. */
+static int last_core(void)
+{
+	cpu_set_t usable;
+	int core = CPU_SETSIZE - 1;
+	if (sched_getaffinity(0, sizeof usable, &usable) < 0)
+		die("the kernel does not say which cores may be used");
+	while (core > 0 && !CPU_ISSET(core, &usable))
+		core--;
+	return core;
+}
+
 /* Starts DPDK's memory and CPU parts alone. Without huge pages it wants to know its memory beforehand: megabytes_max of
  * address space, of which only what is touched costs anything. */
 static void start(unsigned megabytes_max)
@@ -73,7 +86,7 @@ static void start(unsigned megabytes_max)
 		"--force-max-simd-bitwidth=512", "--in-memory", "--single-file-segments", NULL, NULL };
 	int count = 10;
 	snprintf(megabytes, sizeof megabytes, "%u", megabytes_max);
-	snprintf(cores, sizeof cores, "%ld", core ? atol(core) : sysconf(_SC_NPROCESSORS_ONLN) - 1);
+	snprintf(cores, sizeof cores, "%d", core ? atoi(core) : last_core());
 	if (!huge || strcmp(huge, "1")) {
 		arguments[8] = "--no-huge";
 		arguments[9] = "-m";
@@ -124,29 +137,22 @@ static inline uint64_t cpu_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Looks up bursts for that long and returns how many; `bursts` goes on where it ended. */
-static uint64_t spend(uint64_t ns, uint64_t (*bursts)(unsigned count))
-{
-	static volatile uint64_t answers;
-	uint64_t start = cpu_ns(), done = 0;
-	do {
-		answers += bursts(BURSTS_PER_LOOK);
-		done += BURSTS_PER_LOOK;
-	} while (cpu_ns() - start < ns);
-	return done;
-}
-
 /* Answers requests until there are no more. */
 static int serve(uint64_t bytes, uint64_t sum, uint64_t (*bursts)(unsigned count))
 {
+	static volatile uint64_t answers;
 	char line[16];
 	printf("ready %lu %lu\n", bytes, sum);
 	fflush(stdout);
 	while (fgets(line, sizeof line, stdin)) {
-		spend(WARM_NS, bursts);
-		uint64_t start = cpu_ns();
-		double each = (double)spend(RUN_NS, bursts) * BURST, ns = (double)(cpu_ns() - start) / each;
-		printf("%.3f %.3f\n", ns, ns * 1e-9 * (double)rte_get_tsc_hz());
+		answers += bursts(BURSTS_TO_WARM);
+		uint64_t start = cpu_ns(), ns, done = 0;
+		do {
+			answers += bursts(BURSTS_PER_LOOK);
+			done += BURSTS_PER_LOOK * BURST;
+		} while ((ns = cpu_ns() - start) < RUN_NS);
+		double each = (double)ns / (double)done;
+		printf("%.3f %.3f\n", each, each * 1e-9 * (double)rte_get_tsc_hz());
 		fflush(stdout);
 	}
 	rte_eal_cleanup();

@@ -1,0 +1,101 @@
+//! The flow table beside rte_hash and hashbrown: established flows found by their tuples, in random order.
+
+use super::{Agreement, BURST, Cursor, Lookups, keys, program, short};
+use crate::case::{By, Case, Group, Planned, Target};
+use crate::node::shuffled;
+use anyhow::{Result, anyhow};
+use dataplane::flow::{FlowId, FlowTable, Way};
+use hashbrown::HashMap;
+use tables::flow::{FlowLayout, FlowRecord, Tuple};
+
+const WHAT: &str = "flow look-up";
+const SIZES: [u32; 4] = [10_000, 100_000, 1_000_000, 4_000_000];
+/// From here on rte_hash is to be beaten by so much.
+const TARGET_FLOWS: u32 = 1_000_000;
+const TARGET_RATIO: f64 = 1.5;
+
+pub fn groups() -> Vec<Group> {
+    SIZES.into_iter().map(group).collect()
+}
+
+fn group(flows: u32) -> Group {
+    let (size, agreement) = (format!("{} flows", short(flows)), Agreement::default());
+    let target = if flows >= TARGET_FLOWS { Target::ratio(TARGET_RATIO) } else { Target::default() };
+    let rte_hash =
+        |peer, key_bytes: &str| program((WHAT, &size, peer), ("hash", &[key_bytes, &flows.to_string()]), &agreement);
+    let (first, second) = (agreement.clone(), agreement.clone());
+    Group {
+        title: "flow table",
+        about: "Tuples in random order, bursts of 64. rte_hash and ours read what is found beside the key, hashbrown \
+                its whole record. 40-byte keys are ours, padded to 48, which rte_hash compares faster.",
+        cases: vec![
+            Planned::ours(WHAT, &size, move || ours(flows, &first)),
+            rte_hash("rte_hash, our 40-byte keys", "48").target(target),
+            rte_hash("rte_hash, 16-byte keys", "16"),
+            Planned::ours(WHAT, &size, move || hashbrown(flows, &second)).by(By::Peer("hashbrown")),
+        ],
+    }
+}
+
+fn record(i: u32) -> FlowRecord {
+    let inside = keys::tuple(i);
+    let mut record = FlowRecord::new(inside, &inside);
+    record.service = i + 1;
+    record
+}
+
+fn tuples(flows: u32) -> Vec<Tuple> {
+    shuffled(flows).into_iter().map(keys::tuple).collect()
+}
+
+/// A burst's flows in three passes, as a worker finds them.
+#[inline(always)]
+fn find_burst(table: &FlowTable, tuples: &[Tuple], found: &mut [Option<FlowId>; BURST]) {
+    let mut hashes = [0; BURST];
+    for (tuple, hash) in tuples.iter().zip(&mut hashes) {
+        *hash = table.hash(tuple);
+        table.expect(*hash);
+    }
+    for (&hash, likely) in hashes.iter().zip(&mut *found) {
+        *likely = table.likely(hash);
+    }
+    for ((tuple, hash), found) in tuples.iter().zip(hashes).zip(found) {
+        *found = table.confirm(*found, tuple, Way::Out, hash);
+    }
+}
+
+fn ours(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
+    let layout = FlowLayout::for_capacity(flows as usize * 5 / 4);
+    let mut table = FlowTable::new(layout.create(0, 1, 7, 0)?)?;
+    for i in 0..flows {
+        table.insert(record(i)).map_err(|reason| anyhow!("flow {i} of {flows} finds no room: {}", reason.name()))?;
+    }
+    let tuples = tuples(flows);
+    let found = |tuple| table.find(tuple, Way::Out).map_or(0, |id| table.record(id).service as u64);
+    agreement.check(tuples.iter().map(found).sum())?;
+    let (mut cursor, mut found) = (Cursor::new(tuples.len()), [None; BURST]);
+    let bursts = move |count| {
+        let mut answers = 0;
+        for _ in 0..count {
+            find_burst(&table, &tuples[cursor.advance()], &mut found);
+            answers += found.iter().flatten().map(|&id| id as u64).sum::<u64>();
+        }
+        answers
+    };
+    Ok(Lookups { bytes: Some(layout.region_words() as u64 * 8), bursts })
+}
+
+fn hashbrown(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
+    // Words are hashed faster than the tuple's fields one by one.
+    let words = |tuple: Tuple| -> [u64; 5] { bytemuck::cast(tuple) };
+    let mut map: HashMap<[u64; 5], FlowRecord> = HashMap::with_capacity(flows as usize);
+    map.extend((0..flows).map(|i| (words(keys::tuple(i)), record(i))));
+    let keys: Vec<[u64; 5]> = tuples(flows).into_iter().map(words).collect();
+    agreement.check(keys.iter().map(|key| map[key].service as u64).sum())?;
+    let (bytes, mut cursor) = (map.allocation_size() as u64, Cursor::new(keys.len()));
+    let bursts = move |count| {
+        let bursts = (0..count).map(|_| cursor.advance());
+        bursts.flat_map(|burst| &keys[burst]).map(|key| map.get(key).map_or(0, |record| record.service as u64)).sum()
+    };
+    Ok(Lookups { bytes: Some(bytes), bursts })
+}

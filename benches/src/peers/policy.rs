@@ -1,0 +1,74 @@
+//! Policy beside rte_acl: is this identity allowed to this port of a pod with this policy set, and which policy says so?
+
+use super::{Agreement, Cursor, Lookups, keys, program, short};
+use crate::case::{Case, Group, Planned, Target};
+use anyhow::Result;
+use bytemuck::Zeroable;
+use dataplane::classify::policy::judge;
+use tables::layout::Table;
+use tables::policy::{Direction, PolicyKey, PolicyRow, PolicySetRecord};
+use tables::publish::Batch;
+use tables::{Publisher, View};
+
+const WHAT: &str = "policy look-up";
+const SIZES: [u32; 3] = [10, 1000, 10_000];
+const QUERIES: u32 = 1 << 16;
+const TARGET_RULES: u32 = 10_000;
+const TARGET_RATIO: f64 = 5.0;
+
+pub fn groups() -> Vec<Group> {
+    SIZES.into_iter().map(group).collect()
+}
+
+fn group(rules: u32) -> Group {
+    let (size, agreement) = (format!("{} rules", short(rules)), Agreement::default());
+    let target = if rules == TARGET_RULES { Target::ratio(TARGET_RATIO) } else { Target::default() };
+    let first = agreement.clone();
+    Group {
+        title: "policy",
+        about: "By policy set, identity, protocol, port and direction; 11 of 16 allowed; bursts of 64. Rows of four port \
+                rules. rte_acl: its widest vector algorithm, one field for each.",
+        cases: vec![
+            Planned::ours(WHAT, &size, move || ours(rules, &first)),
+            program((WHAT, &size, "rte_acl"), ("acl", &[&rules.to_string()]), &agreement).target(target),
+        ],
+    }
+}
+
+fn fill(batch: &mut Batch, rules: u32) -> Result<()> {
+    for i in 0..rules {
+        let (policy_set, identity) = keys::row(i);
+        let set = PolicySetRecord { isolated: [1, 1], ..PolicySetRecord::zeroed() };
+        batch.set(Table::PolicySet, policy_set as usize, &set)?;
+        batch.set(Table::Rule, i as usize, &keys::rule(i))?;
+        let rules_first = i / keys::RULES_PER_ROW * keys::RULES_PER_ROW;
+        let row = PolicyRow { rules_first, rules_count: i + 1 - rules_first };
+        batch.insert(Table::Policy, &PolicyKey::new(policy_set, Direction::Ingress, identity), &row)?;
+    }
+    Ok(())
+}
+
+/// The number of the policy that allows it, plus one; 0 if none does.
+#[inline(always)]
+fn answer(view: &View, query: &keys::Query) -> u64 {
+    let keys::Query { policy_set, identity, protocol, port } = *query;
+    let judged = judge(view, policy_set, Direction::Ingress, identity, protocol, port);
+    judged.policy.filter(|_| judged.allowed).map_or(0, |policy| policy as u64 + 1)
+}
+
+fn ours(rules: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
+    let mut publisher = Publisher::create(7)?;
+    let mut batch = publisher.batch([]).expect("nobody reads yet");
+    fill(&mut batch, rules)?;
+    batch.publish();
+    let queries: Vec<keys::Query> = (0..QUERIES).map(|i| keys::query(i, rules)).collect();
+    let view = publisher.live();
+    agreement.check(queries.iter().map(|query| answer(&view, query)).sum())?;
+    let mut cursor = Cursor::new(queries.len());
+    let bursts = move |count| {
+        let view = publisher.live();
+        let bursts = (0..count).map(|_| cursor.advance());
+        bursts.flat_map(|burst| &queries[burst]).map(|query| answer(&view, query)).sum()
+    };
+    Ok(Lookups { bytes: None, bursts })
+}
