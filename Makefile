@@ -7,14 +7,15 @@
 #   make sanitize       the raw-memory part under AddressSanitizer and valgrind
 #   make soak T=3600    the demo's sections again and again for T seconds
 #   make vm-test ZC_VM=path/to/zc-vm    the lab's uplinks on true zero-copy NICs of a VM
-#   make bench          what a packet and a table change cost, about 5 minutes
+#   make bench          what a packet and a table change cost, with peers beside it; FULL=1 is longer, HUGE=0 without huge pages
+#   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
 #   make deps           the Debian packages that are missing
 #   make clean-lab      removes labs that were left up
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint fuzz sanitize soak vm-test bench deps rust build build-tests clean-lab
+.PHONY: demo test lint fuzz sanitize soak vm-test bench bench-check bench-baseline deps rust build build-tests clean-lab
 
 T ?= 60
 KEEP ?=
@@ -91,7 +92,13 @@ vm-test: deps rust build
 bench: PACKAGES += libdpdk-dev
 bench: deps rust
 	-$(MAKE) --no-print-directory -C benches/peers OUT=$(abspath $(TARGET_DIR))/bench/peers
-	$(CARGO) run -q --release -p fairway-benches
+	$(AS_ROOT) $(CARGO) run -q --release -p fairway-benches
+
+bench-check: rust
+	$(AS_ROOT) $(CARGO) run -q --release -p fairway-benches -- --check benches/baseline.json
+
+bench-baseline: rust
+	$(AS_ROOT) $(CARGO) run -q --release -p fairway-benches -- --write-baseline benches/baseline.json
 
 deps:
 	@if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then \

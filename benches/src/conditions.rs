@@ -12,14 +12,14 @@ pub struct Conditions {
     /// With where the rate is from.
     pub tsc: String,
     pub kernel: String,
-    /// Huge pages: who had them.
+    /// Huge pages: who had them. Known after the run.
     pub pages: String,
     pub rounds: usize,
     pub date: String,
 }
 
 impl Conditions {
-    pub fn now(rounds: usize, core: Option<usize>, pages: String) -> Conditions {
+    pub fn now(rounds: usize, core: Option<usize>) -> Conditions {
         let unknown = || "unknown".to_owned();
         let cores = std::fs::read_to_string("/proc/cpuinfo").map_or(0, |text| text.matches("processor\t").count());
         let load = read("/proc/loadavg").and_then(|text| Some(text.split(' ').next()?.to_owned()));
@@ -30,7 +30,7 @@ impl Conditions {
             cores: format!("{cores}, {on}, load {} at the start", load.unwrap_or_else(unknown)),
             tsc: ghz.unwrap_or("none that is constant, so no ticks are given".to_owned()),
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
-            pages,
+            pages: String::new(),
             rounds,
             date: today(),
         }

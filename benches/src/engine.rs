@@ -37,14 +37,16 @@ const SIZES: [Size; 5] = [
 /// What VPP took for the encapsulating way on another such machine: flows, ns.
 pub const VPP_ELSEWHERE: [(f64, f64); 3] = [(1e3, 97.0), (1e5, 742.0 * 0.385), (1e6, 325.0)];
 pub const ENCAP: &str = "pod to ClusterIP, encap";
+pub const DECAP: &str = "decap, policy, deliver";
+pub const LOCAL: &str = "local pod to pod, both halves";
 const ADDED_NS_AIM: f64 = 8.0;
 
 const WAYS: [(Kind, &str); 5] = [
     (Kind::Encap, ENCAP),
     (Kind::Plain, "pod to ClusterIP, no tunnel"),
-    (Kind::Decap, "decap, policy, deliver"),
+    (Kind::Decap, DECAP),
     (Kind::PlainBack, "no tunnel, policy, deliver"),
-    (Kind::Local, "local pod to pod, both halves"),
+    (Kind::Local, LOCAL),
 ];
 
 pub fn groups(full: bool) -> Vec<Group> {

@@ -23,7 +23,7 @@ pub const MEMORY: &str = "memory per flow";
 /// Port rules, eight for each identity that a pod may speak with.
 pub const RULES_SIZE: (u32, &str) = (10_000, "10,000 rules");
 /// Frames that lie in the first-level cache.
-const FRAMES: (usize, &str) = (128, "128 frames");
+pub const FRAMES: (usize, &str) = (128, "128 frames");
 /// Operations between two looks at the clock.
 const BATCH: usize = 1 << 14;
 /// Inputs in random order, more than a predictor learns.

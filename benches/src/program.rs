@@ -3,8 +3,8 @@
 use crate::case::Group;
 use crate::conditions::Conditions;
 use crate::report::{Chapter, Report};
-use crate::{engine, lookups, new_flows, peers, run, table};
-use anyhow::{Result, ensure};
+use crate::{check, engine, huge, lookups, new_flows, peers, run, table};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::path::PathBuf;
 
@@ -23,6 +23,12 @@ struct Arguments {
     /// Where report.json and report.html go [default: target/bench].
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Measures a few cases only and compares them with this baseline.
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+    /// Measures these few cases and writes them as the baseline.
+    #[arg(long, value_name = "FILE")]
+    write_baseline: Option<PathBuf>,
     /// What `cargo bench` says to every program.
     #[arg(long, hide = true)]
     bench: bool,
@@ -40,21 +46,43 @@ fn groups(full: bool) -> Vec<Group> {
 
 pub fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(status) = huge::around_self()? {
+        std::process::exit(status.code().unwrap_or(1));
+    }
     let full = arguments.full || is_set("FULL");
     let rounds = arguments.rounds.unwrap_or(if full { 31 } else { 11 });
     let core = pin();
-    let conditions = Conditions::now(rounds, core, "unknown".to_owned());
+    if arguments.check.is_some() || arguments.write_baseline.is_some() {
+        return check(&arguments, rounds, core);
+    }
     let groups = only(groups(full), arguments.only.as_deref());
     ensure!(!groups.is_empty(), "no case has {:?} in its name", arguments.only.unwrap_or_default());
     let mut chapters: Vec<Chapter> = groups.iter().map(chapter).collect();
     chapters.dedup();
-    let report = Report { conditions, chapters, rows: run::all(groups, rounds) };
+    let mut conditions = Conditions::now(rounds, core);
+    let rows = run::all(groups, rounds);
+    conditions.pages = huge::found();
+    let report = Report { conditions, chapters, rows };
     println!("{}\n{}\n{}", report.conditions.text(), table::table(&report.rows), report.summary());
     let folder = arguments.out.unwrap_or_else(out);
     report.write(&folder)?;
     println!("also in {}: report.json, report.html", folder.display());
     ensure!(!report.is_broken(), "some of our own cases failed, see ERROR above");
     Ok(())
+}
+
+fn check(arguments: &Arguments, rounds: usize, core: Option<usize>) -> Result<()> {
+    let mut conditions = Conditions::now(rounds, core);
+    let rows = run::all(vec![check::group(groups(false))], rounds);
+    conditions.pages = huge::found();
+    println!("{}\n{}", conditions.text(), table::table(&rows));
+    let now = check::measured(&rows, &conditions.cpu)?;
+    if let Some(file) = &arguments.write_baseline {
+        let text = serde_json::to_string_pretty(&now)? + "\n";
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        println!("the baseline is in {}: commit it", file.display());
+    }
+    arguments.check.as_ref().map_or(Ok(()), |file| check::judge(file, &now))
 }
 
 fn is_set(variable: &str) -> bool {

@@ -3,6 +3,7 @@
 
 use crate::case::{By, Case, Cost, Group, Planned};
 use crate::figures::{self, Measured, Row};
+use crate::huge;
 use anyhow::{Result, anyhow};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -56,6 +57,7 @@ fn merge(groups: Vec<Group>) -> Vec<Group> {
 
 fn one(group: Group, rounds: usize) -> Vec<Row> {
     let mut cases: Vec<Running> = group.cases.into_iter().map(set_up).collect();
+    huge::look();
     // The first one warms caches, branch predictors and clocks, and is forgotten.
     for round in 0..=rounds {
         for case in &mut cases {
