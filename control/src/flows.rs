@@ -32,7 +32,7 @@ fn view(worker: Worker, record: &FlowRecord, names: &Names) -> FlowView {
         protocol: record.inside.protocol.to_string(),
         local,
         remote,
-        outside: translated.then(|| ends(&record.outside).into()),
+        outside: translated.then(|| ends(&record.outside()).into()),
         out: hop(&record.out, names),
         back: hop(&record.back, names),
         service: names.services.get(&record.service).cloned(),

@@ -5,6 +5,7 @@ use crate::worker::Polling;
 use clap::Parser;
 use serde::Deserialize;
 use std::path::PathBuf;
+use tables::flow::FLOWS_MAX;
 use tables::limits::WORKERS_MAX;
 use tables::owner::SnatPorts;
 
@@ -64,7 +65,7 @@ pub enum ConfigError {
     PortRange(String),
     #[error(transparent)]
     Snat(#[from] tables::owner::SnatPortsError),
-    #[error("--flows-max {0}: between 1024 and 16777216 flows are possible")]
+    #[error("--flows-max {0}: between 1024 and {FLOWS_MAX} flows are possible")]
     Flows(usize),
     #[error(
         "--frames {given}: {workers} workers with this profile need at least {needed} (rings, bursts and hand-off)"
@@ -83,7 +84,7 @@ impl Config {
         if args.workers == 0 || args.workers as usize > WORKERS_MAX {
             return Err(ConfigError::Workers(args.workers));
         }
-        if !(1024..=1 << 24).contains(&args.flows_max) {
+        if !(1024..=FLOWS_MAX).contains(&args.flows_max) {
             return Err(ConfigError::Flows(args.flows_max));
         }
         let profile = args.profile.as_ref().map_or(Ok(Profile::default()), Profile::load)?;

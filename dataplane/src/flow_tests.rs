@@ -1,5 +1,4 @@
 use super::*;
-use bytemuck::Zeroable;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use tables::Addr;
@@ -80,7 +79,7 @@ fn a_successor_adopts_what_its_predecessor_kept() {
     let attach = || Region::attach(fd.try_clone().unwrap(), tables::region::Access::ReadWrite).unwrap();
     drop(flows);
     assert!(FlowTable::adopt(attach(), 1, 2).unwrap().is_none(), "another worker's flows");
-    let mut flows = FlowTable::adopt(attach(), 0, 1).unwrap().unwrap();
+    let flows = FlowTable::adopt(attach(), 0, 1).unwrap().unwrap();
     assert_eq!(flows.used(), 1);
     assert!(flows.find(&inside, Way::Out).is_some() && flows.find(&outside, Way::Back).is_some());
 }

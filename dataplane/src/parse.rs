@@ -91,18 +91,9 @@ pub enum Parsed {
     Drop(DropReason),
 }
 
-/// Parses an Ethernet frame. `head` are the bytes at hand, `total` counts those in further frames too.
+/// The short way for most packets: TCP or UDP over IPv4 without options or fragments. None: `parse` is to say what it is.
 #[inline(always)]
-pub fn parse(head: &[u8], total: usize) -> Parsed {
-    match parse_plain(head, total) {
-        Some(meta) => Parsed::Ip(meta),
-        None => parse_any(head, total),
-    }
-}
-
-/// Most packets: TCP or UDP over IPv4 without options or fragments. None: `parse_any` is to say what it is.
-#[inline(always)]
-fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
+pub fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
     const L4: usize = ETHERNET_BYTES + 20;
     let bytes: &[u8; L4 + 8] = head.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
@@ -141,9 +132,9 @@ fn plain_tcp_flags(l4: &[u8]) -> Option<u8> {
     (size >= 20 && size <= l4.len()).then_some(header[13])
 }
 
-/// Everything else, and the reasons for drops.
+/// Parses an Ethernet frame. `head` are the bytes at hand, `total` counts those in further frames too.
 #[inline(never)]
-fn parse_any(head: &[u8], total: usize) -> Parsed {
+pub fn parse(head: &[u8], total: usize) -> Parsed {
     let Ok(frame) = EthernetFrame::new_checked(head) else { return Parsed::Drop(DropReason::Truncated) };
     let src_mac = Mac(frame.src_addr().0);
     let parsed = match frame.ethertype() {

@@ -254,7 +254,13 @@ pub fn set_macs(bytes: &mut [u8], src: Mac, dst: Mac) {
 /// Puts the outer headers in front of a packet of one frame, and gives it the Ethernet addresses that it has inside. False
 /// if there is no headroom.
 #[inline(always)]
-pub fn encapsulate(memory: &Memory, packet: &mut Packet, outer: &OuterHeaders, flow_hash: u64, traffic_class: u8) -> bool {
+pub fn encapsulate(
+    memory: &Memory,
+    packet: &mut Packet,
+    outer: &OuterHeaders,
+    flow_hash: u64,
+    traffic_class: u8,
+) -> bool {
     if !packet.push_front(OUTER_V4_BYTES) {
         return false;
     }

@@ -6,6 +6,7 @@ pub mod held;
 mod icmp;
 mod idle;
 pub mod interfaces;
+mod look;
 mod open;
 mod tunnels;
 mod uplink;

@@ -144,11 +144,12 @@ fn an_adopted_flow_that_does_not_end_at_its_local_end_is_forgotten() {
     };
     for (port, back) in [(1, HopKind::Interface), (2, HopKind::Endpoint), (3, HopKind::Tunnel)] {
         let back = Hop::new(back, PODS[0]);
-        let record = FlowRecord { inside: tuple(port), outside: tuple(port), back, ..bytemuck::Zeroable::zeroed() };
+        let mut record = FlowRecord::new(tuple(port), &tuple(port));
+        record.back = back;
         table.insert(record).unwrap();
     }
     let region = Region::attach(fd, Access::ReadWrite).unwrap();
-    let mut adopted = FlowTable::adopt(region, 0, 1).unwrap().unwrap();
+    let adopted = FlowTable::adopt(region, 0, 1).unwrap().unwrap();
     let found = [1, 2, 3].map(|port| adopted.find(&tuple(port), Way::Out).is_some());
     assert_eq!(found, [true, false, false]);
 }

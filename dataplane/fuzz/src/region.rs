@@ -135,7 +135,9 @@ fn tuple(i: u8) -> Tuple {
 fn flow(i: u8) -> FlowRecord {
     let outside = Tuple { local: Addr::v4([192, 168, 0, 1]), local_port: 40_000 + i as u16, ..tuple(i) };
     let (out, back) = (Hop::new(HopKind::Uplink, 1), Hop::new(HopKind::Interface, cluster::PODS[0]));
-    FlowRecord { inside: tuple(i), outside, out, back, ..bytemuck::Zeroable::zeroed() }
+    let mut record = FlowRecord::new(tuple(i), &outside);
+    (record.out, record.back) = (out, back);
+    record
 }
 
 /// A flow table with a few flows in it.

@@ -6,7 +6,7 @@ use super::frames;
 use super::input::Input;
 use dataplane::io::frames::Memory;
 use dataplane::io::pool::FramePool;
-use dataplane::overlay::{OUTER_V4_BYTES, Outer};
+use dataplane::overlay::{OUTER_V4_BYTES, Outer, OuterHeaders};
 use dataplane::packet::Checksum;
 use dataplane::parse::{Kind, Meta, Parsed, parse, quoted};
 use dataplane::punt;
@@ -57,10 +57,10 @@ fn translate(input: &mut Input, mut bytes: Vec<u8>, meta: Meta) {
         assert_eq!(errors(&bytes, &meta), [0, 0], "filled: {meta:?}");
     }
     let before = errors(&bytes, &meta);
-    let mut after = rewrite::translate(&mut bytes, &meta, &to, Checksum::Unverified);
+    let mut after = meta;
+    rewrite::translate(&mut bytes, &mut after, &to, Checksum::Unverified);
     if meta.ttl > 0 {
-        rewrite::decrement_ttl(&mut bytes, &after);
-        after.ttl -= 1;
+        rewrite::decrement_ttl(&mut bytes, &mut after);
     }
     assert_eq!(errors(&bytes, &after), before, "{meta:?} to {to:?}");
     assert!(!fill || rewrite::verify_l4(&bytes, &after), "{after:?}");
@@ -154,10 +154,10 @@ fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {
         dst: addr(input, true),
         tunnel_port: input.word(),
         vni: input.word() as u32,
-        flow_hash: u64::from_le_bytes(input.array()),
-        tos: rewrite::traffic_class(pool.memory().head(&packet), meta),
     };
-    assert!(rewrite::encapsulate(pool.memory(), &mut packet, &outer));
+    let (headers, flow_hash) = (OuterHeaders::new(&outer), u64::from_le_bytes(input.array()));
+    let traffic_class = rewrite::traffic_class(pool.memory().head(&packet), meta);
+    assert!(rewrite::encapsulate(pool.memory(), &mut packet, &headers, flow_hash, traffic_class));
     let bytes = pool.memory().head(&packet).to_vec();
     let Parsed::Ip(read) = parse(&bytes, bytes.len()) else { panic!("an encapsulated packet is not read back") };
     assert_eq!((read.src, read.dst, read.dst_port), (outer.src, outer.dst, outer.tunnel_port));

@@ -5,9 +5,8 @@ use crate::classify::{self, Context, Origin};
 use crate::flow::{FlowId, FlowTable, Way};
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
-use crate::overlay;
 use crate::packet::{Burst, Packet};
-use crate::parse::{self, Kind, Meta, Parsed, parse};
+use crate::parse::{Kind, Meta};
 use crate::punt;
 use crate::rewrite::{self, Translation};
 use crate::worker::held::Held;
@@ -20,9 +19,8 @@ use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::{FLAG_TRANSLATED, FlowRecord, Hop, HopKind, Tuple};
 use tables::layout::Table;
-use tables::message::InterfaceKind;
 use tables::node::{NodeRecord, family};
-use tables::owner::{SnatPorts, Worker, owner};
+use tables::owner::{SnatPorts, Worker};
 use tables::publish::Reader;
 use tables::route::RouteRecord;
 use tables::scope::ScopeCounters;
@@ -37,6 +35,17 @@ pub struct Item {
     pub origin: Origin,
     /// The flow that it most likely belongs to.
     pub likely: Option<FlowId>,
+    /// Where it goes at the end.
+    pub to: To,
+}
+
+/// Where a packet goes once nothing else is to be done to its headers.
+#[derive(Clone, Copy, Debug)]
+pub enum To {
+    /// Out of this interface.
+    Interface(u32),
+    /// Out of the uplink by this hop, once it fits a wire.
+    Wire(Hop),
 }
 
 impl Item {
@@ -52,11 +61,13 @@ impl Item {
     }
 }
 
-/// Packets that wait for the next pass, and what is known of each.
+/// Packets that wait for the next pass, and what is known of each. A place is empty once its packet has come to its end.
+/// Packets are changed in place and moved a pass later: a processor is slow to read as a whole what was just written in
+/// parts.
 #[derive(Default)]
 pub(super) struct Batch {
-    packets: Vec<Packet>,
-    items: Vec<Item>,
+    pub(super) packets: Vec<Option<Packet>>,
+    pub(super) items: Vec<Item>,
 }
 
 /// Everything one worker forwards with. Owned by its thread alone.
@@ -152,135 +163,23 @@ impl Path {
         self.reader = Some(reader);
     }
 
-    /// First pass: parse, decapsulate, find the owner.
-    #[inline]
-    fn look(&mut self, context: &Context<'_>, packet: Packet, stage: Stage) {
-        match stage {
-            Stage::Send { interface } => {
-                self.status().count(WorkerCounter::HandoffsIn, 1);
-                self.send(interface, packet);
-            }
-            Stage::Back(origin) => self.look_back(context, packet, origin),
-            Stage::Arrived => match self.interfaces.get(packet.interface).map(|slot| slot.kind) {
-                Some(InterfaceKind::Uplink) => self.look_uplink(context, packet),
-                Some(InterfaceKind::Pod | InterfaceKind::Host) => self.look_local(context, packet),
-                None => self.drop_packet(packet, DropReason::InterfaceGone),
-            },
-        }
-    }
-
-    /// From a pod or the host: its own addresses only, then its half of the flow.
-    fn look_local(&mut self, context: &Context<'_>, mut packet: Packet) {
-        let meta = match self.parse(&mut packet) {
-            Parsed::Ip(meta) => meta,
-            Parsed::Arp => return self.arp(context, packet),
-            Parsed::Drop(reason) => return self.drop_packet(packet, reason),
-        };
-        let Some(slot) = self.interfaces.get(packet.interface) else { return };
-        if slot.kind == InterfaceKind::Pod {
-            if meta.src_mac != slot.mac {
-                return self.drop_packet(packet, DropReason::SpoofedMac);
-            }
-            if !slot.addrs.contains(&meta.src) {
-                let noise = meta.src.is_unspecified() || meta.dst.is_multicast();
-                let reason = if noise { DropReason::LinkLocal } else { DropReason::SpoofedAddress };
-                return self.drop_packet(packet, reason);
-            }
-        }
-        self.queue(packet, meta, Way::Out, Origin::Local);
-    }
-
-    /// From the uplink: out of a tunnel, or as it is.
-    fn look_uplink(&mut self, context: &Context<'_>, mut packet: Packet) {
-        let meta = match self.parse(&mut packet) {
-            Parsed::Ip(meta) => meta,
-            Parsed::Arp => return self.drop_packet(packet, DropReason::EtherType),
-            Parsed::Drop(reason) => return self.drop_packet(packet, reason),
-        };
-        if !parse::is_tunnel(&meta, &context.node.node, context.node.tunnel_port) {
-            return self.queue_at_owner(context, packet, meta, Origin::Uplink);
-        }
-        let vxlan = meta.l4 as usize + 8;
-        match overlay::vni(&self.pool.memory().head(&packet)[vxlan..]) {
-            Some(vni) if vni == context.node.vni => {}
-            Some(_) => return self.drop_packet(packet, DropReason::TunnelNetwork),
-            None => return self.drop_packet(packet, DropReason::Malformed),
-        }
-        if !packet.pop_front(vxlan + overlay::VXLAN_BYTES) {
-            return self.drop_packet(packet, DropReason::Truncated);
-        }
-        match self.parse(&mut packet) {
-            Parsed::Ip(inner) => self.queue_at_owner(context, packet, inner, Origin::Tunnel(meta.src)),
-            Parsed::Arp => self.drop_packet(packet, DropReason::EtherType),
-            Parsed::Drop(reason) => self.drop_packet(packet, reason),
-        }
-    }
-
-    fn look_back(&mut self, _: &Context<'_>, mut packet: Packet, origin: Origin) {
-        self.status().count(WorkerCounter::HandoffsIn, 1);
-        match self.parse(&mut packet) {
-            Parsed::Ip(meta) => self.queue(packet, meta, Way::Back, origin),
-            Parsed::Arp => self.drop_packet(packet, DropReason::EtherType),
-            Parsed::Drop(reason) => self.drop_packet(packet, reason),
-        }
-    }
-
-    /// Keeps a packet that this worker owns, hands over one that it does not.
-    fn queue_at_owner(&mut self, context: &Context<'_>, packet: Packet, meta: Meta, origin: Origin) {
-        let workers = self.status.workers();
-        let owned_by = if workers == 1 { None } else { self.owner_of(context, &packet, &meta) };
-        match owned_by.filter(|&worker| worker != self.id && (worker as usize) < workers) {
-            Some(worker) => {
-                let handed = Handed { packet, stage: Stage::Back(origin) };
-                let block = self.status.block(self.id as usize);
-                self.interfaces.hand(worker, handed, &mut self.pool, block);
-            }
-            None => self.queue(packet, meta, Way::Back, origin),
-        }
-    }
-
-    fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta) -> Option<Worker> {
-        if meta.kind == Kind::IcmpError {
-            let quoted = parse::quoted(self.pool.memory().head(packet), meta)?;
-            return owner(&context.view, &self.snat, &quoted.tuple);
-        }
-        owner(&context.view, &self.snat, &meta.from_remote())
-    }
-
-    #[inline(always)]
-    fn parse(&mut self, packet: &mut Packet) -> Parsed {
-        let total = packet.total_size();
-        let parsed = parse(self.pool.memory().head(packet), total);
-        if let Parsed::Ip(meta) = &parsed {
-            packet.truncate(meta.end as usize);
-            if !rewrite::can_complete(packet.checksum, meta) {
-                return Parsed::Drop(DropReason::BadChecksum);
-            }
-        }
-        parsed
-    }
-
-    /// Keeps a packet for the next passes.
-    #[inline(always)]
-    fn queue(&mut self, packet: Packet, meta: Meta, way: Way, origin: Origin) {
-        let mut item = Item { meta, hash: 0, way, origin, likely: None };
-        item.hash = self.flows.hash(&item.tuple());
-        self.flows.expect(item.hash);
-        self.batch.packets.push(packet);
-        self.batch.items.push(item);
-    }
-
-    /// Second and third pass, and again for packets between local ends, whose second half of a flow comes then.
+    /// The further passes, and again for packets between local ends, whose second half of a flow comes then.
     fn finish(&mut self, context: &Context<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
         while !batch.packets.is_empty() {
             for item in &mut batch.items {
                 item.likely = self.flows.likely(item.hash);
             }
-            for (packet, item) in batch.packets.drain(..).zip(&mut batch.items) {
+            for (packet, item) in batch.packets.iter_mut().zip(&mut batch.items) {
                 self.act(context, packet, item);
             }
-            batch.items.clear();
+            for (packet, item) in batch.packets.drain(..).zip(batch.items.drain(..)) {
+                let Some(packet) = packet else { continue };
+                match item.to {
+                    To::Interface(interface) => self.send(interface, packet),
+                    To::Wire(hop) => self.fit_and_send(context, packet, &item, &hop),
+                }
+            }
             std::mem::swap(&mut batch, &mut self.batch);
         }
         if batch.items.capacity() > self.batch.items.capacity() {
@@ -288,60 +187,61 @@ impl Path {
         }
     }
 
-    /// Takes one packet to its end, or to the other half of its flow.
+    /// Does to one packet all that is to be done, or takes it to its end.
     #[inline(always)]
-    fn act(&mut self, context: &Context<'_>, packet: Packet, item: &mut Item) {
+    fn act(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
         if item.meta.kind == Kind::IcmpError {
-            return self.icmp_error(context, packet, item);
+            return self.icmp_error(context, place, item);
         }
         // An earlier packet of the burst may have opened, closed or replaced the flow.
         let found = self.flows.confirm(item.likely, &item.tuple(), item.way, item.hash);
-        let Some((id, packet)) = self.validate(context, packet, item, found) else { return };
-        self.apply(context, packet, item, id);
+        let Some(id) = self.validate(context, place, item, found) else { return };
+        self.apply(context, place, item, id);
     }
 
     /// Applies a flow's decision to a packet.
     #[inline(always)]
-    fn apply(&mut self, context: &Context<'_>, mut packet: Packet, item: &mut Item, id: FlowId) {
+    fn apply(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item, id: FlowId) {
         let record = self.flows.record(id);
         if item.way == Way::Back && item.origin != Origin::Local {
             let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
             if let Some(reason) = classify::route::forged(item.origin, &route) {
-                return self.drop_packet(packet, reason);
+                return self.drop_from(place, reason);
             }
         }
         let hop = if item.way == Way::Out { record.out } else { record.back };
         if hop.kind() == HopKind::Drop {
-            return self.drop_by_flow(packet, item, id, &hop);
+            return self.drop_by_flow(place, item, id, &hop);
         }
         let next_hop = match self.next_hop(context, &hop) {
             Ok(next_hop) => next_hop,
-            Err(addr) => return self.hold(packet, addr),
+            Err(addr) => return self.hold(place, addr),
         };
         self.flows.note(id, item.way, item.meta.tcp_flags, self.now_ms);
-        self.translate(&mut packet, item, id);
-        if !self.count_hop(&mut packet, item) {
-            return self.drop_packet(packet, DropReason::TtlExpired);
+        let Some(packet) = place else { return };
+        self.translate(packet, item, id);
+        if !self.count_hop(packet, item) {
+            return self.drop_from(place, DropReason::TtlExpired);
         }
-        self.pass_on(context, packet, item, &hop, &next_hop);
+        self.pass_on(context, place, item, &hop, &next_hop);
     }
 
-    /// Sends a finished packet where its hop says.
+    /// Addresses a packet to where its hop says.
     #[inline(always)]
     pub(super) fn pass_on(
         &mut self,
         context: &Context<'_>,
-        packet: Packet,
-        item: &Item,
+        place: &mut Option<Packet>,
+        item: &mut Item,
         hop: &Hop,
         next_hop: &NextHop,
     ) {
         match hop.kind() {
-            HopKind::Interface => self.deliver(context, hop.target, packet),
-            HopKind::Endpoint => self.judge_other_half(packet, item, hop.worker),
-            HopKind::Tunnel | HopKind::Uplink => self.send_uplink(context, packet, item, next_hop),
+            HopKind::Interface => self.deliver(context, hop.target, place, item),
+            HopKind::Endpoint => self.judge_other_half(place, item, hop.worker),
+            HopKind::Tunnel | HopKind::Uplink => self.leave(context, place, item, hop, next_hop),
             HopKind::None | HopKind::Drop | HopKind::Reject | HopKind::Punt => {
-                self.drop_packet(packet, DropReason::NoRoute)
+                self.drop_from(place, DropReason::NoRoute)
             }
         }
     }
@@ -372,19 +272,20 @@ impl Path {
 
     /// To a pod or the host.
     #[inline(always)]
-    fn deliver(&mut self, context: &Context<'_>, interface: u32, mut packet: Packet) {
-        let Some(slot) = self.interfaces.get(interface) else {
-            return self.drop_packet(packet, DropReason::InterfaceGone);
+    fn deliver(&mut self, context: &Context<'_>, interface: u32, place: &mut Option<Packet>, item: &mut Item) {
+        let (Some(slot), Some(packet)) = (self.interfaces.get(interface), place.as_mut()) else {
+            return self.drop_from(place, DropReason::InterfaceGone);
         };
         let mac = slot.mac;
-        rewrite::set_macs(self.pool.memory().head_mut(&mut packet), context.node.gateway_mac, mac);
-        self.send(interface, packet);
+        rewrite::set_macs(self.pool.memory().head_mut(packet), context.node.gateway_mac, mac);
+        item.to = To::Interface(interface);
     }
 
     /// To another local end, whose own half of the flow is judged by its owner. No loop: towards a local end there is no
     /// further half.
     #[inline(always)]
-    fn judge_other_half(&mut self, packet: Packet, item: &Item, worker: Worker) {
+    fn judge_other_half(&mut self, place: &mut Option<Packet>, item: &Item, worker: Worker) {
+        let Some(packet) = place.take() else { return };
         if worker == self.id {
             return self.queue(packet, item.meta, Way::Back, Origin::Local);
         }
@@ -402,15 +303,22 @@ impl Path {
         discard(packet, reason, &mut self.pool, self.status.block(self.id as usize));
     }
 
+    /// Drops the packet that is still in its place.
+    pub(super) fn drop_from(&mut self, place: &mut Option<Packet>, reason: DropReason) {
+        if let Some(packet) = place.take() {
+            self.drop_packet(packet, reason);
+        }
+    }
+
     #[cold]
-    fn drop_by_flow(&mut self, packet: Packet, item: &Item, id: FlowId, hop: &Hop) {
+    fn drop_by_flow(&mut self, place: &mut Option<Packet>, item: &Item, id: FlowId, hop: &Hop) {
         // The answer to somebody whose neighbour is still being asked for.
         if hop.reason == DropReason::NeighbourUnknown as u8 && item.way == Way::Out {
-            return self.hold(packet, self.flows.record(id).outside().remote);
+            return self.hold(place, self.flows.record(id).outside().remote);
         }
         let reason = DropReason::from_index(hop.reason as usize).unwrap_or(DropReason::NoRoute);
         self.count_policy(reason, hop.target);
-        self.drop_packet(packet, reason);
+        self.drop_from(place, reason);
     }
 
     pub(super) fn count_policy(&self, reason: DropReason, policy: u32) {
@@ -419,7 +327,7 @@ impl Path {
         }
     }
 
-    fn arp(&mut self, context: &Context<'_>, mut packet: Packet) {
+    pub(super) fn arp(&mut self, context: &Context<'_>, mut packet: Packet) {
         let (gateway, mac) = (context.node.gateway[family(Addr::v4([0; 4]))], context.node.gateway_mac);
         let interface = packet.interface;
         if !punt::answer_arp(self.pool.memory().head_mut(&mut packet), gateway, mac) {

@@ -3,7 +3,7 @@
 
 use super::forward::{Item, Path};
 use crate::classify::{self, Context};
-use crate::flow::Way;
+use crate::flow::{FlowId, Way};
 use crate::packet::{Checksum, Packet};
 use crate::parse::{self, Quoted};
 use crate::rewrite::{self, Translation};
@@ -12,44 +12,49 @@ use tables::counters::DropReason;
 use tables::flow::{FLAG_TRANSLATED, FlowRecord, HopKind, Tuple};
 
 impl Path {
-    pub(super) fn icmp_error(&mut self, context: &Context<'_>, mut packet: Packet, item: &mut Item) {
-        let bytes = self.pool.memory().head(&packet);
-        let Some(quoted) = parse::quoted(bytes, &item.meta).filter(|_| item.is_whole(&packet)) else {
-            return self.drop_packet(packet, DropReason::Malformed);
+    pub(super) fn icmp_error(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
+        let Some(packet) = place else { return };
+        let bytes = self.pool.memory().head(packet);
+        let Some(quoted) = parse::quoted(bytes, &item.meta).filter(|_| item.is_whole(packet)) else {
+            return self.drop_from(place, DropReason::Malformed);
         };
         if !rewrite::verify_l4(bytes, &item.meta) && packet.checksum != Checksum::Valid {
-            return self.drop_packet(packet, DropReason::BadChecksum);
+            return self.drop_from(place, DropReason::BadChecksum);
         }
         if let Some(reason) = self.forged(context, item) {
-            return self.drop_packet(packet, reason);
+            return self.drop_from(place, reason);
         }
-        // An error towards a local end quotes what that end sent; one from it quotes what it received.
-        let found = match item.way {
-            Way::Back => self.flows.find(&quoted.tuple, Way::Back),
-            Way::Out => self.flows.find(&quoted.tuple.reversed(), Way::Out),
-        };
         // A flow that was cut meanwhile has no errors either.
+        let found = self.flow_of(item, &quoted);
         let Some(id) = found.filter(|&id| self.is_current(id) || self.revalidate(context, id)) else {
-            return self.drop_packet(packet, DropReason::IcmpUnrelated);
+            return self.drop_from(place, DropReason::IcmpUnrelated);
         };
         let record = *self.flows.record(id);
         let hop = if item.way == Way::Out { record.out } else { record.back };
         // Before anything is written: what waits is tried again as it arrived.
         let next_hop = match self.next_hop(context, &hop) {
             Ok(next_hop) => next_hop,
-            Err(addr) => return self.hold(packet, addr),
+            Err(addr) => return self.hold(place, addr),
         };
         if record.flags & FLAG_TRANSLATED != 0 {
-            self.translate_error(&mut packet, item, &record, &quoted);
+            self.translate_error(packet, item, &record, &quoted);
         }
-        if !self.count_hop(&mut packet, item) {
-            return self.drop_packet(packet, DropReason::TtlExpired);
+        if !self.count_hop(packet, item) {
+            return self.drop_from(place, DropReason::TtlExpired);
         }
         match hop.kind() {
             HopKind::Interface | HopKind::Endpoint | HopKind::Tunnel | HopKind::Uplink => {
-                self.pass_on(context, packet, item, &hop, &next_hop)
+                self.pass_on(context, place, item, &hop, &next_hop)
             }
-            _ => self.drop_packet(packet, DropReason::IcmpUnrelated),
+            _ => self.drop_from(place, DropReason::IcmpUnrelated),
+        }
+    }
+
+    /// An error towards a local end quotes what that end sent; one from it quotes what it received.
+    fn flow_of(&self, item: &Item, quoted: &Quoted) -> Option<FlowId> {
+        match item.way {
+            Way::Back => self.flows.find(&quoted.tuple, Way::Back),
+            Way::Out => self.flows.find(&quoted.tuple.reversed(), Way::Out),
         }
     }
 

@@ -27,13 +27,13 @@ impl Path {
     pub(super) fn validate(
         &mut self,
         context: &Context<'_>,
-        packet: Packet,
+        place: &mut Option<Packet>,
         item: &Item,
         found: Option<FlowId>,
-    ) -> Option<(FlowId, Packet)> {
+    ) -> Option<FlowId> {
         match found {
-            Some(id) if !opens_anew(item) && self.is_current(id) => Some((id, packet)),
-            found => self.open_or_renew(context, packet, item, found),
+            Some(id) if !opens_anew(item) && self.is_current(id) => Some(id),
+            found => self.open_or_renew(context, place, item, found),
         }
     }
 
@@ -41,18 +41,18 @@ impl Path {
     fn open_or_renew(
         &mut self,
         context: &Context<'_>,
-        packet: Packet,
+        place: &mut Option<Packet>,
         item: &Item,
         found: Option<FlowId>,
-    ) -> Option<(FlowId, Packet)> {
+    ) -> Option<FlowId> {
         if let Some(id) = found {
             if opens_anew(item) && self.flows.may_reopen(id, item.way) {
                 self.flows.remove(id);
             } else if self.is_current(id) || self.revalidate(context, id) {
-                return Some((id, packet));
+                return Some(id);
             }
         }
-        self.open(context, packet, item)
+        self.open(context, place, item)
     }
 
     #[inline(always)]
@@ -61,39 +61,42 @@ impl Path {
     }
 
     /// Classifies a first packet and inserts its flow.
-    fn open(&mut self, context: &Context<'_>, packet: Packet, item: &Item) -> Option<(FlowId, Packet)> {
+    fn open(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &Item) -> Option<FlowId> {
         self.status().count(WorkerCounter::Classified, 1);
         let tuple = item.tuple();
-        let decision = self.classify(context, &packet, item, &tuple);
-        match decision.verdict {
-            Verdict::Forward => {}
-            Verdict::Drop(reason) => return self.end(packet, item, &decision, reason),
-            Verdict::Reject => return self.reject(context, packet, item),
-            Verdict::Punt => return self.punt(context, packet, item),
+        let interface = place.as_ref()?.interface;
+        let decision = self.classify(context, interface, item, &tuple);
+        let refused = match decision.verdict {
+            Verdict::Forward => match self.insert(context, &tuple, &decision) {
+                Ok(id) => return Some(id),
+                Err(reason) => Verdict::Drop(reason),
+            },
+            other => other,
+        };
+        let packet = place.take()?;
+        match refused {
+            Verdict::Drop(reason) => self.end(packet, item, &decision, reason),
+            Verdict::Reject => self.reject(context, packet, item),
+            Verdict::Forward | Verdict::Punt => self.punt(context, packet, item),
         }
-        match self.insert(context, &tuple, &decision) {
-            Ok(id) => Some((id, packet)),
-            Err(reason) => self.end(packet, item, &decision, reason),
-        }
+        None
     }
 
-    fn classify(&self, context: &Context<'_>, packet: &Packet, item: &Item, tuple: &Tuple) -> Decision {
+    fn classify(&self, context: &Context<'_>, interface: u32, item: &Item, tuple: &Tuple) -> Decision {
         let pick = item.hash ^ self.seed;
         match item.way {
-            Way::Out => classify::from_local(context, tuple, packet.interface, pick, None),
+            Way::Out => classify::from_local(context, tuple, interface, pick, None),
             Way::Back => classify::to_local(context, tuple, item.origin),
         }
     }
 
     /// Drops a first packet; one whose neighbour is unknown waits instead.
-    fn end(&mut self, packet: Packet, item: &Item, decision: &Decision, reason: DropReason) -> Option<(FlowId, Packet)> {
+    fn end(&mut self, packet: Packet, item: &Item, decision: &Decision, reason: DropReason) {
         if reason == DropReason::NeighbourUnknown && item.way == Way::Out {
-            self.hold(packet, decision.remote);
-            return None;
+            return self.hold(&mut Some(packet), decision.remote);
         }
         self.count_policy(reason, decision.policy.unwrap_or(0));
         self.drop_packet(packet, reason);
-        None
     }
 
     fn insert(&mut self, context: &Context<'_>, inside: &Tuple, decision: &Decision) -> Result<FlowId, DropReason> {
@@ -188,7 +191,7 @@ impl Path {
         classify::from_local(context, &record.inside, interface, pick, Some(keep))
     }
 
-    fn reject(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) -> Option<(FlowId, Packet)> {
+    fn reject(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) {
         let mac = context.node.gateway_mac;
         packet.extend(punt::REFUSAL_BYTES_MAX, self.pool.memory().frame_size());
         let refused = punt::refuse(self.pool.memory().head_mut(&mut packet), &item.meta, mac);
@@ -197,19 +200,16 @@ impl Path {
             Some(size) => self.answer(packet, size),
             None => self.drop_packet(packet, DropReason::NoRoute),
         }
-        None
     }
 
-    fn punt(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) -> Option<(FlowId, Packet)> {
+    fn punt(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) {
         let (size, is_whole) = (item.meta.end as usize, item.is_whole(&packet));
         let bytes = self.pool.memory().head_mut(&mut packet);
         if !is_whole || !punt::answer_echo(bytes, &item.meta, context.node.gateway_mac) {
-            self.drop_packet(packet, DropReason::NoRoute);
-            return None;
+            return self.drop_packet(packet, DropReason::NoRoute);
         }
         self.status().count(WorkerCounter::Punted, 1);
         self.answer(packet, size);
-        None
     }
 
     /// Sends an answer that was written over its question back where it came from.
@@ -227,7 +227,8 @@ impl Path {
     }
 
     /// Keeps the first packet to a neighbour until it is known, and asks for it.
-    pub(super) fn hold(&mut self, packet: Packet, addr: Addr) {
+    pub(super) fn hold(&mut self, place: &mut Option<Packet>, addr: Addr) {
+        let Some(packet) = place.take() else { return };
         self.ask_for(addr);
         let now_ms = self.now_ms;
         if let Err(packet) = self.held.hold(addr, packet, now_ms) {

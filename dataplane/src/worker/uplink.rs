@@ -1,6 +1,6 @@
 //! Out of the uplink: cut what is too large for a wire, complete checksums, encapsulate, address the next hop.
 
-use super::forward::{Item, Path};
+use super::forward::{Item, Path, To};
 use super::tunnels::Place;
 use crate::classify::Context;
 use crate::overlay::OUTER_V4_BYTES;
@@ -46,46 +46,50 @@ impl Path {
         }
     }
 
-    /// Sends by the uplink.
+    /// Makes a packet leave by the uplink.
     #[inline(always)]
-    pub(super) fn send_uplink(&mut self, context: &Context<'_>, packet: Packet, item: &Item, next_hop: &NextHop) {
-        let ip_size_max = (context.node.uplink_mtu as usize).saturating_sub(next_hop.overhead());
+    pub(super) fn leave(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        item: &mut Item,
+        hop: &Hop,
+        next_hop: &NextHop,
+    ) {
+        let Some(packet) = place else { return };
         let partial = matches!(packet.checksum, Checksum::Partial { .. });
+        let ip_size_max = ip_size_max(context, next_hop);
         if packet.gso != Gso::None || partial || packet.is_chained() || item.meta.ip_size() > ip_size_max {
-            return self.fit_and_send(context, packet, item, next_hop, ip_size_max);
+            item.to = To::Wire(*hop);
+        } else if self.address(context, packet, &item.meta, item.hash, next_hop) {
+            item.to = To::Interface(context.node.uplink);
+        } else {
+            self.drop_from(place, DropReason::Oversized);
         }
-        self.send_one(context, packet, &item.meta, item.hash, next_hop);
     }
 
     /// Sends what a wire does not take as it is.
-    fn fit_and_send(
-        &mut self,
-        context: &Context<'_>,
-        mut packet: Packet,
-        item: &Item,
-        next_hop: &NextHop,
-        ip_size_max: usize,
-    ) {
+    #[cold]
+    pub(super) fn fit_and_send(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item, hop: &Hop) {
+        let next_hop = match self.next_hop(context, hop) {
+            Ok(next_hop) => next_hop,
+            Err(_) => return self.drop_packet(packet, DropReason::NeighbourUnknown),
+        };
+        let ip_size_max = ip_size_max(context, &next_hop);
         if must_be_cut(packet.gso, item.meta.ip_size(), ip_size_max) {
-            return self.cut_and_send(context, packet, item, next_hop, ip_size_max);
+            return self.cut_and_send(context, packet, item, &next_hop);
         }
         if packet.is_chained() || item.meta.ip_size() > ip_size_max {
             return self.drop_packet(packet, DropReason::TooBig);
         }
         rewrite::complete_checksum(self.pool.memory(), &mut packet, &item.meta);
         packet.gso = Gso::None;
-        self.send_one(context, packet, &item.meta, item.hash, next_hop);
+        self.send_one(context, packet, &item.meta, item.hash, &next_hop);
     }
 
-    fn cut_and_send(
-        &mut self,
-        context: &Context<'_>,
-        packet: Packet,
-        item: &Item,
-        next_hop: &NextHop,
-        ip_size_max: usize,
-    ) {
+    fn cut_and_send(&mut self, context: &Context<'_>, packet: Packet, item: &Item, next_hop: &NextHop) {
         let mut segments = std::mem::take(&mut self.segments);
+        let ip_size_max = ip_size_max(context, next_hop);
         if let Some(reason) = segment::cut(&mut self.pool, packet, &item.meta, ip_size_max, &mut segments) {
             self.status().count_drop(reason, 1);
         }
@@ -96,23 +100,37 @@ impl Path {
         self.segments = segments;
     }
 
-    #[inline(always)]
     fn send_one(&mut self, context: &Context<'_>, mut packet: Packet, meta: &Meta, hash: u64, next_hop: &NextHop) {
-        let node = context.node;
+        if self.address(context, &mut packet, meta, hash, next_hop) {
+            self.send(context.node.uplink, packet);
+        } else {
+            self.drop_packet(packet, DropReason::Oversized);
+        }
+    }
+
+    /// Writes what stands in front of the IP packet. False if there is no headroom.
+    #[inline(always)]
+    fn address(&self, context: &Context<'_>, packet: &mut Packet, meta: &Meta, hash: u64, next_hop: &NextHop) -> bool {
         let memory = self.pool.memory();
         match *next_hop {
-            NextHop::Plain(mac) => rewrite::set_macs(memory.head_mut(&mut packet), node.uplink_mac, mac),
-            NextHop::Tunnel(place) => {
-                let traffic_class = rewrite::traffic_class(memory.head(&packet), meta);
-                let headers = self.tunnels.headers(place);
-                if !headers.is_some_and(|h| rewrite::encapsulate(memory, &mut packet, h, hash, traffic_class)) {
-                    return self.drop_packet(packet, DropReason::Oversized);
-                }
+            NextHop::Plain(mac) => {
+                rewrite::set_macs(memory.head_mut(packet), context.node.uplink_mac, mac);
+                true
             }
-            NextHop::Inside => return self.drop_packet(packet, DropReason::NoRoute),
+            NextHop::Tunnel(place) => {
+                let traffic_class = rewrite::traffic_class(memory.head(packet), meta);
+                let headers = self.tunnels.headers(place);
+                headers.is_some_and(|headers| rewrite::encapsulate(memory, packet, headers, hash, traffic_class))
+            }
+            NextHop::Inside => false,
         }
-        self.send(node.uplink, packet);
     }
+}
+
+/// Bytes of the largest IP packet that this way out takes.
+#[inline(always)]
+fn ip_size_max(context: &Context<'_>, next_hop: &NextHop) -> usize {
+    (context.node.uplink_mtu as usize).saturating_sub(next_hop.overhead())
 }
 
 /// A TCP super-frame that fits a wire is a segment; datagrams stay the datagrams that they were.

@@ -5,14 +5,14 @@
 //! cut. Shared words are only ever touched as atomics, so a writer in another process, even one gone mad, can make a
 //! reader see wrong values but never undefined ones; readers treat every value as a claim. This file must not know
 //! what the words mean.
-#![allow(unsafe_code)] // mmap, and the two casts from the mapping to slices
+#![allow(unsafe_code)] // mmap, and the casts from the mapping to slices
 
 use bytemuck::Pod;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 /// A bigger claim is taken for damage, not for a table.
@@ -212,6 +212,14 @@ pub fn prefetch<T>(value: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
+}
+
+/// Shared words as entries of half a word, in the order of memory. Contract: an entry is not stored to as part of a word
+/// while it is loaded by itself, which left-right publishing sees to.
+#[inline(always)]
+pub fn halves(words: &[AtomicU64]) -> &[AtomicU32] {
+    // SAFETY: the same memory for as long, aligned to more than is needed, and still only touched as atomics.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
 }
 
 #[cfg(test)]
