@@ -1,7 +1,7 @@
 //! The bench program's parts, in the order of a run: [`program`] asks the topics ([`engine`], [`new_flows`], [`lookups`],
 //! [`peers`]) for groups of cases ([`case`]), [`run`] measures them in turns by [`clock`], [`figures`] makes rows of it,
 //! [`table`] and [`report`] write them down with the [`conditions`]; [`huge`] gives both sides huge pages; [`check`] compares with a
-//! baseline. The measured node in memory is [`node`], its tables
+//! baseline. [`nft`] is the peer for table changes. The measured node in memory is [`node`], its tables
 //! [`cluster`], and [`device`] makes packets as a NIC would deliver them.
 
 pub mod case;
@@ -15,8 +15,11 @@ pub mod figures;
 pub mod huge;
 pub mod lookups;
 pub mod new_flows;
+pub mod nft;
 pub mod node;
+pub mod page;
 pub mod peers;
+mod plot;
 pub mod program;
 pub mod report;
 pub mod run;
