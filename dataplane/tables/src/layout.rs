@@ -10,14 +10,14 @@
 //! | 4 | offset of copy 0 (copy 1 follows it) |
 //! | 5 | seed of the hash tables |
 //! | 8 | generation: the one word that a publish flips; its lowest bit names the live copy |
-//! | 16.. | directory: for each table record size (words), capacity (records, a power of two), offset within a copy |
+//! | 16.. | directory: for each table record size (words), capacity (records; of hash tables a power of two), offset within a copy |
 //!
 //! This file must not read or write rows.
 
 use crate::limits::*;
 
 /// Changes whenever the meaning of any shared byte changes.
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = 2;
 pub const MAGIC_TABLES: u64 = u64::from_le_bytes(*b"FWtables");
 pub const MAGIC_STATUS: u64 = u64::from_le_bytes(*b"FWstatus");
 pub const MAGIC_FLOWS: u64 = u64::from_le_bytes(*b"FWflows\0");
@@ -54,9 +54,12 @@ pub enum Table {
     Policy,
     Rule,
     Revision,
+    // Big and mostly untouched: last, so that the others lie close together.
+    RouteTrie,
+    IdentityTrie,
 }
 
-pub const TABLES: [Table; 14] = [
+pub const TABLES: [Table; 16] = [
     Table::Node,
     Table::Endpoint,
     Table::RouteLengths,
@@ -71,6 +74,8 @@ pub const TABLES: [Table; 14] = [
     Table::Policy,
     Table::Rule,
     Table::Revision,
+    Table::RouteTrie,
+    Table::IdentityTrie,
 ];
 
 impl Table {
@@ -91,6 +96,8 @@ impl Table {
             Table::Policy => "policy",
             Table::Rule => "rule",
             Table::Revision => "revision",
+            Table::RouteTrie => "route_trie",
+            Table::IdentityTrie => "identity_trie",
         }
     }
 
@@ -101,7 +108,7 @@ impl Table {
         match self {
             Table::Node => (words(size_of::<crate::node::NodeRecord>()), 1),
             Table::Endpoint => (hash(16, size_of::<crate::endpoint::EndpointRecord>()), 2 * ENDPOINTS_MAX),
-            Table::RouteLengths | Table::IdentityLengths => (crate::lpm::LENGTHS_WORDS, 1),
+            Table::RouteLengths | Table::IdentityLengths => (words(size_of::<crate::lpm::Lengths>()), 1),
             Table::RoutePrefix => (hash(24, 8), 2 * ROUTES_MAX),
             Table::Route => (words(size_of::<crate::route::RouteRecord>()), ROUTES_MAX),
             Table::IdentityPrefix => (hash(24, 8), 2 * IDENTITIES_MAX),
@@ -118,6 +125,8 @@ impl Table {
             ),
             Table::Rule => (words(size_of::<crate::policy::RuleRecord>()), RULES_MAX),
             Table::Revision => (1, 1),
+            Table::RouteTrie => (crate::lpm::GROUP_WORDS, trie_groups(ROUTES_MAX)),
+            Table::IdentityTrie => (crate::lpm::GROUP_WORDS, trie_groups(IDENTITIES_MAX)),
         }
     }
 }

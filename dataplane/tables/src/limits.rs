@@ -11,6 +11,12 @@ pub const ENDPOINTS_MAX: usize = 1 << 11;
 pub const ROUTES_MAX: usize = 1 << 15;
 /// Pod addresses of the whole cluster that a policy may have to tell apart, and ipBlock prefixes.
 pub const IDENTITIES_MAX: usize = 1 << 19;
+/// Groups of the IPv4 trie of a prefix table (lpm.rs), so that its prefixes never lack one: the empty one, one for each
+/// /16, one for each prefix longer than 24, and the top; a power of two.
+pub const fn trie_groups(prefixes_max: usize) -> usize {
+    let top = crate::lpm::TOP_ENTRIES / crate::lpm::GROUP_ENTRIES;
+    (1 + crate::lpm::TOP_ENTRIES + prefixes_max + top).next_power_of_two()
+}
 /// Next hops of the underlay: every other node of a flat network, and routers.
 pub const NEIGHBOURS_MAX: usize = 1 << 13;
 /// Distinct sets of policies on the pods of one node.

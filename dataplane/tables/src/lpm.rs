@@ -1,11 +1,35 @@
-//! Longest prefix match for both families: one hash table of prefixes, and the set of lengths in use. A look-up probes
-//! the lengths from the longest down; a change is one hash-table change. Clusters use a handful of lengths, and only
-//! the first packet of a flow comes here.
+//! Longest prefix match for both families: how a reader finds it, and what lies in memory. Writing is `writer`.
+//!
+//! The truth is one hash table of prefixes (`prefix -> value`), for listings and for changes. On top of it:
+//! - **IPv4: a trie** of 32-bit entries, in groups of 256. The top (the last 65,536 entries) names for each /16 the group
+//!   of its 256 /24s; each of these is either the longest prefix (pushed down, so that a look-up never goes back up) or
+//!   names the group of its 256 addresses. Number 0 is the empty group, so that fresh memory is an empty trie and the top
+//!   is read without a branch. This is DIR-24-8 (Gupta, Lin, McKeown: "Routing Lookups in Hardware at Memory Access
+//!   Speeds", 1998) with its 64 MiB table in pages that exist only where there are prefixes: one more load, which the
+//!   cache answers, and none of the misses that addresses from everywhere make in 64 MiB. `0.0.0.0/0` stands aside: it
+//!   changes one word.
+//! - **IPv6: the set of lengths in use**, probed in the hash table from the longest down; clusters use a handful.
+//!
+//! | bits of an entry | meaning |
+//! |---|---|
+//! | 31 | 1: the rest is a group's number; 0: a prefix |
+//! | 25-30 | length of the prefix, 1 to 32; 0 means that none but the default covers this |
+//! | 0-24 | its value |
+//!
+//! Every number read is a claim: a group's number is cut to those that exist, and a look-up loads at most three entries
+//! whatever they say. This file must not write.
 
 use crate::layout::Table;
+use crate::limits::{IDENTITIES_MAX, ROUTES_MAX, trie_groups};
+use crate::region::halves;
 use crate::view::View;
 use crate::{Addr, Prefix};
 use bytemuck::{Pod, Zeroable};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+#[path = "lpm/writer.rs"]
+mod writer;
+pub(crate) use writer::Writer;
 
 /// The two prefix tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +39,8 @@ pub enum Lpm {
     /// address -> identity
     Identity,
 }
+
+pub const LPMS: [Lpm; 2] = [Lpm::Route, Lpm::Identity];
 
 impl Lpm {
     pub fn prefixes(self) -> Table {
@@ -30,60 +56,225 @@ impl Lpm {
             Lpm::Identity => Table::IdentityLengths,
         }
     }
+
+    pub fn trie(self) -> Table {
+        match self {
+            Lpm::Route => Table::RouteTrie,
+            Lpm::Identity => Table::IdentityTrie,
+        }
+    }
+
+    /// Prefixes of both families that fit.
+    pub fn limit(self) -> usize {
+        match self {
+            Lpm::Route => ROUTES_MAX,
+            Lpm::Identity => IDENTITIES_MAX,
+        }
+    }
 }
 
-/// How many prefixes there are of each length 0 to 128 (128-bit lengths; IPv4 ones are 96 and up), and the bitmap of
-/// those in use, bit 0 of word 0 for length 0.
-#[derive(Clone, Copy, Pod, Zeroable, Debug)]
+/// What a look-up in a burst says where no prefix holds the address.
+pub const NO_MATCH: u32 = u32::MAX;
+/// Values are ids of 25 bits.
+pub const VALUE_MAX: u64 = (1 << VALUE_BITS) - 1;
+const VALUE_BITS: u32 = 25;
+
+/// Entries of a group, and its words.
+pub(crate) const GROUP_ENTRIES: usize = 256;
+pub const GROUP_WORDS: usize = GROUP_ENTRIES / 2;
+/// Entries of the top: /16s.
+pub const TOP_ENTRIES: usize = 1 << 16;
+const ROUTE_ENTRIES: usize = trie_groups(ROUTES_MAX) * GROUP_ENTRIES;
+const IDENTITY_ENTRIES: usize = trie_groups(IDENTITIES_MAX) * GROUP_ENTRIES;
+/// Addresses of a burst that are looked up together.
+const CHUNK: usize = 8;
+
+/// The lengths in use, and what stands aside.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq)]
 #[repr(C)]
 pub struct Lengths {
+    /// One more than the value of `0.0.0.0/0`; 0: there is no such prefix.
+    pub default_v4: u64,
+    /// Bit `n`: there are IPv4 prefixes of length `n`.
     pub used_v4: u64,
+    /// The same for IPv6, bit 0 of word 0 for length 0.
     pub used_v6: [u64; 3],
-    pub count: [[u32; 2]; 132],
 }
 
-pub const LENGTHS_WORDS: usize = size_of::<Lengths>() / 8;
+/// One entry of the trie, as said above.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry(pub u32);
 
-/// Bits of lengths in use by a family, longest last: IPv4 lengths count from 96.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Used {
-    v4: u64,
-    v6: [u64; 3],
-}
+impl Entry {
+    pub const NONE: Entry = Entry(0);
+    const GROUP: u32 = 1 << 31;
 
-impl Lengths {
-    /// Adds or takes away one prefix.
-    pub fn change(&mut self, prefix: &Prefix, by: i32) {
-        let (v4, length) = (prefix.is_v4(), prefix.mapped_length() as usize);
-        let count = &mut self.count[length][v4 as usize];
-        *count = count.saturating_add_signed(by);
-        let (word, bit) =
-            if v4 { (&mut self.used_v4, length - 96) } else { (&mut self.used_v6[length / 64], length % 64) };
-        *word = *word & !(1 << bit) | ((*count > 0) as u64) << bit;
+    /// `length` is 1 to 32, `value` at most `VALUE_MAX`.
+    pub fn prefix(length: u8, value: u64) -> Entry {
+        Entry((length as u32) << VALUE_BITS | value as u32)
     }
+
+    pub fn group(number: u32) -> Entry {
+        Entry(Entry::GROUP | number)
+    }
+
+    #[inline(always)]
+    fn is_group(self) -> bool {
+        self.0 & Entry::GROUP != 0
+    }
+
+    fn number(self) -> usize {
+        (self.0 & !Entry::GROUP) as usize
+    }
+
+    fn length(self) -> u8 {
+        (self.0 >> VALUE_BITS & 0x3f) as u8
+    }
+
+    /// The value of a prefix; `default` for none, and for a group below the last level.
+    #[inline(always)]
+    fn value_or(self, default: u32) -> u32 {
+        if self.0 as i32 > 0 { self.0 & VALUE_MAX as u32 } else { default }
+    }
+}
+
+/// The IPv4 side of a prefix table. `ENTRIES` is a power of two, so that cutting an index to it is all of the checking.
+#[derive(Clone, Copy)]
+struct Trie<'a, const ENTRIES: usize> {
+    entries: &'a [AtomicU32; ENTRIES],
+    /// What those without a prefix of their own get.
+    default: u32,
+}
+
+impl<'a, const ENTRIES: usize> Trie<'a, ENTRIES> {
+    /// None if the table has another size, which attaching refuses.
+    #[inline(always)]
+    fn of(view: &View<'a>, table: Lpm) -> Option<Trie<'a, ENTRIES>> {
+        const { assert!(ENTRIES.is_power_of_two() && ENTRIES > TOP_ENTRIES && ENTRIES <= 1 << 32) };
+        let entries = halves(view.table_words(table.trie())).first_chunk()?;
+        Some(Trie { entries, default: (view.word(table.lengths(), 0) as u32).wrapping_sub(1) })
+    }
+
+    #[inline(always)]
+    fn entry(&self, at: u32) -> Entry {
+        Entry(self.entries[at as usize & (ENTRIES - 1)].load(Ordering::Relaxed))
+    }
+
+    /// Where the entry of an address's /24 stands.
+    #[inline(always)]
+    fn at_24(&self, addr: u32) -> u32 {
+        below(self.entry((ENTRIES - TOP_ENTRIES) as u32 + (addr >> 16)), addr >> 8)
+    }
+
+    /// The value for an address, or NO_MATCH.
+    #[inline(always)]
+    fn find(&self, addr: u32) -> u32 {
+        let entry = self.entry(self.at_24(addr));
+        let entry = if entry.is_group() { self.entry(below(entry, addr)) } else { entry };
+        entry.value_or(self.default)
+    }
+
+    /// The same for several addresses. Without a branch on each: those that end at their /24 load its entry again, which
+    /// costs less than a branch that goes wrong; where all end there, none does.
+    #[inline(always)]
+    fn find_chunk(&self, addrs: [u32; CHUNK]) -> [u32; CHUNK] {
+        let (mut at, mut entries) = ([0; CHUNK], [Entry::NONE; CHUNK]);
+        for i in 0..CHUNK {
+            at[i] = self.at_24(addrs[i]);
+        }
+        for i in 0..CHUNK {
+            entries[i] = self.entry(at[i]);
+        }
+        if entries.iter().fold(0, |any, entry| any | entry.0) & Entry::GROUP != 0 {
+            for i in 0..CHUNK {
+                at[i] = if entries[i].is_group() { below(entries[i], addrs[i]) } else { at[i] };
+            }
+            for i in 0..CHUNK {
+                entries[i] = self.entry(at[i]);
+            }
+        }
+        entries.map(|entry| entry.value_or(self.default))
+    }
+
+    /// The IPv4 addresses of a burst; those of IPv6 are left to `find_v6`.
+    #[inline(always)]
+    fn find_burst(&self, addrs: &[Addr], found: &mut [u32], find_v6: impl Fn(Addr) -> u32) {
+        let find = |addr: &Addr| if addr.is_v4() { self.find(low(addr)) } else { find_v6(*addr) };
+        let (chunks, rest) = addrs.as_chunks();
+        let (found, found_rest) = found.as_chunks_mut();
+        for (addrs, found) in chunks.iter().zip(found) {
+            let all_v4 = addrs.iter().all(|addr| addr.is_v4());
+            *found = if all_v4 { self.find_chunk(addrs.each_ref().map(low)) } else { addrs.each_ref().map(find) };
+        }
+        for (addr, found) in rest.iter().zip(found_rest) {
+            *found = find(addr);
+        }
+    }
+}
+
+/// Where an octet's entry stands in the group that an entry names, before it is cut to the entries that exist: the shift
+/// drops the bit that says "group".
+#[inline(always)]
+fn below(entry: Entry, octet: u32) -> u32 {
+    entry.0 << 8 | octet & 0xff
+}
+
+/// The 32 bits of an IPv4 address.
+#[inline(always)]
+fn low(addr: &Addr) -> u32 {
+    addr.words()[1] as u32
+}
+
+/// The value of the longest prefix that holds `addr`.
+#[inline]
+pub(crate) fn longest_match(view: &View, table: Lpm, addr: Addr) -> Option<u64> {
+    if !addr.is_v4() {
+        return longest_v6(view, table, addr);
+    }
+    let found = match table {
+        Lpm::Route => Trie::<ROUTE_ENTRIES>::of(view, table)?.find(low(&addr)),
+        Lpm::Identity => Trie::<IDENTITY_ENTRIES>::of(view, table)?.find(low(&addr)),
+    };
+    (found != NO_MATCH).then_some(found as u64)
+}
+
+/// The same for many addresses at once, so that their loads overlap. `found` says NO_MATCH for those without a prefix; of
+/// the two slices the shorter counts.
+#[inline]
+pub(crate) fn longest_match_burst(view: &View, table: Lpm, addrs: &[Addr], found: &mut [u32]) {
+    let count = addrs.len().min(found.len());
+    let (addrs, found) = (&addrs[..count], &mut found[..count]);
+    let find_v6 = |addr| longest_v6(view, table, addr).map_or(NO_MATCH, |value| value as u32);
+    match table {
+        Lpm::Route => Trie::<ROUTE_ENTRIES>::of(view, table).map(|trie| trie.find_burst(addrs, found, find_v6)),
+        Lpm::Identity => Trie::<IDENTITY_ENTRIES>::of(view, table).map(|trie| trie.find_burst(addrs, found, find_v6)),
+    };
 }
 
 /// Probes the lengths in use from the longest down.
-#[inline]
-pub(crate) fn longest_match(view: &View, table: Lpm, addr: Addr) -> Option<u64> {
-    let used: Used = view.leading(table.lengths());
-    if addr.is_v4() {
-        return probe(view, table, addr, used.v4, 96);
-    }
-    (0..3).rev().find_map(|i| probe(view, table, addr, used.v6[i], 64 * i))
+#[inline(never)]
+fn longest_v6(view: &View, table: Lpm, addr: Addr) -> Option<u64> {
+    (0..3)
+        .rev()
+        .find_map(|i| probe(view, table, addr, view.word(table.lengths(), 2 + i), 64 * i))
+        .map(|(_, value)| value)
 }
 
+/// `used`: a bitmap of lengths, its lowest bit for length `base`. Answers the bit and the value.
 #[inline(always)]
-fn probe(view: &View, table: Lpm, addr: Addr, mut used: u64, base: usize) -> Option<u64> {
+fn probe(view: &View, table: Lpm, addr: Addr, mut used: u64, base: usize) -> Option<(u8, u64)> {
     while used != 0 {
         let bit = 63 - used.leading_zeros() as usize;
         used &= !(1 << bit);
         // A damaged length beyond 128 masks nothing and finds nothing.
         let prefix = Prefix::mapped(addr, (base + bit).min(128) as u8);
         if let Some(value) = view.find(table.prefixes(), &prefix) {
-            return Some(value);
+            return Some((bit as u8, value));
         }
     }
     None
 }
+
+#[cfg(test)]
+#[path = "lpm/tests.rs"]
+mod tests;

@@ -18,12 +18,12 @@
 use crate::hash;
 use crate::layout::{self, Layout, LayoutError, SCOPE_BITMAP_WORDS, Table, WORD_GENERATION, WORD_SEED};
 use crate::limits::{JOURNAL_PUBLISHES, PROBES_MAX};
-use crate::lpm::{Lengths, Lpm};
+use crate::lpm::{self, LPMS};
 use crate::region::{Access, Region, RegionError};
 use crate::scope::{Scope, ScopeCounters, Touched};
+use crate::view;
 use crate::view::{View, write_record};
 use crate::word::Word;
-use crate::{Prefix, view};
 use bytemuck::Pod;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -95,6 +95,8 @@ pub struct Publisher {
     /// Changed by the last publish, still to be copied from the live copy to the idle one.
     behind: Vec<Range>,
     touched: Touched,
+    /// By `Lpm`.
+    pub(crate) prefixes: [lpm::Writer; LPMS.len()],
 }
 
 impl Publisher {
@@ -106,7 +108,8 @@ impl Publisher {
             region.words()[at].store(value, Ordering::Relaxed);
         }
         let (dirty, behind) = (Vec::new(), Vec::new());
-        Ok(Publisher { region, layout, seed, live: 0, dirty, behind, touched: Touched::default() })
+        let (touched, prefixes) = (Touched::default(), LPMS.map(lpm::Writer::new));
+        Ok(Publisher { region, layout, seed, live: 0, dirty, behind, touched, prefixes })
     }
 
     pub fn region(&self) -> &Region {
@@ -162,16 +165,43 @@ impl Publisher {
         View::new(words, &self.layout, self.seed, self.live)
     }
 
-    fn put<T: Pod>(&mut self, at: usize, value: &T) {
+    pub(crate) fn place(&self, table: Table) -> layout::Place {
+        self.layout.place(table)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn dirty_words(&self) -> usize {
+        self.dirty.iter().map(|(_, count)| *count as usize).sum()
+    }
+
+    /// Writes words of the idle copy, from word `at` of it.
+    pub(crate) fn put<T: Pod>(&mut self, at: usize, value: &T) {
         let start = self.copy_start(self.live + 1);
         write_record(self.region.words(), start + at, value);
-        self.dirty.push((at as u32, (size_of::<T>() / 8) as u32));
+        let (at, count) = (at as u32, (size_of::<T>() / 8) as u32);
+        match self.dirty.last_mut() {
+            // Most writes go on where the last one ended, or repeat it.
+            Some((start, size)) if (*start..=*start + *size).contains(&at) => *size = (*size).max(at + count - *start),
+            _ => self.dirty.push((at, count)),
+        }
+    }
+
+    /// Changes words of the idle copy; those that stay as they are cost a look.
+    pub(crate) fn change(&mut self, words: std::ops::Range<usize>, mut change: impl FnMut(u64) -> u64) {
+        let start = self.copy_start(self.live + 1);
+        for at in words {
+            let old = self.region.words()[start + at].load(Ordering::Relaxed);
+            let new = change(old);
+            if new != old {
+                self.put(at, &new);
+            }
+        }
     }
 }
 
 /// The idle copy, open for changes.
 pub struct Batch<'p> {
-    publisher: &'p mut Publisher,
+    pub(crate) publisher: &'p mut Publisher,
 }
 
 impl Batch<'_> {
@@ -247,27 +277,6 @@ impl Batch<'_> {
             };
             self.publisher.put(place.offset + to * place.record_words + word, &value);
         }
-    }
-
-    /// Points a prefix at a value.
-    pub fn insert_prefix(&mut self, table: Lpm, prefix: &Prefix, value: u64) -> Result<(), TableFull> {
-        let is_new = self.view().find_slot(table.prefixes(), prefix).is_none();
-        self.insert(table.prefixes(), prefix, &value)?;
-        if is_new { self.count_prefix(table, prefix, 1) } else { Ok(()) }
-    }
-
-    pub fn remove_prefix(&mut self, table: Lpm, prefix: &Prefix) -> Result<bool, TableFull> {
-        let was = self.remove(table.prefixes(), prefix);
-        if was {
-            self.count_prefix(table, prefix, -1)?;
-        }
-        Ok(was)
-    }
-
-    fn count_prefix(&mut self, table: Lpm, prefix: &Prefix, by: i32) -> Result<(), TableFull> {
-        let mut lengths: Lengths = self.view().row(table.lengths(), 0);
-        lengths.change(prefix, by);
-        self.set(table.lengths(), 0, &lengths)
     }
 
     /// Flows that depend on this are looked at again once published.

@@ -58,10 +58,17 @@ impl<'a> View<'a> {
         read_record(self.words, place.offset + index * place.record_words)
     }
 
-    /// The first words of a table of one big record.
+    /// All words of a table.
     #[inline(always)]
-    pub(crate) fn leading<T: Pod>(&self, table: Table) -> T {
-        read_record(self.words, self.layout.place(table).offset)
+    pub(crate) fn table_words(&self, table: Table) -> &'a [AtomicU64] {
+        let Place { record_words, capacity, offset } = self.layout.place(table);
+        self.words.get(offset..offset + record_words * capacity).unwrap_or(&[])
+    }
+
+    /// Word `at` of a table; zero if there is none.
+    #[inline(always)]
+    pub(crate) fn word(&self, table: Table, at: usize) -> u64 {
+        self.table_words(table).get(at).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     /// The value of `key` in a hash table.
@@ -109,6 +116,13 @@ impl<'a> View<'a> {
     #[inline]
     pub fn longest_match(&self, table: lpm::Lpm, addr: crate::Addr) -> Option<u64> {
         lpm::longest_match(self, table, addr)
+    }
+
+    /// Longest match of each of a burst of addresses of either family: `found[i]` becomes the value for `addrs[i]`, or
+    /// `lpm::NO_MATCH`.
+    #[inline]
+    pub fn longest_match_burst(&self, table: lpm::Lpm, addrs: &[crate::Addr], found: &mut [u32]) {
+        lpm::longest_match_burst(self, table, addrs, found);
     }
 
     /// All rows of a hash table, for listings. O(capacity).
