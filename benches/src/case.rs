@@ -94,7 +94,7 @@ pub struct Planned {
     pub what: String,
     /// Of the working set: "10k flows".
     pub size: String,
-    /// What is printed: "ns", "us", "ms", "ratio" or "bytes".
+    /// What is printed: "ns", "us", "ms", "s", "ratio", "bytes"; "ns more" for a difference.
     pub unit: &'static str,
     pub by: By,
     pub subtract: bool,

@@ -93,7 +93,7 @@ fn added(what: &str, size: &Size, more: &[Seen; 2], less: &[Seen; 2]) -> Planned
     let of = more.iter().chain(less).cloned().collect();
     let how = |costs: &[f64]| costs[0] - costs[1] - (costs[2] - costs[3]);
     let target = Target { aim: Some(ADDED_NS_AIM), ..Target::default() };
-    Planned::ours(what, size.name, move || Ok(Derived { of, how, is_time: true })).target(target)
+    Planned::ours(what, size.name, move || Ok(Derived { of, how, is_time: true })).unit("ns more").target(target)
 }
 
 struct Established {

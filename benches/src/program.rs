@@ -29,6 +29,9 @@ struct Arguments {
     /// Measures these few cases and writes them as the baseline.
     #[arg(long, value_name = "FILE")]
     write_baseline: Option<PathBuf>,
+    /// Draws the page again from a report.json.
+    #[arg(long, value_name = "FILE", hide = true)]
+    page: Option<PathBuf>,
     /// What `cargo bench` says to every program.
     #[arg(long, hide = true)]
     bench: bool,
@@ -46,6 +49,10 @@ fn groups(full: bool) -> Vec<Group> {
 
 pub fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(file) = &arguments.page {
+        let report: Report = serde_json::from_slice(&std::fs::read(file)?)?;
+        return report.write(&arguments.out.unwrap_or_else(out));
+    }
     if let Some(status) = huge::around_self()? {
         std::process::exit(status.code().unwrap_or(1));
     }

@@ -2,6 +2,7 @@
 
 use crate::conditions::Conditions;
 use crate::figures::{Row, Verdict};
+use crate::page;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -43,6 +44,7 @@ impl Report {
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        write("report.json", serde_json::to_string_pretty(self)?)
+        write("report.json", serde_json::to_string_pretty(self)?)?;
+        write("report.html", page::page(self)?)
     }
 }
