@@ -13,7 +13,7 @@
 #define NODES 5000u
 #define PODS 190000u
 #define BLOCKS 4996u
-#define ADDRESSES (1u << 17)
+#define ADDRESSES (1u << 15)
 
 struct prefix {
 	uint32_t address;

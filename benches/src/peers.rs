@@ -5,6 +5,7 @@
 
 use crate::case::{By, Case, Cost, Group, Planned};
 use crate::clock;
+use crate::conditions::field;
 use anyhow::{Result, ensure};
 use std::cell::Cell;
 use std::hint::black_box;
@@ -29,7 +30,8 @@ pub fn groups(full: bool) -> Vec<Group> {
 
 /// Something of ours, or of a library, that answers questions in this process.
 struct Lookups<F> {
-    bytes: Option<u64>,
+    /// Of the structure.
+    bytes: u64,
     /// Looks up so many bursts, going on where it ended; the sum of the answers.
     bursts: F,
 }
@@ -44,7 +46,7 @@ impl<F: FnMut(usize) -> u64> Case for Lookups<F> {
     }
 
     fn bytes(&self) -> Option<u64> {
-        self.bytes
+        Some(self.bytes)
     }
 }
 
@@ -95,6 +97,12 @@ fn program(
         Ok(program)
     };
     Planned::ours(what, size, make).by(By::Peer(peer))
+}
+
+/// Bytes of memory that this process has touched: tables have room for more than a case fills.
+fn resident() -> u64 {
+    let kib = |name| field("/proc/self/status", name)?.split(' ').next()?.parse::<u64>().ok();
+    ["RssAnon", "RssShmem", "HugetlbPages"].into_iter().filter_map(kib).sum::<u64>() * 1024
 }
 
 /// "10k", "4M".

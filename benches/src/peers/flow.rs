@@ -82,7 +82,7 @@ fn ours(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
         }
         answers
     };
-    Ok(Lookups { bytes: Some(layout.region_words() as u64 * 8), bursts })
+    Ok(Lookups { bytes: layout.region_words() as u64 * 8, bursts })
 }
 
 fn hashbrown(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
@@ -97,5 +97,5 @@ fn hashbrown(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
         let bursts = (0..count).map(|_| cursor.advance());
         bursts.flat_map(|burst| &keys[burst]).map(|key| map.get(key).map_or(0, |record| record.service as u64)).sum()
     };
-    Ok(Lookups { bytes: Some(bytes), bursts })
+    Ok(Lookups { bytes, bursts })
 }

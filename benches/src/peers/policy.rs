@@ -1,6 +1,6 @@
 //! Policy beside rte_acl: is this identity allowed to this port of a pod with this policy set, and which policy says so?
 
-use super::{Agreement, Cursor, Lookups, keys, program, short};
+use super::{Agreement, Cursor, Lookups, keys, program, resident, short};
 use crate::case::{Case, Group, Planned, Target};
 use anyhow::Result;
 use bytemuck::Zeroable;
@@ -57,10 +57,12 @@ fn answer(view: &View, query: &keys::Query) -> u64 {
 }
 
 fn ours(rules: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
+    let before = resident();
     let mut publisher = Publisher::create(7)?;
     let mut batch = publisher.batch([]).expect("nobody reads yet");
     fill(&mut batch, rules)?;
     batch.publish();
+    let bytes = resident().saturating_sub(before);
     let queries: Vec<keys::Query> = (0..QUERIES).map(|i| keys::query(i, rules)).collect();
     let view = publisher.live();
     agreement.check(queries.iter().map(|query| answer(&view, query)).sum())?;
@@ -70,5 +72,5 @@ fn ours(rules: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
         let bursts = (0..count).map(|_| cursor.advance());
         bursts.flat_map(|burst| &queries[burst]).map(|query| answer(&view, query)).sum()
     };
-    Ok(Lookups { bytes: None, bursts })
+    Ok(Lookups { bytes, bursts })
 }
