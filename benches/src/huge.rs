@@ -3,9 +3,11 @@
 
 use crate::conditions::{field, read};
 use anyhow::{Context, Result, anyhow, ensure};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::fs::File;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +27,7 @@ pub fn around_self() -> Result<Option<ExitStatus>> {
     if std::env::var_os(VARIABLE).is_some() {
         return Ok(None);
     }
+    let _alone = alone()?;
     let reserved = reserve();
     let mut again = Command::new(std::env::current_exe().context("cannot find this program again")?);
     again.args(std::env::args_os().skip(1));
@@ -47,6 +50,16 @@ pub fn around_self() -> Result<Option<ExitStatus>> {
     handle.close();
     let _ = forwarding.join();
     Ok(Some(status))
+}
+
+/// Waits until no other run measures: two would disturb each other, and give back each other's pages. Holds while it lives.
+fn alone() -> Result<File> {
+    let file = File::open(COUNT_FILE).with_context(|| format!("cannot open {COUNT_FILE}"))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        eprintln!("another run of this program is measuring; waiting until it has ended");
+        flock(&file, FlockOperation::LockExclusive).context("cannot wait for the other run")?;
+    }
+    Ok(file)
 }
 
 fn pid(child: &Child) -> Result<Pid> {

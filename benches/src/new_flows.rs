@@ -10,8 +10,8 @@ use anyhow::{Result, ensure};
 use tables::counters::WorkerCounter;
 
 pub const TITLE: &str = "new flow";
-const ABOUT: &str =
-    "The first packet of a flow, from the choice of its backend to the wire, and the flow's expiry later.";
+const ABOUT: &str = "The first packet of a flow, from the choice of its backend to the wire, and the flow's expiry \
+                     later. VPP took 1,680 ns for the former, measured elsewhere.";
 /// Flows that are opened before they are forgotten again; their memory is warm.
 const FLOWS: u32 = 65_536;
 pub const ENCAP: &str = "new: pod to ClusterIP, encap";

@@ -115,11 +115,11 @@ fn chapter(chapter: &Chapter, rows: &[Row]) -> Result<Markup> {
 
 /// What was measured at enough sizes of one kind, one line for each name and side.
 fn lines(title: &str, rows: &[&Row]) -> Vec<Line> {
-    let unit = unit(rows);
+    let (unit, has_peers) = (unit(rows), rows.iter().any(|row| row.is_peer()));
     let mut lines: Vec<Line> = Vec::new();
     for row in rows.iter().filter(|row| row.by != REFERENCE && row.unit == unit) {
         let (Some(figures), Some(x)) = (row.figures, leading_number(&row.size)) else { continue };
-        let name = if row.by == OURS { row.what.clone() } else { row.by.clone() };
+        let name = if row.by == OURS && !has_peers { row.what.clone() } else { row.by.clone() };
         let number = lines.len();
         match lines.iter_mut().find(|line| line.name == name) {
             Some(line) => line.points.push((x, figures.median)),
