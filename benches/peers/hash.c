@@ -1,18 +1,27 @@
 /*
- * rte_hash: bulk look-ups of 64 keys in random order, CRC hash, one reader without locks. The value (8 bytes beside the
- * key) is read; what a flow cache would fetch behind it is not.
+ * rte_hash: bulk look-ups of 64 keys in random order, CRC hash, one reader without locks.
  *
- *   hash <16|40|48 bytes a key> <entries>     40: Fairway's tuple; 48: that, padded to a size that has a fast compare
+ *   hash <16|40|48 bytes a key> <entries> <record|value>
+ *
+ * Keys: 40 bytes are Fairway's tuple, 48 are that, padded to a size that has a fast compare. Answers: a record of a cache
+ * line, which a flow cache would keep behind the value (fetched ahead for the whole burst), or the value beside the key.
  */
 #include "peer.h"
 
 #include <rte_hash.h>
 #include <rte_hash_crc.h>
+#include <rte_prefetch.h>
 
 static struct rte_hash *table;
 /* In the order of the look-ups. */
 static uint8_t *keys;
 static uint32_t key_bytes, entries, next;
+
+struct record {
+	uint64_t answer, others[7];
+};
+/* NULL: answers are the values themselves. */
+static struct record *records;
 
 /* Key i: 16 bytes of IPv4 addresses, ports and protocol, or the bytes of `keys::tuple`. */
 static void make_key(uint8_t *key, uint32_t i)
@@ -41,7 +50,10 @@ static void fill(void)
 		die("rte_hash refuses %u entries of %u bytes: %s", entries, key_bytes, rte_strerror(rte_errno));
 	for (uint32_t i = 0; i < entries; i++) {
 		make_key(key, i);
-		if (rte_hash_add_key_data(table, key, (void *)(uintptr_t)(i + 1)) < 0)
+		void *value = records ? (void *)(records + i) : (void *)(uintptr_t)(i + 1);
+		if (records)
+			records[i].answer = i + 1;
+		if (rte_hash_add_key_data(table, key, value) < 0)
 			die("rte_hash is full at entry %u of %u", i, entries);
 	}
 }
@@ -58,6 +70,31 @@ static void order_keys(void)
 	free(order);
 }
 
+static void make_records(void)
+{
+	records = rte_zmalloc("records", (size_t)entries * sizeof *records, 64);
+	if (!records)
+		die("no memory for %u records", entries);
+}
+
+static inline uint64_t read_values(void *const *values)
+{
+	uint64_t answers = 0;
+	for (unsigned i = 0; i < BURST; i++)
+		answers += (uintptr_t)values[i];
+	return answers;
+}
+
+static inline uint64_t read_records(void *const *values)
+{
+	uint64_t answers = 0;
+	for (unsigned i = 0; i < BURST; i++)
+		rte_prefetch0(values[i]);
+	for (unsigned i = 0; i < BURST; i++)
+		answers += ((const struct record *)values[i])->answer;
+	return answers;
+}
+
 static uint64_t bursts(unsigned count)
 {
 	uint64_t answers = 0, found;
@@ -67,8 +104,7 @@ static uint64_t bursts(unsigned count)
 		for (unsigned i = 0; i < BURST; i++)
 			wanted[i] = keys + (size_t)(next + i) * key_bytes;
 		rte_hash_lookup_bulk_data(table, wanted, BURST, &found, values);
-		for (unsigned i = 0; i < BURST; i++)
-			answers += (uintptr_t)values[i];
+		answers += records ? read_records(values) : read_values(values);
 		next = next + BURST < entries ? next + BURST : 0;
 	}
 	return answers;
@@ -82,19 +118,23 @@ static uint64_t check(void)
 		void *value;
 		if (rte_hash_lookup_data(table, keys + (size_t)i * key_bytes, &value) < 0)
 			die("rte_hash has lost a key");
-		sum += (uintptr_t)value;
+		sum += records ? ((struct record *)value)->answer : (uintptr_t)value;
 	}
 	return sum;
 }
 
 int main(int count, char **arguments)
 {
-	key_bytes = count == 3 ? (uint32_t)atoi(arguments[1]) : 0;
-	entries = count == 3 ? (uint32_t)atoi(arguments[2]) : 0;
-	if ((key_bytes != 16 && key_bytes != 40 && key_bytes != 48) || entries < BURST)
-		die("usage: hash 16|40|48 ENTRIES");
-	start(256 + entries / 1024 * 320 / 1024);
+	int with_records = count == 4 && !strcmp(arguments[3], "record");
+	key_bytes = count == 4 ? (uint32_t)atoi(arguments[1]) : 0;
+	entries = count == 4 ? (uint32_t)atoi(arguments[2]) : 0;
+	if ((key_bytes != 16 && key_bytes != 40 && key_bytes != 48) || entries < BURST ||
+	    (!with_records && strcmp(arguments[3], "value")))
+		die("usage: hash 16|40|48 ENTRIES record|value");
+	start(256 + entries / 1024 * 384 / 1024);
 	uint64_t before = heap_bytes();
+	if (with_records)
+		make_records();
 	fill();
 	order_keys();
 	return serve(heap_bytes() - before, check(), bursts);

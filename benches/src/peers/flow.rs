@@ -21,17 +21,21 @@ pub fn groups() -> Vec<Group> {
 fn group(flows: u32) -> Group {
     let (size, agreement) = (format!("{} flows", short(flows)), Agreement::default());
     let target = if flows >= TARGET_FLOWS { Target::ratio(TARGET_RATIO) } else { Target::default() };
-    let rte_hash =
-        |peer, key_bytes: &str| program((WHAT, &size, peer), ("hash", &[key_bytes, &flows.to_string()]), &agreement);
+    let rte_hash = |peer, key_bytes: &str, answer: &str| {
+        program((WHAT, &size, peer), ("hash", &[key_bytes, &flows.to_string(), answer]), &agreement)
+    };
     let (first, second) = (agreement.clone(), agreement.clone());
     Group {
         title: "flow table",
-        about: "Tuples in random order, bursts of 64. rte_hash and ours read what is found beside the key, hashbrown \
-                its whole record. 40-byte keys are ours, padded to 48, which rte_hash compares faster.",
+        about: "From a tuple to its flow's record, of which a field is read; random order, bursts of 64, all sides fetch \
+                ahead. Behind rte_hash's value stands a record of one cache line; \"value\" reads no more than what lies \
+                beside the key. Its keys are our 40 bytes padded to 48, which it compares faster, or 16.",
         cases: vec![
             Planned::ours(WHAT, &size, move || ours(flows, &first)),
-            rte_hash("rte_hash, our 40-byte keys", "48").target(target),
-            rte_hash("rte_hash, 16-byte keys", "16"),
+            rte_hash("rte_hash", "48", "record").target(target),
+            rte_hash("rte_hash, value", "48", "value").target(target),
+            rte_hash("rte_hash, 16 bytes", "16", "record"),
+            rte_hash("rte_hash, 16, value", "16", "value"),
             Planned::ours(WHAT, &size, move || hashbrown(flows, &second)).by(By::Peer("hashbrown")),
         ],
     }
@@ -78,7 +82,7 @@ fn ours(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
         let mut answers = 0;
         for _ in 0..count {
             find_burst(&table, &tuples[cursor.advance()], &mut found);
-            answers += found.iter().flatten().map(|&id| id as u64).sum::<u64>();
+            answers += found.iter().flatten().map(|&id| table.record(id).service as u64).sum::<u64>();
         }
         answers
     };
