@@ -171,7 +171,7 @@ impl FlowTable {
 
     #[inline(always)]
     pub fn hash(&self, tuple: &Tuple) -> u64 {
-        hash::hash(tuple, self.seed)
+        hash::hash_words(&tuple.words(), self.seed)
     }
 
     #[inline(always)]
@@ -264,21 +264,6 @@ impl FlowTable {
         self.used -= 1;
     }
 
-    /// Notes a packet: time, direction, TCP's progress.
-    #[inline(always)]
-    pub fn note(&mut self, id: FlowId, way: Way, tcp_flags: u8, now_ms: u32) {
-        let record = self.record_mut(id);
-        record.last_seen_ms = now_ms;
-        record.packets[way as usize] = record.packets[way as usize].wrapping_add(1);
-        let by_opener = (record.flags & FLAG_OPENED_LOCALLY != 0) == (way == Way::Out);
-        if !by_opener {
-            record.flags |= FLAG_ANSWERED;
-        }
-        if record.inside.protocol == Protocol::TCP {
-            record.state = advance(record.state, way, by_opener, tcp_flags);
-        }
-    }
-
     /// Whether a SYN of this way opens a new connection over the remains of an old one: a closed one, or one whose opener
     /// has forgotten it (its SYN comes long after the handshake).
     pub fn may_reopen(&self, id: FlowId, way: Way) -> bool {
@@ -318,11 +303,24 @@ impl FlowTable {
     }
 }
 
+/// Notes a packet in its flow: time, direction, TCP's progress.
+#[inline(always)]
+pub fn note(record: &mut FlowRecord, way: Way, tcp_flags: u8, now_ms: u32) {
+    record.last_seen_ms = now_ms;
+    record.packets[way as usize] = record.packets[way as usize].wrapping_add(1);
+    let by_opener = (record.flags & FLAG_OPENED_LOCALLY != 0) == (way == Way::Out);
+    if !by_opener {
+        record.flags |= FLAG_ANSWERED;
+    }
+    if record.inside.protocol == Protocol::TCP {
+        record.state = advance(record.state, way, by_opener, tcp_flags);
+    }
+}
+
 /// Whether a used record has this tuple in this way.
 #[inline(always)]
 fn bears(record: &FlowRecord, tuple: &Tuple, way: Way) -> bool {
-    let held = if way == Way::Out { record.inside } else { record.outside() };
-    let (held, asked): ([u64; 5], [u64; 5]) = (bytemuck::cast(held), bytemuck::cast(*tuple));
+    let (held, asked) = (record.words(way == Way::Out), tuple.words());
     let differences = held.iter().zip(asked).fold(0, |all, (a, b)| all | (a ^ b));
     differences == 0 && record.flags & FLAG_USED != 0
 }

@@ -56,16 +56,16 @@ fn flows_leave_when_their_kind_of_silence_is_over() {
     let mut opened = record(t, t);
     opened.flags = FLAG_OPENED_LOCALLY;
     let id = flows.insert(opened).unwrap();
-    flows.note(id, Way::Out, tcp_flag::SYN, 1000);
+    note(flows.record_mut(id), Way::Out, tcp_flag::SYN, 1000);
     assert_eq!((flows.expire(64, 60_999), flows.expire(64, 61_000)), (0, 1), "an unanswered SYN");
     let id = flows.insert(opened).unwrap();
-    flows.note(id, Way::Out, tcp_flag::SYN, 0);
-    flows.note(id, Way::Back, tcp_flag::SYN | tcp_flag::ACK, 1);
-    flows.note(id, Way::Out, tcp_flag::ACK, 2);
+    note(flows.record_mut(id), Way::Out, tcp_flag::SYN, 0);
+    note(flows.record_mut(id), Way::Back, tcp_flag::SYN | tcp_flag::ACK, 1);
+    note(flows.record_mut(id), Way::Out, tcp_flag::ACK, 2);
     assert_eq!(flows.expire(64, 3_600_000), 0, "an established connection");
-    flows.note(id, Way::Out, tcp_flag::FIN | tcp_flag::ACK, 3_600_000);
+    note(flows.record_mut(id), Way::Out, tcp_flag::FIN | tcp_flag::ACK, 3_600_000);
     assert!(!flows.is_closed(id));
-    flows.note(id, Way::Back, tcp_flag::FIN | tcp_flag::ACK, 3_600_001);
+    note(flows.record_mut(id), Way::Back, tcp_flag::FIN | tcp_flag::ACK, 3_600_001);
     assert!(flows.is_closed(id));
     assert_eq!(flows.expire(64, 3_610_001), 1, "both ends closed");
 }

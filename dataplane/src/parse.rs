@@ -47,6 +47,7 @@ pub struct Meta {
     /// TCP's flags; 0 otherwise.
     pub tcp_flags: u8,
     pub ttl: u8,
+    pub is_v4: bool,
     /// Offset of the IP header.
     pub l3: u16,
     /// Offset of the layer-4 header.
@@ -117,6 +118,7 @@ pub fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
         kind: Kind::Transport,
         tcp_flags,
         ttl: bytes[22],
+        is_v4: true,
         l3: ETHERNET_BYTES as u16,
         l4: L4 as u16,
         end: end as u32,
@@ -173,6 +175,7 @@ fn parse_v4(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
         kind: Kind::Other,
         tcp_flags: 0,
         ttl: view.hop_limit(),
+        is_v4: true,
         l3: l3 as u16,
         l4: (l3 + header) as u16,
         end: (l3 + view.total_len() as usize) as u32,
@@ -207,6 +210,7 @@ fn parse_v6(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
         kind: Kind::Other,
         tcp_flags: 0,
         ttl: view.hop_limit(),
+        is_v4: false,
         l3: l3 as u16,
         l4: l4 as u16,
         end: end as u32,

@@ -33,12 +33,12 @@ impl Translation {
     #[inline(always)]
     fn differences(&self, meta: &Meta) -> (Difference, Difference) {
         let mut addresses = Difference::default();
-        addresses.replace_addr(meta.src, self.src);
-        addresses.replace_addr(meta.dst, self.dst);
+        addresses.replace_addr(meta.src, self.src, meta.is_v4);
+        addresses.replace_addr(meta.dst, self.dst, meta.is_v4);
         let mut ports = Difference::default();
         ports.replace(meta.src_port, self.src_port);
         ports.replace(meta.dst_port, self.dst_port);
-        (addresses, ports)
+        (addresses.folded(), ports)
     }
 
     pub fn of(meta: &Meta) -> Translation {
@@ -58,10 +58,10 @@ impl Difference {
 
     /// Sums of 32-bit words are as good as sums of their halves: 2^16 is 1 modulo 0xffff (RFC 1071, 2(A)).
     #[inline(always)]
-    fn replace_addr(&mut self, old: Addr, new: Addr) {
+    fn replace_addr(&mut self, old: Addr, new: Addr, is_v4: bool) {
         let ([old_high, old_low], [new_high, new_low]) = (old.words(), new.words());
         self.replace_word(old_low as u32, new_low as u32);
-        if !old.is_v4() {
+        if !is_v4 {
             self.replace_word((old_low >> 32) as u32, (new_low >> 32) as u32);
             self.replace_word(old_high as u32, new_high as u32);
             self.replace_word((old_high >> 32) as u32, (new_high >> 32) as u32);
@@ -73,10 +73,16 @@ impl Difference {
         self.0 += !old as u64 + new as u64;
     }
 
-    /// Applies it to a sum (uncomplemented).
+    /// The same difference as one word, so that applying it is cheap.
+    #[inline(always)]
+    fn folded(self) -> Difference {
+        Difference(fold(self.0) as u64)
+    }
+
+    /// Applies it to a sum (uncomplemented). It must be a few 16-bit words at most.
     #[inline(always)]
     fn add_to(self, sum: u16) -> u16 {
-        fold(sum as u64 + self.0)
+        fold_short(sum as u32 + self.0 as u32)
     }
 
     /// Applies it to a checksum field (complemented).
@@ -90,7 +96,12 @@ impl Difference {
 #[inline(always)]
 fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
+    fold_short((sum & 0xffff) as u32 + (sum >> 16) as u32)
+}
+
+/// As `fold`, of a sum of a few 16-bit words.
+#[inline(always)]
+fn fold_short(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
@@ -147,27 +158,51 @@ pub fn can_complete(checksum: Checksum, meta: &Meta) -> bool {
 /// Gives a packet other addresses and ports, and its `Meta` too.
 #[inline(always)]
 pub fn translate(bytes: &mut [u8], meta: &mut Meta, to: &Translation, checksum: Checksum) {
-    let (addresses, ports) = to.differences(meta);
-    write_addresses(bytes, meta, to, addresses);
-    write_ports(bytes, meta, to);
-    update_l4(bytes, meta, addresses, ports, checksum);
-    (meta.src, meta.dst, meta.src_port, meta.dst_port) = (to.src, to.dst, to.src_port, to.dst_port);
+    forward(bytes, meta, Some(to), false, checksum);
+}
+
+/// Takes one off the time to live. The caller has seen that it is above one.
+pub fn decrement_ttl(bytes: &mut [u8], meta: &mut Meta) {
+    forward(bytes, meta, None, true, Checksum::Unverified);
+}
+
+/// All that forwarding does to an IP packet, and to its `Meta`: other addresses and ports if `to` says so, and one off the
+/// time to live if this is a `hop`; the caller has seen that it is above one.
+#[inline(always)]
+pub fn forward(bytes: &mut [u8], meta: &mut Meta, to: Option<&Translation>, hop: bool, checksum: Checksum) {
+    let (addresses, ports) = to.map_or_else(Default::default, |to| to.differences(meta));
+    let ends = to.map_or((meta.src, meta.dst), |to| (to.src, to.dst));
+    if meta.is_v4 {
+        write_v4(bytes, meta, ends, addresses, hop);
+    } else {
+        write_v6(bytes, meta, ends, hop);
+    }
+    meta.ttl -= hop as u8;
+    if let Some(to) = to {
+        write_ports(bytes, meta, to);
+        update_l4(bytes, meta, addresses, ports, checksum);
+        (meta.src, meta.dst, meta.src_port, meta.dst_port) = (to.src, to.dst, to.src_port, to.dst_port);
+    }
 }
 
 #[inline(always)]
-fn write_addresses(bytes: &mut [u8], meta: &Meta, to: &Translation, addresses: Difference) {
-    let ip = &mut bytes[meta.l3 as usize..];
-    if meta.src.is_v4() {
-        let ip = &mut ip[10..20];
-        let checksum = get(ip, 0);
-        put(ip, 0, addresses.update(checksum));
-        ip[2..6].copy_from_slice(&to.src.v4_octets());
-        ip[6..10].copy_from_slice(&to.dst.v4_octets());
-    } else {
-        let mut view = Ipv6Packet::new_unchecked(ip);
-        view.set_src_addr(to.src.v6_octets().into());
-        view.set_dst_addr(to.dst.v6_octets().into());
-    }
+fn write_v4(bytes: &mut [u8], meta: &Meta, (src, dst): (Addr, Addr), addresses: Difference, hop: bool) {
+    let Some(ip) = bytes.get_mut(meta.l3 as usize..).and_then(|ip| ip.first_chunk_mut::<20>()) else { return };
+    // The time to live is the high byte of its word: less one is plus its complement's 0xfeff.
+    let difference = Difference(addresses.0 + hop as u64 * 0xfeff);
+    let checksum = difference.update(get(ip, 10));
+    ip[8] -= hop as u8;
+    put(ip, 10, checksum);
+    ip[12..16].copy_from_slice(&src.v4_octets());
+    ip[16..20].copy_from_slice(&dst.v4_octets());
+}
+
+fn write_v6(bytes: &mut [u8], meta: &Meta, (src, dst): (Addr, Addr), hop: bool) {
+    let mut view = Ipv6Packet::new_unchecked(&mut bytes[meta.l3 as usize..]);
+    view.set_src_addr(src.v6_octets().into());
+    view.set_dst_addr(dst.v6_octets().into());
+    let limit = view.hop_limit() - hop as u8;
+    view.set_hop_limit(limit);
 }
 
 #[inline(always)]
@@ -215,6 +250,7 @@ pub fn translate_quoted(bytes: &mut [u8], quoted: &Quoted, after: &Tuple) {
         kind: if before.protocol.is_icmp() { Kind::Echo } else { Kind::Transport },
         tcp_flags: 0,
         ttl: 0,
+        is_v4: before.local.is_v4(),
         l3: l3 as u16,
         l4: l4 as u16,
         end: bytes.len() as u32,
@@ -222,26 +258,15 @@ pub fn translate_quoted(bytes: &mut [u8], quoted: &Quoted, after: &Tuple) {
     };
     let to = Translation::along(after);
     let (addresses, ports) = to.differences(&meta);
-    write_addresses(bytes, &meta, &to, addresses);
+    if meta.is_v4 {
+        write_v4(bytes, &meta, (to.src, to.dst), addresses, false);
+    } else {
+        write_v6(bytes, &meta, (to.src, to.dst), false);
+    }
     write_ports(bytes, &meta, &to);
     if checksum_offset(meta.protocol).is_some_and(|offset| l4 + offset + 2 <= bytes.len()) {
         update_l4(bytes, &meta, addresses, ports, Checksum::Unverified);
     }
-}
-
-/// Takes one off the time to live. The caller has seen that it is above one.
-#[inline(always)]
-pub fn decrement_ttl(bytes: &mut [u8], meta: &mut Meta) {
-    let ip = &mut bytes[meta.l3 as usize..];
-    if meta.src.is_v4() {
-        let ip = &mut ip[8..12];
-        ip[0] -= 1;
-        let checksum = get(ip, 2);
-        put(ip, 2, Difference(!0x0100u16 as u64).update(checksum));
-    } else {
-        ip[7] -= 1;
-    }
-    meta.ttl -= 1;
 }
 
 /// Writes source and destination of the Ethernet header.
@@ -272,7 +297,7 @@ pub fn encapsulate(
 /// The traffic class (DSCP and ECN) of the packet.
 pub fn traffic_class(bytes: &[u8], meta: &Meta) -> u8 {
     let l3 = meta.l3 as usize;
-    if meta.src.is_v4() { bytes[l3 + 1] } else { (get(bytes, l3) >> 4) as u8 }
+    if meta.is_v4 { bytes[l3 + 1] } else { (get(bytes, l3) >> 4) as u8 }
 }
 
 /// Completes a partial checksum: sums everything from its start, over all frames. A UDP sum of zero is sent as all ones.

@@ -139,7 +139,7 @@ impl Worker {
         let status = self.path.status.block(self.path.id as usize);
         status.count_interface(id as usize, InterfaceCounter::RxPackets, packets);
         status.count_interface(id as usize, InterfaceCounter::RxBytes, bytes);
-        self.path.forward(&mut self.burst);
+        self.path.forward(id, &mut self.burst);
         packets as usize
     }
 

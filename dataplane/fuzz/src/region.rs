@@ -4,7 +4,7 @@
 use super::cluster;
 use super::input::Input;
 use dataplane::explain::explain;
-use dataplane::flow::{FlowTable, Way};
+use dataplane::flow::{FlowTable, Way, note};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,7 +163,7 @@ pub fn flows(fd: OwnedFd) {
     assert!(table.used() <= table.capacity());
     for i in 0..8 {
         if let Some(id) = table.find(&tuple(i), Way::Out) {
-            table.note(id, Way::Back, 0xff, 1);
+            note(table.record_mut(id), Way::Back, 0xff, 1);
             table.is_closed(id);
             table.remove(id);
         }

@@ -4,6 +4,7 @@
 use super::frames::{Frame, HEADROOM, LINK_BYTES, Memory};
 use crate::packet::{FRAMES_PER_PACKET_MAX, Packet};
 use crossbeam::queue::ArrayQueue;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Frames sent home at once.
@@ -14,6 +15,8 @@ pub struct FramePool {
     memory: Arc<Memory>,
     worker: usize,
     frames_per_worker: u32,
+    /// Indexes of the frames whose home is here.
+    own: Range<u32>,
     free: Vec<Frame>,
     /// Frames of other workers, by home.
     foreign: Vec<Vec<Frame>>,
@@ -31,6 +34,7 @@ impl FramePool {
                 memory: memory.clone(),
                 worker,
                 frames_per_worker: per_worker as u32,
+                own: own(worker, workers, per_worker as u32),
                 free: Vec::with_capacity(frames.len()),
                 foreign: (0..workers).map(|_| Vec::with_capacity(BATCH)).collect(),
                 returns: returns.clone(),
@@ -122,14 +126,15 @@ impl FramePool {
 
     #[inline(always)]
     pub fn put(&mut self, frame: Frame) {
-        let home = (frame.index() / self.frames_per_worker) as usize;
-        if home == self.worker || home >= self.returns.len() && self.worker == self.returns.len() - 1 {
+        if self.own.contains(&frame.index()) {
             return self.free.push(frame);
         }
-        self.put_foreign(frame, home.min(self.returns.len() - 1));
+        self.put_foreign(frame);
     }
 
-    fn put_foreign(&mut self, frame: Frame, home: usize) {
+    #[cold]
+    fn put_foreign(&mut self, frame: Frame) {
+        let home = ((frame.index() / self.frames_per_worker) as usize).min(self.returns.len() - 1);
         self.foreign[home].push(frame);
         if self.foreign[home].len() >= BATCH {
             self.send_home(home);
@@ -144,10 +149,16 @@ impl FramePool {
     }
 
     /// Gives back all frames of a packet.
+    #[inline(always)]
     pub fn put_packet(&mut self, packet: Packet) {
         let Packet { head, rest, .. } = packet;
-        let mut next = rest;
         self.put(head);
+        if rest.is_some() {
+            self.put_chain(rest);
+        }
+    }
+
+    fn put_chain(&mut self, mut next: Option<Frame>) {
         while let Some(mut frame) = next {
             next = self.memory.take_next(&mut frame);
             self.put(frame);
@@ -163,6 +174,12 @@ impl FramePool {
         }
         self.collect();
     }
+}
+
+/// The share of one worker; the last one has what is left over, too.
+fn own(worker: usize, workers: usize, per_worker: u32) -> Range<u32> {
+    let first = worker as u32 * per_worker;
+    first..if worker + 1 == workers { u32::MAX } else { first + per_worker }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! Passes, not callbacks: packet bytes are touched when parsed and when rewritten, all between works on [`Item`]s.
 
 use crate::classify::{self, Context, Origin};
-use crate::flow::{FlowId, FlowTable, Way};
+use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
 use crate::packet::{Burst, Packet};
@@ -12,7 +12,7 @@ use crate::rewrite::{self, Translation};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
 use crate::worker::tunnels::Tunnels;
-use crate::worker::uplink::NextHop;
+use crate::worker::uplink::{NextHop, next_hop};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::Addr;
@@ -25,6 +25,10 @@ use tables::publish::Reader;
 use tables::route::RouteRecord;
 use tables::scope::ScopeCounters;
 use tables::status::{Block, Status};
+
+/// Packets whose headers are fetched ahead. Few: frames lie at a stride of 2 KiB or more, so that the headers of a whole
+/// burst drive each other out of the first-level cache.
+pub(super) const AHEAD: usize = 6;
 
 /// What is known of a packet on its way; the packet itself stands beside it.
 pub struct Item {
@@ -53,6 +57,12 @@ impl Item {
     #[inline(always)]
     pub fn tuple(&self) -> Tuple {
         if self.way == Way::Out { self.meta.from_local() } else { self.meta.from_remote() }
+    }
+
+    /// Whether the packet enters this node here: one hop is counted for each node that it passes.
+    #[inline(always)]
+    pub fn enters(&self) -> bool {
+        self.way == Way::Out || self.origin != Origin::Local
     }
 
     /// Whether all of the packet's bytes lie in its head frame.
@@ -130,12 +140,9 @@ impl Path {
     }
 
     /// Forwards what an interface received.
-    pub fn forward(&mut self, burst: &mut Burst) {
+    pub fn forward(&mut self, interface: u32, burst: &mut Burst) {
         self.with_tables(|path, context| {
-            burst.iter().for_each(|packet| path.pool.memory().prefetch_head(packet));
-            for packet in burst.drain() {
-                path.look(context, packet, Stage::Arrived);
-            }
+            path.look_at_burst(context, interface, burst);
             path.finish(context);
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
@@ -170,16 +177,20 @@ impl Path {
             for item in &mut batch.items {
                 item.likely = self.flows.likely(item.hash);
             }
-            for (packet, item) in batch.packets.iter_mut().zip(&mut batch.items) {
-                self.act(context, packet, item);
+            for i in 0..batch.packets.len() {
+                if let Some(Some(packet)) = batch.packets.get(i + AHEAD) {
+                    self.pool.memory().prefetch_head(packet);
+                }
+                self.act(context, &mut batch.packets[i], &mut batch.items[i]);
             }
-            for (packet, item) in batch.packets.drain(..).zip(batch.items.drain(..)) {
+            for (packet, item) in batch.packets.drain(..).zip(&batch.items) {
                 let Some(packet) = packet else { continue };
                 match item.to {
                     To::Interface(interface) => self.send(interface, packet),
-                    To::Wire(hop) => self.fit_and_send(context, packet, &item, &hop),
+                    To::Wire(hop) => self.fit_and_send(context, packet, item, &hop),
                 }
             }
+            batch.items.clear();
             std::mem::swap(&mut batch, &mut self.batch);
         }
         if batch.items.capacity() > self.batch.items.capacity() {
@@ -202,27 +213,30 @@ impl Path {
     /// Applies a flow's decision to a packet.
     #[inline(always)]
     fn apply(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item, id: FlowId) {
-        let record = self.flows.record(id);
+        let Some(packet) = place else { return };
+        let record = self.flows.record_mut(id);
+        let hop = record.hop(item.way == Way::Out);
         if item.way == Way::Back && item.origin != Origin::Local {
             let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
             if let Some(reason) = classify::route::forged(item.origin, &route) {
                 return self.drop_from(place, reason);
             }
         }
-        let hop = if item.way == Way::Out { record.out } else { record.back };
-        if hop.kind() == HopKind::Drop {
+        if !hop.kind().forwards() {
             return self.drop_by_flow(place, item, id, &hop);
         }
-        let next_hop = match self.next_hop(context, &hop) {
+        let next_hop = match next_hop(&mut self.tunnels, context, &hop) {
             Ok(next_hop) => next_hop,
             Err(addr) => return self.hold(place, addr),
         };
-        self.flows.note(id, item.way, item.meta.tcp_flags, self.now_ms);
-        let Some(packet) = place else { return };
-        self.translate(packet, item, id);
-        if !self.count_hop(packet, item) {
+        note(record, item.way, item.meta.tcp_flags, self.now_ms);
+        let enters = item.enters();
+        if enters && item.meta.ttl <= 1 {
             return self.drop_from(place, DropReason::TtlExpired);
         }
+        let to = (record.flags & FLAG_TRANSLATED != 0).then(|| translation(item.way, record));
+        let checksum = packet.checksum;
+        rewrite::forward(self.pool.memory().head_mut(packet), &mut item.meta, to.as_ref(), enters, checksum);
         self.pass_on(context, place, item, &hop, &next_hop);
     }
 
@@ -239,35 +253,8 @@ impl Path {
         match hop.kind() {
             HopKind::Interface => self.deliver(context, hop.target, place, item),
             HopKind::Endpoint => self.judge_other_half(place, item, hop.worker),
-            HopKind::Tunnel | HopKind::Uplink => self.leave(context, place, item, hop, next_hop),
-            HopKind::None | HopKind::Drop | HopKind::Reject | HopKind::Punt => {
-                self.drop_from(place, DropReason::NoRoute)
-            }
+            _ => self.leave(context, place, item, hop, next_hop),
         }
-    }
-
-    #[inline(always)]
-    fn translate(&mut self, packet: &mut Packet, item: &mut Item, id: FlowId) {
-        let record = self.flows.record(id);
-        if record.flags & FLAG_TRANSLATED != 0 {
-            let to = translation(item.way, record);
-            let checksum = packet.checksum;
-            rewrite::translate(self.pool.memory().head_mut(packet), &mut item.meta, &to, checksum);
-        }
-    }
-
-    /// Takes one hop off, once for each node that a packet passes, where it enters. False: the time to live ran out.
-    #[inline(always)]
-    pub(super) fn count_hop(&mut self, packet: &mut Packet, item: &mut Item) -> bool {
-        let entered = item.way == Way::Out || item.origin != Origin::Local;
-        if !entered {
-            return true;
-        }
-        if item.meta.ttl <= 1 {
-            return false;
-        }
-        rewrite::decrement_ttl(self.pool.memory().head_mut(packet), &mut item.meta);
-        true
     }
 
     /// To a pod or the host.
@@ -313,10 +300,12 @@ impl Path {
     #[cold]
     fn drop_by_flow(&mut self, place: &mut Option<Packet>, item: &Item, id: FlowId, hop: &Hop) {
         // The answer to somebody whose neighbour is still being asked for.
-        if hop.reason == DropReason::NeighbourUnknown as u8 && item.way == Way::Out {
+        let unknown = DropReason::NeighbourUnknown as u8;
+        if hop.kind() == HopKind::Drop && hop.reason == unknown && item.way == Way::Out {
             return self.hold(place, self.flows.record(id).outside().remote);
         }
-        let reason = DropReason::from_index(hop.reason as usize).unwrap_or(DropReason::NoRoute);
+        let known = DropReason::from_index(hop.reason as usize).filter(|_| hop.kind() == HopKind::Drop);
+        let reason = known.unwrap_or(DropReason::NoRoute);
         self.count_policy(reason, hop.target);
         self.drop_from(place, reason);
     }

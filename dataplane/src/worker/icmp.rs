@@ -2,6 +2,7 @@
 //! and out, past policy. Errors about unknown flows are dropped by name.
 
 use super::forward::{Item, Path};
+use super::uplink::next_hop;
 use crate::classify::{self, Context};
 use crate::flow::{FlowId, Way};
 use crate::packet::{Checksum, Packet};
@@ -9,7 +10,7 @@ use crate::parse::{self, Quoted};
 use crate::rewrite::{self, Translation};
 use tables::Addr;
 use tables::counters::DropReason;
-use tables::flow::{FLAG_TRANSLATED, FlowRecord, HopKind, Tuple};
+use tables::flow::{FLAG_TRANSLATED, FlowRecord, Tuple};
 
 impl Path {
     pub(super) fn icmp_error(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
@@ -32,22 +33,23 @@ impl Path {
         let record = *self.flows.record(id);
         let hop = if item.way == Way::Out { record.out } else { record.back };
         // Before anything is written: what waits is tried again as it arrived.
-        let next_hop = match self.next_hop(context, &hop) {
+        let next_hop = match next_hop(&mut self.tunnels, context, &hop) {
             Ok(next_hop) => next_hop,
             Err(addr) => return self.hold(place, addr),
         };
+        if !hop.kind().forwards() {
+            return self.drop_from(place, DropReason::IcmpUnrelated);
+        }
+        if item.enters() && item.meta.ttl <= 1 {
+            return self.drop_from(place, DropReason::TtlExpired);
+        }
         if record.flags & FLAG_TRANSLATED != 0 {
             self.translate_error(packet, item, &record, &quoted);
         }
-        if !self.count_hop(packet, item) {
-            return self.drop_from(place, DropReason::TtlExpired);
+        if item.enters() {
+            rewrite::decrement_ttl(self.pool.memory().head_mut(packet), &mut item.meta);
         }
-        match hop.kind() {
-            HopKind::Interface | HopKind::Endpoint | HopKind::Tunnel | HopKind::Uplink => {
-                self.pass_on(context, place, item, &hop, &next_hop)
-            }
-            _ => self.drop_from(place, DropReason::IcmpUnrelated),
-        }
+        self.pass_on(context, place, item, &hop, &next_hop);
     }
 
     /// An error towards a local end quotes what that end sent; one from it quotes what it received.

@@ -1,21 +1,65 @@
 //! The first pass over a burst: parse, decapsulate, see that a sender may speak, find the flow's owner. What this worker
 //! owns is queued for the further passes; all else goes at once. Must not look into flows.
 
-use super::forward::{Item, Path, To};
+use super::forward::{AHEAD, Item, Path, To};
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::handoff::{Handed, Stage};
 use crate::overlay;
-use crate::packet::Packet;
+use crate::packet::{Burst, Packet};
 use crate::parse::{self, Kind, Meta, Parsed};
 use crate::rewrite;
+use crate::worker::interfaces::Slot;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::message::InterfaceKind;
 use tables::owner::{Worker, owner};
+use tables::{Addr, Mac};
+
+/// Who may speak on an interface, read once a burst.
+#[derive(Clone, Copy)]
+enum Sender {
+    Uplink,
+    Host,
+    /// Its own Ethernet address, and its addresses: one stands twice.
+    Pod(Mac, [Addr; 2]),
+}
+
+impl Sender {
+    fn on(slot: &Slot) -> Sender {
+        match slot.kind {
+            InterfaceKind::Uplink => Sender::Uplink,
+            InterfaceKind::Host => Sender::Host,
+            InterfaceKind::Pod => {
+                let first = slot.addrs.first().copied().unwrap_or(NOBODY);
+                Sender::Pod(slot.mac, [first, slot.addrs.get(1).copied().unwrap_or(first)])
+            }
+        }
+    }
+}
+
+/// An address that no packet has for its source: a multicast one that was never assigned (RFC 5771, 3).
+const NOBODY: Addr = Addr::v4([239, 255, 255, 255]);
 
 impl Path {
-    /// First pass: parse, decapsulate, find the owner.
-    #[inline]
+    /// First pass over what an interface received: parse, decapsulate, find the owner.
+    #[inline(always)]
+    pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, burst: &mut Burst) {
+        let sender = self.interfaces.get(interface).map(Sender::on);
+        burst.iter().take(AHEAD).for_each(|packet| self.pool.memory().prefetch_head(packet));
+        let mut packets = burst.drain();
+        while let Some(packet) = packets.next() {
+            if let Some(ahead) = packets.as_slice().get(AHEAD - 1) {
+                self.pool.memory().prefetch_head(ahead);
+            }
+            match sender {
+                Some(Sender::Uplink) => self.look_uplink(context, packet),
+                Some(sender) => self.look_local(context, packet, sender),
+                None => self.drop_packet(packet, DropReason::InterfaceGone),
+            }
+        }
+    }
+
+    /// The same of a packet that was handed over or waited.
     pub(super) fn look(&mut self, context: &Context<'_>, packet: Packet, stage: Stage) {
         match stage {
             Stage::Send { interface } => {
@@ -23,9 +67,9 @@ impl Path {
                 self.send(interface, packet);
             }
             Stage::Back(origin) => self.look_back(context, packet, origin),
-            Stage::Arrived => match self.interfaces.get(packet.interface).map(|slot| slot.kind) {
-                Some(InterfaceKind::Uplink) => self.look_uplink(context, packet),
-                Some(InterfaceKind::Pod | InterfaceKind::Host) => self.look_local(context, packet),
+            Stage::Arrived => match self.interfaces.get(packet.interface).map(Sender::on) {
+                Some(Sender::Uplink) => self.look_uplink(context, packet),
+                Some(sender) => self.look_local(context, packet, sender),
                 None => self.drop_packet(packet, DropReason::InterfaceGone),
             },
         }
@@ -33,17 +77,17 @@ impl Path {
 
     /// From a pod or the host.
     #[inline(always)]
-    fn look_local(&mut self, context: &Context<'_>, mut packet: Packet) {
+    fn look_local(&mut self, context: &Context<'_>, mut packet: Packet, sender: Sender) {
         match self.parse_plain(&mut packet) {
-            Some(meta) => self.admit(packet, meta),
-            None => self.look_local_any(context, packet),
+            Some(meta) => self.admit(packet, meta, sender),
+            None => self.look_local_any(context, packet, sender),
         }
     }
 
     #[inline(never)]
-    fn look_local_any(&mut self, context: &Context<'_>, mut packet: Packet) {
+    fn look_local_any(&mut self, context: &Context<'_>, mut packet: Packet, sender: Sender) {
         match self.parse(&mut packet) {
-            Parsed::Ip(meta) => self.admit(packet, meta),
+            Parsed::Ip(meta) => self.admit(packet, meta, sender),
             Parsed::Arp => self.arp(context, packet),
             Parsed::Drop(reason) => self.drop_packet(packet, reason),
         }
@@ -51,11 +95,12 @@ impl Path {
 
     /// A local end speaks from its own addresses only.
     #[inline(always)]
-    fn admit(&mut self, packet: Packet, meta: Meta) {
-        let Some(slot) = self.interfaces.get(packet.interface) else { return };
-        if slot.kind == InterfaceKind::Pod && (meta.src_mac != slot.mac || !slot.addrs.contains(&meta.src)) {
-            let reason = spoofed(meta.src_mac == slot.mac, &meta);
-            return self.drop_packet(packet, reason);
+    fn admit(&mut self, packet: Packet, meta: Meta, sender: Sender) {
+        if let Sender::Pod(mac, addrs) = sender {
+            let is_its_mac = meta.src_mac == mac;
+            if !is_its_mac || meta.src != addrs[0] && meta.src != addrs[1] {
+                return self.drop_packet(packet, spoofed(is_its_mac, &meta));
+            }
         }
         self.queue(packet, meta, Way::Out, Origin::Local);
     }

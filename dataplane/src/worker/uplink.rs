@@ -1,7 +1,7 @@
 //! Out of the uplink: cut what is too large for a wire, complete checksums, encapsulate, address the next hop.
 
 use super::forward::{Item, Path, To};
-use super::tunnels::Place;
+use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
 use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{Checksum, Gso, Packet};
@@ -33,19 +33,6 @@ impl NextHop {
 }
 
 impl Path {
-    /// Resolves a hop; `Err` is the address whose neighbour is not known yet.
-    #[inline(always)]
-    pub(super) fn next_hop(&mut self, context: &Context<'_>, hop: &Hop) -> Result<NextHop, Addr> {
-        match hop.kind() {
-            HopKind::Tunnel => self.tunnels.find(context, hop.target).map(NextHop::Tunnel),
-            HopKind::Uplink => {
-                let next: NeighbourRecord = context.view.row(Table::Neighbour, hop.target as usize);
-                next.is_resolved().then_some(NextHop::Plain(next.mac)).ok_or(next.addr)
-            }
-            _ => Ok(NextHop::Inside),
-        }
-    }
-
     /// Makes a packet leave by the uplink.
     #[inline(always)]
     pub(super) fn leave(
@@ -71,7 +58,7 @@ impl Path {
     /// Sends what a wire does not take as it is.
     #[cold]
     pub(super) fn fit_and_send(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item, hop: &Hop) {
-        let next_hop = match self.next_hop(context, hop) {
+        let next_hop = match next_hop(&mut self.tunnels, context, hop) {
             Ok(next_hop) => next_hop,
             Err(_) => return self.drop_packet(packet, DropReason::NeighbourUnknown),
         };
@@ -124,6 +111,19 @@ impl Path {
             }
             NextHop::Inside => false,
         }
+    }
+}
+
+/// Resolves a hop; `Err` is the address whose neighbour is not known yet.
+#[inline(always)]
+pub(super) fn next_hop(tunnels: &mut Tunnels, context: &Context<'_>, hop: &Hop) -> Result<NextHop, Addr> {
+    match hop.kind() {
+        HopKind::Tunnel => tunnels.find(context, hop.target).map(NextHop::Tunnel),
+        HopKind::Uplink => {
+            let next: NeighbourRecord = context.view.row(Table::Neighbour, hop.target as usize);
+            next.is_resolved().then_some(NextHop::Plain(next.mac)).ok_or(next.addr)
+        }
+        _ => Ok(NextHop::Inside),
     }
 }
 

@@ -27,6 +27,16 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// All its bytes, as they lie in memory. Put together from its fields in registers: a processor is slow to read a word
+    /// of which parts were just written.
+    #[inline(always)]
+    pub fn words(&self) -> [u64; 5] {
+        let [[a, b], [c, d], [e, f]] = [self.local_port, self.remote_port, self.network].map(u16::to_ne_bytes);
+        let last = u64::from_ne_bytes([a, b, c, d, self.protocol.0, self.reserved, e, f]);
+        let ([local_high, local_low], [remote_high, remote_low]) = (self.local.words(), self.remote.words());
+        [local_high, local_low, remote_high, remote_low, last]
+    }
+
     /// The same flow seen from the other end.
     pub fn reversed(&self) -> Tuple {
         Tuple {
@@ -71,6 +81,14 @@ pub struct Hop {
     /// Worker that owns the target of `Endpoint` and `Interface`.
     pub worker: u16,
     pub target: u32,
+}
+
+impl HopKind {
+    /// Whether packets go on, and are not dropped, refused or answered.
+    #[inline(always)]
+    pub fn forwards(self) -> bool {
+        matches!(self, HopKind::Tunnel | HopKind::Uplink | HopKind::Interface | HopKind::Endpoint)
+    }
 }
 
 impl Hop {
@@ -160,6 +178,24 @@ impl FlowRecord {
             remote_port: self.outside_remote_port,
             ..self.inside
         }
+    }
+
+    /// What becomes of packets from the local end (`out`), or towards it.
+    #[inline(always)]
+    pub fn hop(&self, out: bool) -> Hop {
+        if out { self.out } else { self.back }
+    }
+
+    /// The words of the tuple that packets from the local end bear (`out`), or those towards it.
+    #[inline(always)]
+    pub fn words(&self, out: bool) -> [u64; 5] {
+        if out {
+            return bytemuck::cast(self.inside);
+        }
+        let ([local_high, local_low], [remote_high, remote_low]) =
+            (self.outside_local.words(), self.outside_remote.words());
+        let [_, _, _, _, last] = self.outside().words();
+        [local_high, local_low, remote_high, remote_low, last]
     }
 
     /// Where the next unused record is, of one that is unused.

@@ -15,16 +15,29 @@ pub fn fold(a: u64, b: u64) -> u64 {
     (product >> 64) as u64 ^ product as u64
 }
 
-/// Hashes a record whose size is a multiple of eight bytes: pairs of words are multiplied with each other, each pair
-/// by itself, so that a processor works on all of them at once.
+/// Hashes a record whose size is a multiple of eight bytes.
 #[inline(always)]
 pub fn hash<K: Pod>(key: &K, seed: u64) -> u64 {
     const { assert!(size_of::<K>().is_multiple_of(8)) };
-    let mut state = MULTIPLIER;
-    for (i, pair) in bytemuck::bytes_of(key).chunks(16).enumerate() {
+    let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("a word"));
+    let pairs = bytemuck::bytes_of(key).chunks(16).map(|pair| {
         let (one, other) = pair.split_at(8);
-        let one = u64::from_ne_bytes(one.try_into().expect("a word"));
-        let other = other.try_into().map_or(0, u64::from_ne_bytes);
+        (word(one), if other.is_empty() { 0 } else { word(other) })
+    });
+    hash_pairs(pairs, seed)
+}
+
+/// The same of five words.
+#[inline(always)]
+pub fn hash_words(words: &[u64; 5], seed: u64) -> u64 {
+    hash_pairs([(words[0], words[1]), (words[2], words[3]), (words[4], 0)].into_iter(), seed)
+}
+
+/// Pairs of words are multiplied with each other, each pair by itself, so that a processor works on all at once.
+#[inline(always)]
+fn hash_pairs(pairs: impl Iterator<Item = (u64, u64)>, seed: u64) -> u64 {
+    let mut state = MULTIPLIER;
+    for (i, (one, other)) in pairs.enumerate() {
         let round = SECRET.rotate_left(13 * i as u32);
         state ^= fold(one ^ seed ^ round, other ^ seed.rotate_left(32) ^ !round).rotate_left(7 * i as u32);
     }
@@ -55,7 +68,8 @@ mod tests {
     #[test]
     fn every_word_and_its_place_matter() {
         let key = [1u64, 2, 3, 4, 5];
-        let mut hashes: Vec<u64> = (0..5).map(|i| hash(&std::array::from_fn::<u64, 5, _>(|j| key[(i + j) % 5]), 9)).collect();
+        let mut hashes: Vec<u64> =
+            (0..5).map(|i| hash(&std::array::from_fn::<u64, 5, _>(|j| key[(i + j) % 5]), 9)).collect();
         hashes.extend((0..5).map(|i| hash(&std::array::from_fn::<u64, 5, _>(|j| key[j] ^ (i == j) as u64), 9)));
         let different: std::collections::HashSet<u64> = hashes.iter().copied().collect();
         assert_eq!(different.len(), hashes.len());
