@@ -72,7 +72,8 @@ pub struct Target {
     pub floor: Option<f64>,
     /// Better than this is what we want.
     pub aim: Option<f64>,
-    /// Ours is at least so many times faster than the peer (stands on the peer's row).
+    /// Ours is at least so many times faster than the peer (stands on the peer's row). On a row of ours that is a ratio: it is
+    /// at least this, and the aim is more still.
     pub ratio_min: Option<f64>,
 }
 

@@ -5,7 +5,7 @@ use crate::case::{By, Case, Cost, Derived, Group, Planned, Seen, Target, Watched
 use crate::clock::{self, Stopwatch};
 use crate::cluster::SERVICES_USED;
 use crate::device::Traffic;
-use crate::node::{Kind, Node, ROUND, pool, shuffled, traffic};
+use crate::node::{Kind, Node, ROUND, pools, shuffled, traffic};
 use anyhow::{Result, ensure};
 use dataplane::io::Interface;
 use dataplane::io::pool::FramePool;
@@ -133,7 +133,7 @@ impl EmptyBurst {
     pub fn new(kind: Kind, services: u32, flows: u32) -> EmptyBurst {
         let (template, patch) = traffic(kind, services);
         let device = Traffic::new(1, template, patch, shuffled(flows));
-        EmptyBurst { device, pool: pool(), burst: Burst::default() }
+        EmptyBurst { device, pool: pools(1).remove(0), burst: Burst::default() }
     }
 }
 

@@ -82,8 +82,10 @@ impl Row {
             (Some(min), ratio) => Some(ratio.is_some_and(|ratio| ratio >= min)),
             (None, _) => self.floor.map(|floor| figures.median <= floor),
         };
+        let more_is_better = self.ratio_min.is_some() && self.is_ours();
+        let reaches = |aim: f64| if more_is_better { figures.median >= aim } else { figures.median <= aim };
         match (judged, self.aim) {
-            (_, Some(aim)) if figures.median <= aim => Verdict::Aim,
+            (_, Some(aim)) if reaches(aim) => Verdict::Aim,
             (Some(false), _) => Verdict::Missed,
             (Some(true), _) => Verdict::Floor,
             (None, Some(_)) => Verdict::Missed,
@@ -230,6 +232,16 @@ mod tests {
             rows("t", &[case])[0].verdict()
         };
         assert_eq!([verdict(4.0), verdict(9.0), verdict(11.0)], [Verdict::Aim, Verdict::Floor, Verdict::Missed]);
+    }
+
+    #[test]
+    fn of_our_own_ratio_more_is_better() {
+        let verdict = |ratio: f64| {
+            let mut case = case("a", By::Ours, false, &[ratio]);
+            case.target = Target { floor: None, aim: Some(1.8), ratio_min: Some(1.6) };
+            rows("t", &[case])[0].verdict()
+        };
+        assert_eq!([verdict(1.9), verdict(1.7), verdict(1.5)], [Verdict::Aim, Verdict::Floor, Verdict::Missed]);
     }
 
     #[test]

@@ -80,14 +80,7 @@ impl Node {
         let publisher = shape.publisher();
         let status = Status::create(1).expect("memory for status");
         let mailboxes = Mailbox::all(1).expect("a mailbox");
-        let flows = FlowLayout::for_capacity(flows_max).create(0, 1, 7, 0).expect("memory for flows");
-        let flows = FlowTable::new(flows).expect("fresh memory");
-        let interfaces = Interfaces::new(0, mailboxes.clone());
-        let snat = SnatPorts::new(40_000, 60_999, 1).expect("a good range");
-        let mut path = Path::new(0, snat, flows, pool(), interfaces, status.clone());
-        let fd = publisher.region().fd().try_clone_to_owned().expect("a descriptor");
-        path.reader = Some(Box::new(Reader::from_fd(fd).expect("good tables")));
-        let worker = Worker::new(path, mailboxes, Polling::Poll).expect("an epoll");
+        let worker = worker(0, &publisher, &status, &mailboxes, pools(1).remove(0), flows_max);
         Node { worker, status, services: shape.services, _publisher: publisher }
     }
 
@@ -162,9 +155,30 @@ impl Node {
     }
 }
 
-pub fn pool() -> FramePool {
-    let (memory, frames) = Memory::create(FRAMES, FRAME_BYTES).expect("memory for frames");
-    FramePool::divide(Arc::new(memory), frames, 1).remove(0)
+/// One of as many workers as there are mailboxes, without interfaces.
+pub fn worker(
+    id: u16,
+    publisher: &Publisher,
+    status: &Status,
+    mailboxes: &Arc<[Mailbox]>,
+    pool: FramePool,
+    flows_max: usize,
+) -> Worker {
+    let workers = mailboxes.len() as u16;
+    let flows = FlowLayout::for_capacity(flows_max).create(id, workers, 7, 0).expect("memory for flows");
+    let flows = FlowTable::new(flows).expect("fresh memory");
+    let interfaces = Interfaces::new(id, mailboxes.clone());
+    let snat = SnatPorts::new(40_000, 60_999, workers).expect("a good range");
+    let mut path = Path::new(id, snat, flows, pool, interfaces, status.clone());
+    let fd = publisher.region().fd().try_clone_to_owned().expect("a descriptor");
+    path.reader = Some(Box::new(Reader::from_fd(fd).expect("good tables")));
+    Worker::new(path, mailboxes.clone(), Polling::Poll).expect("an epoll")
+}
+
+/// Frames for each of so many workers.
+pub fn pools(workers: usize) -> Vec<FramePool> {
+    let (memory, frames) = Memory::create(FRAMES * workers as u32, FRAME_BYTES).expect("memory for frames");
+    FramePool::divide(Arc::new(memory), frames, workers)
 }
 
 /// A repeatable shuffle of 0..count (Fisher-Yates by a linear congruential generator).
@@ -185,7 +199,8 @@ fn udp(src_mac: Mac, src: Addr, dst: Addr, ports: (u16, u16), payload: &[u8]) ->
     bytes
 }
 
-const OUTER: usize = 50;
+/// Bytes before the inner frame of a packet in the tunnel.
+pub const OUTER: usize = 50;
 const FIRST_PORT: u32 = 1024;
 
 /// The frame of a kind, and what tells its flows apart. Checksums are not made right for each flow: nobody on the path

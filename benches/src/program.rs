@@ -3,7 +3,7 @@
 use crate::case::Group;
 use crate::conditions::Conditions;
 use crate::report::{Chapter, Report};
-use crate::{check, engine, huge, lookups, new_flows, peers, run, table};
+use crate::{check, cores, engine, handoffs, huge, lookups, new_flows, peers, run, table};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::path::PathBuf;
@@ -40,6 +40,7 @@ struct Arguments {
 /// Every group, in the order of the report.
 fn groups(full: bool) -> Vec<Group> {
     let mut groups = engine::groups(full);
+    groups.push(handoffs::group());
     groups.extend(new_flows::groups());
     groups.extend(lookups::groups());
     groups.extend(peers::groups(full));
@@ -58,7 +59,7 @@ pub fn main() -> Result<()> {
     }
     let full = arguments.full || is_set("FULL");
     let rounds = arguments.rounds.unwrap_or(if full { 31 } else { 11 });
-    let core = pin();
+    let core = cores::pin_to_last();
     if arguments.check.is_some() || arguments.write_baseline.is_some() {
         return check(&arguments, rounds, core);
     }
@@ -98,12 +99,6 @@ fn is_set(variable: &str) -> bool {
 
 fn chapter(group: &Group) -> Chapter {
     Chapter { title: group.title.to_owned(), about: group.about.to_owned() }
-}
-
-/// The last core: interrupts and other work tend to be on the first.
-fn pin() -> Option<usize> {
-    let core = core_affinity::get_core_ids()?.into_iter().max_by_key(|core| core.id)?;
-    core_affinity::set_for_current(core).then_some(core.id)
 }
 
 /// Whole groups: a case may need another one of its group.
