@@ -1,13 +1,13 @@
 //! Longest prefix match for both families: how a reader finds it, and what lies in memory. Writing is `writer`.
 //!
 //! The truth is one hash table of prefixes (`prefix -> value`), for listings and for changes. On top of it:
-//! - **IPv4: a trie** of 32-bit entries, in groups of 256. The top (the last 65,536 entries) names for each /16 the group
-//!   of its 256 /24s; each of these is either the longest prefix (pushed down, so that a look-up never goes back up) or
-//!   names the group of its 256 addresses. Number 0 is the empty group, so that fresh memory is an empty trie and the top
-//!   is read without a branch. This is DIR-24-8 (Gupta, Lin, McKeown: "Routing Lookups in Hardware at Memory Access
-//!   Speeds", 1998) with its 64 MiB table in pages that exist only where there are prefixes: one more load, which the
-//!   cache answers, and none of the misses that addresses from everywhere make in 64 MiB. `0.0.0.0/0` stands aside: it
-//!   changes one word.
+//! - **IPv4: a trie** of 32-bit entries, in groups of 256. The top (the last 65,536 entries) names for each /16 the
+//!   group of its 256 /24s; each of these is either the longest prefix (pushed down, so that a look-up never goes back
+//!   up) or names the group of its 256 addresses. Number 0 is the empty group, so that fresh memory is an empty trie and
+//!   the top is read without a branch. This is DIR-24-8 (Gupta, Lin, McKeown: "Routing Lookups in Hardware at Memory
+//!   Access Speeds", 1998) with its 64 MiB table in pages that exist only where there are prefixes: one more load, which
+//!   the cache answers, and none of the misses that addresses from everywhere make in 64 MiB. `0.0.0.0/0` stands aside:
+//!   it changes one word.
 //! - **IPv6: the set of lengths in use**, probed in the hash table from the longest down; clusters use a handful.
 //!
 //! | bits of an entry | meaning |
@@ -169,9 +169,9 @@ impl<'a, const ENTRIES: usize> Trie<'a, ENTRIES> {
     /// The value for an address, or NO_MATCH.
     #[inline(always)]
     fn find(&self, addr: u32) -> u32 {
-        let entry = self.entry(self.at_24(addr));
-        let entry = if entry.is_group() { self.entry(below(entry, addr)) } else { entry };
-        entry.value_or(self.default)
+        let at = self.at_24(addr);
+        let entry = self.entry(at);
+        self.entry(if entry.is_group() { below(entry, addr) } else { at }).value_or(self.default)
     }
 
     /// The same for several addresses. Without a branch on each: those that end at their /24 load its entry again, which
@@ -203,8 +203,8 @@ impl<'a, const ENTRIES: usize> Trie<'a, ENTRIES> {
         let (chunks, rest) = addrs.as_chunks();
         let (found, found_rest) = found.as_chunks_mut();
         for (addrs, found) in chunks.iter().zip(found) {
-            let all_v4 = addrs.iter().all(|addr| addr.is_v4());
-            *found = if all_v4 { self.find_chunk(addrs.each_ref().map(low)) } else { addrs.each_ref().map(find) };
+            *found =
+                if all_v4(addrs) { self.find_chunk(addrs.each_ref().map(low)) } else { addrs.each_ref().map(find) };
         }
         for (addr, found) in rest.iter().zip(found_rest) {
             *found = find(addr);
@@ -217,6 +217,14 @@ impl<'a, const ENTRIES: usize> Trie<'a, ENTRIES> {
 #[inline(always)]
 fn below(entry: Entry, octet: u32) -> u32 {
     entry.0 << 8 | octet & 0xff
+}
+
+/// Without a branch on each.
+#[inline(always)]
+fn all_v4(addrs: &[Addr; CHUNK]) -> bool {
+    let mapped = Addr::v4([0; 4]).words();
+    let differs = |addr: &Addr| (addr.words()[0] ^ mapped[0]) | (addr.words()[1] ^ mapped[1]) >> 32;
+    addrs.iter().fold(0, |any, addr| any | differs(addr)) == 0
 }
 
 /// The 32 bits of an IPv4 address.
@@ -238,8 +246,8 @@ pub(crate) fn longest_match(view: &View, table: Lpm, addr: Addr) -> Option<u64> 
     (found != NO_MATCH).then_some(found as u64)
 }
 
-/// The same for many addresses at once, so that their loads overlap. `found` says NO_MATCH for those without a prefix; of
-/// the two slices the shorter counts.
+/// The same for many addresses at once, so that their loads overlap. `found` says NO_MATCH for those without a prefix;
+/// of the two slices the shorter counts.
 #[inline]
 pub(crate) fn longest_match_burst(view: &View, table: Lpm, addrs: &[Addr], found: &mut [u32]) {
     let count = addrs.len().min(found.len());
@@ -252,12 +260,11 @@ pub(crate) fn longest_match_burst(view: &View, table: Lpm, addrs: &[Addr], found
 }
 
 /// Probes the lengths in use from the longest down.
-#[inline(never)]
+#[inline]
 fn longest_v6(view: &View, table: Lpm, addr: Addr) -> Option<u64> {
-    (0..3)
-        .rev()
-        .find_map(|i| probe(view, table, addr, view.word(table.lengths(), 2 + i), 64 * i))
-        .map(|(_, value)| value)
+    let lengths: Lengths = view.row(table.lengths(), 0);
+    let longest = |i: usize| probe(view, table, addr, lengths.used_v6[i], 64 * i);
+    (0..3).rev().find_map(longest).map(|(_, value)| value)
 }
 
 /// `used`: a bitmap of lengths, its lowest bit for length `base`. Answers the bit and the value.

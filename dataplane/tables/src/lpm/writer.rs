@@ -1,7 +1,7 @@
 //! The writer's side of longest prefix match. A change costs what it changes: a prefix of length 24 or more a few words
-//! (and a group of 1 KiB where it is the first in its /16, and in its /24), a shorter one the entries that it covers: 1 KiB
-//! for each /16, so a /8 256 KiB. Taking a prefix away gives its entries back to the next shorter one, which the hash
-//! table of prefixes knows. This file must not decide what a look-up does.
+//! (and a group of 1 KiB where it is the first in its /16, and in its /24), a shorter one the entries that it covers:
+//! 1 KiB for each /16, so a /8 256 KiB. Taking a prefix away gives its entries back to the next shorter one, which the
+//! hash table of prefixes knows. This file must not decide what a look-up does.
 
 use super::{Entry, GROUP_ENTRIES, Lengths, Lpm, TOP_ENTRIES, VALUE_MAX, probe};
 use crate::Prefix;
@@ -252,8 +252,8 @@ impl Batch<'_> {
         found.map_or(Entry::NONE, |(length, value)| Entry::prefix(length, value))
     }
 
-    /// Points those of some entries that belong to no prefix longer than `length`, and such of the groups that they name,
-    /// at `entry`.
+    /// Points those of some entries that belong to no prefix longer than `length`, and such of the groups that they
+    /// name, at `entry`.
     fn fill(&mut self, table: Lpm, entries: Range<usize>, entry: Entry, length: u8) {
         let replaced = |old: Entry| if old.is_group() || old.length() > length { old } else { entry };
         let mut groups = Vec::new();
