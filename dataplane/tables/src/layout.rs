@@ -10,7 +10,7 @@
 //! | 4 | offset of copy 0 (copy 1 follows it) |
 //! | 5 | seed of the hash tables |
 //! | 8 | generation: the one word that a publish flips; its lowest bit names the live copy |
-//! | 16.. | directory: for each table record size (words), capacity (records; of hash tables a power of two), offset within a copy |
+//! | 16.. | directory: for each table record size (words), capacity (records; a hash table: a power of two), offset in a copy |
 //!
 //! This file must not read or write rows.
 
