@@ -171,7 +171,13 @@ impl FlowTable {
 
     #[inline(always)]
     pub fn hash(&self, tuple: &Tuple) -> u64 {
-        hash::hash_words(&tuple.words(), self.seed)
+        self.hash_words(&tuple.words())
+    }
+
+    /// As `hash`, of a tuple's words.
+    #[inline(always)]
+    pub fn hash_words(&self, words: &[u64; 5]) -> u64 {
+        hash::hash_words(words, self.seed)
     }
 
     #[inline(always)]
@@ -201,31 +207,34 @@ impl FlowTable {
         Some(id)
     }
 
-    /// The record whose tuple in this way is `tuple`, given the one that was likely before other packets were handled.
+    /// The record whose tuple in this way has these words, given the one that was likely before other packets were
+    /// handled.
     #[inline(always)]
-    pub fn confirm(&self, likely: Option<FlowId>, tuple: &Tuple, way: Way, hash: u64) -> Option<FlowId> {
-        likely.filter(|&id| bears(self.record(id), tuple, way)).or_else(|| self.find_hashed(tuple, way, hash))
+    pub fn confirm(&self, likely: Option<FlowId>, words: &[u64; 5], way: Way, hash: u64) -> Option<FlowId> {
+        likely.filter(|&id| bears(self.record(id), words, way)).or_else(|| self.find_hashed(words, way, hash))
     }
 
     /// The record whose tuple in this way is `tuple`.
     pub fn find(&self, tuple: &Tuple, way: Way) -> Option<FlowId> {
-        self.find_hashed(tuple, way, self.hash(tuple))
+        let words = tuple.words();
+        self.find_hashed(&words, way, self.hash_words(&words))
     }
 
-    /// As `find`, with the hash at hand.
-    #[inline]
-    pub fn find_hashed(&self, tuple: &Tuple, way: Way, hash: u64) -> Option<FlowId> {
+    /// As `find`, with the tuple's words and hash at hand.
+    #[inline(never)]
+    pub fn find_hashed(&self, words: &[u64; 5], way: Way, hash: u64) -> Option<FlowId> {
         let records = self.parts.second();
-        let is_it = |id: FlowId| records.get(id as usize).is_some_and(|record| bears(record, tuple, way));
+        let is_it = |id: FlowId| records.get(id as usize).is_some_and(|record| bears(record, words, way));
         index::find(self.parts.first(), hash, is_it)
     }
 
     /// Inserts a new flow. Refused if one of its tuples is taken, or if there is no room; an old flow never makes way.
     pub fn insert(&mut self, mut record: FlowRecord) -> Result<FlowId, DropReason> {
         let outside = record.outside();
-        let hashes = [self.hash(&record.inside), self.hash(&outside)];
-        let clashes = self.find_hashed(&outside, Way::Back, hashes[1]).is_some()
-            || self.find_hashed(&record.inside, Way::Out, hashes[0]).is_some();
+        let words = [record.inside.words(), outside.words()];
+        let hashes = [self.hash_words(&words[0]), self.hash_words(&words[1])];
+        let clashes = self.find_hashed(&words[1], Way::Back, hashes[1]).is_some()
+            || self.find_hashed(&words[0], Way::Out, hashes[0]).is_some();
         if clashes {
             return Err(DropReason::TupleClash);
         }
@@ -319,9 +328,9 @@ pub fn note(record: &mut FlowRecord, way: Way, tcp_flags: u8, now_ms: u32) {
 
 /// Whether a used record has this tuple in this way.
 #[inline(always)]
-fn bears(record: &FlowRecord, tuple: &Tuple, way: Way) -> bool {
-    let (held, asked) = (record.words(way == Way::Out), tuple.words());
-    let differences = held.iter().zip(asked).fold(0, |all, (a, b)| all | (a ^ b));
+fn bears(record: &FlowRecord, words: &[u64; 5], way: Way) -> bool {
+    let held = record.words(way == Way::Out);
+    let differences = held.iter().zip(words).fold(0, |all, (a, b)| all | (a ^ b));
     differences == 0 && record.flags & FLAG_USED != 0
 }
 

@@ -5,12 +5,13 @@ use crate::classify::{self, Context, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
-use crate::packet::{Burst, Packet};
+use crate::packet::{BURST_MAX, Burst, Packet};
 use crate::parse::{Kind, Meta};
 use crate::punt;
 use crate::rewrite::{self, Translation};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
+use crate::worker::look::Place;
 use crate::worker::tunnels::Tunnels;
 use crate::worker::uplink::{NextHop, next_hop};
 use std::os::fd::OwnedFd;
@@ -33,10 +34,14 @@ pub(super) const AHEAD: usize = 6;
 /// What is known of a packet on its way; the packet itself stands beside it.
 pub struct Item {
     pub meta: Meta,
+    /// The flow's tuple by its local end.
+    pub words: [u64; 5],
     /// Of the tuple.
     pub hash: u64,
     pub way: Way,
     pub origin: Origin,
+    /// Where in the burst its packet stands.
+    pub at: u16,
     /// The flow that it most likely belongs to.
     pub likely: Option<FlowId>,
     /// Where it goes at the end.
@@ -46,6 +51,8 @@ pub struct Item {
 /// Where a packet goes once nothing else is to be done to its headers.
 #[derive(Clone, Copy, Debug)]
 pub enum To {
+    /// It has come to its end, or is yet to be judged by another half of its flow.
+    Nowhere,
     /// Out of this interface.
     Interface(u32),
     /// Out of the uplink by this hop, once it fits a wire.
@@ -54,9 +61,8 @@ pub enum To {
 
 impl Item {
     /// The flow's tuple by its local end.
-    #[inline(always)]
     pub fn tuple(&self) -> Tuple {
-        if self.way == Way::Out { self.meta.from_local() } else { self.meta.from_remote() }
+        bytemuck::cast(self.words)
     }
 
     /// Whether the packet enters this node here: one hop is counted for each node that it passes.
@@ -69,15 +75,6 @@ impl Item {
     pub fn is_whole(&self, packet: &Packet) -> bool {
         !packet.is_chained() && self.meta.end as usize <= packet.head_size()
     }
-}
-
-/// Packets that wait for the next pass, and what is known of each. A place is empty once its packet has come to its end.
-/// Packets are changed in place and moved a pass later: a processor is slow to read as a whole what was just written in
-/// parts.
-#[derive(Default)]
-pub(super) struct Batch {
-    pub(super) packets: Vec<Option<Packet>>,
-    pub(super) items: Vec<Item>,
 }
 
 /// Everything one worker forwards with. Owned by its thread alone.
@@ -100,7 +97,12 @@ pub struct Path {
     pub seed: u64,
     pub now_ms: u32,
     pub(super) tunnels: Tunnels,
-    pub(super) batch: Batch,
+    /// The burst at hand. A place is empty once its packet has come to its end. Packets are changed in place and moved a
+    /// pass later: a processor is slow to read as a whole what was just written in parts.
+    pub(super) packets: Vec<Option<Packet>>,
+    /// What waits for the next pass.
+    pub(super) items: Vec<Item>,
+    items_done: Vec<Item>,
     pub(super) segments: Vec<(Packet, Meta)>,
 }
 
@@ -129,7 +131,9 @@ impl Path {
             seed: 0,
             now_ms: 0,
             tunnels: Tunnels::new(),
-            batch: Batch::default(),
+            packets: Vec::with_capacity(BURST_MAX),
+            items: Vec::with_capacity(BURST_MAX),
+            items_done: Vec::with_capacity(BURST_MAX),
             segments: Vec::with_capacity(64),
         }
     }
@@ -142,8 +146,10 @@ impl Path {
     /// Forwards what an interface received.
     pub fn forward(&mut self, interface: u32, burst: &mut Burst) {
         self.with_tables(|path, context| {
-            path.look_at_burst(context, interface, burst);
-            path.finish(context);
+            let mut packets = std::mem::take(&mut path.packets);
+            packets.extend(burst.drain().map(Some));
+            path.look_at_burst(context, interface, &mut packets);
+            path.finish(context, packets);
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
     }
@@ -152,10 +158,12 @@ impl Path {
     pub fn forward_handed(&mut self, handed: impl Iterator<Item = Handed>) {
         let mut handed = handed;
         self.with_tables(|path, context| {
-            for Handed { packet, stage } in handed.by_ref() {
-                path.look(context, packet, stage);
+            let mut packets = std::mem::take(&mut path.packets);
+            for (at, Handed { packet, stage }) in handed.by_ref().enumerate() {
+                packets.push(Some(packet));
+                path.look(context, Place { packet: &mut packets[at], at: at as u16 }, stage);
             }
-            path.finish(context);
+            path.finish(context, packets);
         });
         handed.for_each(|handed| self.drop_packet(handed.packet, DropReason::NoTables));
     }
@@ -171,30 +179,44 @@ impl Path {
     }
 
     /// The further passes, and again for packets between local ends, whose second half of a flow comes then.
-    fn finish(&mut self, context: &Context<'_>) {
-        let mut batch = std::mem::take(&mut self.batch);
-        while !batch.packets.is_empty() {
-            for item in &mut batch.items {
+    fn finish(&mut self, context: &Context<'_>, mut packets: Vec<Option<Packet>>) {
+        while !self.items.is_empty() {
+            let done = std::mem::take(&mut self.items_done);
+            let mut items = std::mem::replace(&mut self.items, done);
+            for item in &mut items {
                 item.likely = self.flows.likely(item.hash);
             }
-            for i in 0..batch.packets.len() {
-                if let Some(Some(packet)) = batch.packets.get(i + AHEAD) {
-                    self.pool.memory().prefetch_head(packet);
-                }
-                self.act(context, &mut batch.packets[i], &mut batch.items[i]);
+            self.act_on_all(context, &mut packets, &mut items);
+            for item in &items {
+                self.send_item(context, &mut packets[item.at as usize], item);
             }
-            for (packet, item) in batch.packets.drain(..).zip(&batch.items) {
-                let Some(packet) = packet else { continue };
-                match item.to {
-                    To::Interface(interface) => self.send(interface, packet),
-                    To::Wire(hop) => self.fit_and_send(context, packet, item, &hop),
-                }
-            }
-            batch.items.clear();
-            std::mem::swap(&mut batch, &mut self.batch);
+            items.clear();
+            self.items_done = items;
         }
-        if batch.items.capacity() > self.batch.items.capacity() {
-            self.batch = batch;
+        debug_assert!(packets.iter().all(Option::is_none), "a packet was forgotten");
+        packets.clear();
+        self.packets = packets;
+    }
+
+    #[inline(always)]
+    fn act_on_all(&mut self, context: &Context<'_>, packets: &mut [Option<Packet>], items: &mut [Item]) {
+        for i in 0..items.len() {
+            let ahead = items.get(i + AHEAD).and_then(|item| packets[item.at as usize].as_ref());
+            if let Some(packet) = ahead {
+                self.pool.memory().prefetch_head(packet);
+            }
+            self.act(context, &mut packets[items[i].at as usize], &mut items[i]);
+        }
+    }
+
+    #[inline(always)]
+    fn send_item(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &Item) {
+        let to = item.to;
+        let Some(packet) = place.take_if(|_| !matches!(to, To::Nowhere)) else { return };
+        match to {
+            To::Interface(interface) => self.send(interface, packet),
+            To::Wire(hop) => self.fit_and_send(context, packet, item, &hop),
+            To::Nowhere => {}
         }
     }
 
@@ -205,7 +227,7 @@ impl Path {
             return self.icmp_error(context, place, item);
         }
         // An earlier packet of the burst may have opened, closed or replaced the flow.
-        let found = self.flows.confirm(item.likely, &item.tuple(), item.way, item.hash);
+        let found = self.flows.confirm(item.likely, &item.words, item.way, item.hash);
         let Some(id) = self.validate(context, place, item, found) else { return };
         self.apply(context, place, item, id);
     }
@@ -272,15 +294,14 @@ impl Path {
     /// further half.
     #[inline(always)]
     fn judge_other_half(&mut self, place: &mut Option<Packet>, item: &Item, worker: Worker) {
-        let Some(packet) = place.take() else { return };
         if worker == self.id {
-            return self.queue(packet, item.meta, Way::Back, Origin::Local);
+            self.queue(item.at, item.meta, Way::Back, Origin::Local);
+        } else {
+            self.hand(worker, place, Stage::Back(Origin::Local));
         }
-        let handed = Handed { packet, stage: Stage::Back(Origin::Local) };
-        let block = self.status.block(self.id as usize);
-        self.interfaces.hand(worker, handed, &mut self.pool, block);
     }
 
+    #[inline(always)]
     pub(super) fn send(&mut self, interface: u32, packet: Packet) {
         let block = self.status.block(self.id as usize);
         self.interfaces.send(interface, packet, &mut self.pool, block);
@@ -316,8 +337,9 @@ impl Path {
         }
     }
 
-    pub(super) fn arp(&mut self, context: &Context<'_>, mut packet: Packet) {
+    pub(super) fn arp(&mut self, context: &Context<'_>, place: &mut Option<Packet>) {
         let (gateway, mac) = (context.node.gateway[family(Addr::v4([0; 4]))], context.node.gateway_mac);
+        let Some(mut packet) = place.take() else { return };
         let interface = packet.interface;
         if !punt::answer_arp(self.pool.memory().head_mut(&mut packet), gateway, mac) {
             return self.drop_packet(packet, DropReason::LinkLocal);

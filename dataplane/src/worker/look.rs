@@ -6,7 +6,7 @@ use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::handoff::{Handed, Stage};
 use crate::overlay;
-use crate::packet::{Burst, Packet};
+use crate::packet::Packet;
 use crate::parse::{self, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
@@ -16,7 +16,6 @@ use tables::owner::{Worker, owner};
 use tables::{Addr, Mac};
 
 /// Who may speak on an interface, read once a burst.
-#[derive(Clone, Copy)]
 enum Sender {
     Uplink,
     Host,
@@ -40,140 +39,160 @@ impl Sender {
 /// An address that no packet has for its source: a multicast one that was never assigned (RFC 5771, 3).
 const NOBODY: Addr = Addr::v4([239, 255, 255, 255]);
 
+/// A packet in its place of the burst, for as long as it has not come to its end.
+pub(super) struct Place<'p> {
+    pub packet: &'p mut Option<Packet>,
+    pub at: u16,
+}
+
 impl Path {
     /// First pass over what an interface received: parse, decapsulate, find the owner.
     #[inline(always)]
-    pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, burst: &mut Burst) {
+    pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, packets: &mut [Option<Packet>]) {
         let sender = self.interfaces.get(interface).map(Sender::on);
-        burst.iter().take(AHEAD).for_each(|packet| self.pool.memory().prefetch_head(packet));
-        let mut packets = burst.drain();
-        while let Some(packet) = packets.next() {
-            if let Some(ahead) = packets.as_slice().get(AHEAD - 1) {
+        packets.iter().take(AHEAD).flatten().for_each(|packet| self.pool.memory().prefetch_head(packet));
+        for at in 0..packets.len() {
+            if let Some(Some(ahead)) = packets.get(at + AHEAD) {
                 self.pool.memory().prefetch_head(ahead);
             }
-            match sender {
-                Some(Sender::Uplink) => self.look_uplink(context, packet),
-                Some(sender) => self.look_local(context, packet, sender),
-                None => self.drop_packet(packet, DropReason::InterfaceGone),
+            let place = Place { packet: &mut packets[at], at: at as u16 };
+            match &sender {
+                Some(Sender::Uplink) => self.look_uplink(context, place),
+                Some(sender) => self.look_local(context, place, sender),
+                None => self.drop_from(place.packet, DropReason::InterfaceGone),
             }
         }
     }
 
     /// The same of a packet that was handed over or waited.
-    pub(super) fn look(&mut self, context: &Context<'_>, packet: Packet, stage: Stage) {
+    pub(super) fn look(&mut self, context: &Context<'_>, place: Place<'_>, stage: Stage) {
         match stage {
             Stage::Send { interface } => {
                 self.status().count(WorkerCounter::HandoffsIn, 1);
-                self.send(interface, packet);
+                if let Some(packet) = place.packet.take() {
+                    self.send(interface, packet);
+                }
             }
-            Stage::Back(origin) => self.look_back(context, packet, origin),
-            Stage::Arrived => match self.interfaces.get(packet.interface).map(Sender::on) {
-                Some(Sender::Uplink) => self.look_uplink(context, packet),
-                Some(sender) => self.look_local(context, packet, sender),
-                None => self.drop_packet(packet, DropReason::InterfaceGone),
-            },
+            Stage::Back(origin) => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
+                self.look_back(place, origin);
+            }
+            Stage::Arrived => {
+                let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
+                match self.interfaces.get(interface).map(Sender::on) {
+                    Some(Sender::Uplink) => self.look_uplink(context, place),
+                    Some(sender) => self.look_local(context, place, &sender),
+                    None => self.drop_from(place.packet, DropReason::InterfaceGone),
+                }
+            }
         }
     }
 
     /// From a pod or the host.
     #[inline(always)]
-    fn look_local(&mut self, context: &Context<'_>, mut packet: Packet, sender: Sender) {
-        match self.parse_plain(&mut packet) {
-            Some(meta) => self.admit(packet, meta, sender),
-            None => self.look_local_any(context, packet, sender),
+    fn look_local(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
+        match self.parse_plain(place.packet) {
+            Some(meta) => self.admit(place, meta, sender),
+            None => self.look_local_any(context, place, sender),
         }
     }
 
     #[inline(never)]
-    fn look_local_any(&mut self, context: &Context<'_>, mut packet: Packet, sender: Sender) {
-        match self.parse(&mut packet) {
-            Parsed::Ip(meta) => self.admit(packet, meta, sender),
-            Parsed::Arp => self.arp(context, packet),
-            Parsed::Drop(reason) => self.drop_packet(packet, reason),
+    fn look_local_any(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
+        match self.parse(place.packet) {
+            Parsed::Ip(meta) => self.admit(place, meta, sender),
+            Parsed::Arp => self.arp(context, place.packet),
+            Parsed::Drop(reason) => self.drop_from(place.packet, reason),
         }
     }
 
     /// A local end speaks from its own addresses only.
     #[inline(always)]
-    fn admit(&mut self, packet: Packet, meta: Meta, sender: Sender) {
+    fn admit(&mut self, place: Place<'_>, meta: Meta, sender: &Sender) {
         if let Sender::Pod(mac, addrs) = sender {
-            let is_its_mac = meta.src_mac == mac;
+            let is_its_mac = meta.src_mac == *mac;
             if !is_its_mac || meta.src != addrs[0] && meta.src != addrs[1] {
-                return self.drop_packet(packet, spoofed(is_its_mac, &meta));
+                return self.drop_from(place.packet, spoofed(is_its_mac, &meta));
             }
         }
-        self.queue(packet, meta, Way::Out, Origin::Local);
+        self.queue(place.at, meta, Way::Out, Origin::Local);
     }
 
     /// From the uplink: out of a tunnel, or as it is.
     #[inline(always)]
-    fn look_uplink(&mut self, context: &Context<'_>, mut packet: Packet) {
-        match self.parse_plain(&mut packet) {
-            Some(meta) => self.take_out(context, packet, meta),
-            None => self.look_uplink_any(context, packet),
+    fn look_uplink(&mut self, context: &Context<'_>, place: Place<'_>) {
+        match self.parse_plain(place.packet) {
+            Some(meta) => self.take_out(context, place, meta),
+            None => match self.parse_ip(place.packet) {
+                Some(meta) => self.take_out_any(context, place, meta),
+                None => {}
+            },
         }
     }
 
     #[inline(never)]
-    fn look_uplink_any(&mut self, context: &Context<'_>, mut packet: Packet) {
-        match self.parse(&mut packet) {
-            Parsed::Ip(meta) => self.take_out(context, packet, meta),
-            Parsed::Arp => self.drop_packet(packet, DropReason::EtherType),
-            Parsed::Drop(reason) => self.drop_packet(packet, reason),
-        }
+    fn take_out_any(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta) {
+        self.take_out(context, place, meta);
     }
 
     /// Decapsulates what came through a tunnel.
     #[inline(always)]
-    fn take_out(&mut self, context: &Context<'_>, mut packet: Packet, meta: Meta) {
+    fn take_out(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta) {
         if !parse::is_tunnel(&meta, &context.node.node, context.node.tunnel_port) {
-            return self.queue_at_owner(context, packet, meta, Origin::Uplink);
+            return self.queue_at_owner(context, place, meta, Origin::Uplink);
         }
         let vxlan = meta.l4 as usize + 8;
-        match self.pool.memory().head(&packet).get(vxlan..).and_then(overlay::vni) {
+        let Some(packet) = place.packet else { return };
+        match self.pool.memory().head(packet).get(vxlan..).and_then(overlay::vni) {
             Some(vni) if vni == context.node.vni => {}
-            Some(_) => return self.drop_packet(packet, DropReason::TunnelNetwork),
-            None => return self.drop_packet(packet, DropReason::Malformed),
+            Some(_) => return self.drop_from(place.packet, DropReason::TunnelNetwork),
+            None => return self.drop_from(place.packet, DropReason::Malformed),
         }
         if !packet.pop_front(vxlan + overlay::VXLAN_BYTES) {
-            return self.drop_packet(packet, DropReason::Truncated);
+            return self.drop_from(place.packet, DropReason::Truncated);
         }
         let origin = Origin::Tunnel(meta.src);
-        match self.parse_plain(&mut packet) {
-            Some(inner) => self.queue_at_owner(context, packet, inner, origin),
-            None => self.look_inside_any(context, packet, origin),
+        let inner = self.parse_plain(place.packet);
+        if let Some(inner) = inner.or_else(|| self.parse_ip(place.packet)) {
+            self.queue_at_owner(context, place, inner, origin);
         }
     }
 
-    #[inline(never)]
-    fn look_inside_any(&mut self, context: &Context<'_>, mut packet: Packet, origin: Origin) {
-        match self.parse(&mut packet) {
-            Parsed::Ip(inner) => self.queue_at_owner(context, packet, inner, origin),
-            Parsed::Arp => self.drop_packet(packet, DropReason::EtherType),
-            Parsed::Drop(reason) => self.drop_packet(packet, reason),
-        }
-    }
-
-    fn look_back(&mut self, _: &Context<'_>, mut packet: Packet, origin: Origin) {
-        self.status().count(WorkerCounter::HandoffsIn, 1);
-        match self.parse(&mut packet) {
-            Parsed::Ip(meta) => self.queue(packet, meta, Way::Back, origin),
-            Parsed::Arp => self.drop_packet(packet, DropReason::EtherType),
-            Parsed::Drop(reason) => self.drop_packet(packet, reason),
+    fn look_back(&mut self, place: Place<'_>, origin: Origin) {
+        if let Some(meta) = self.parse_ip(place.packet) {
+            self.queue(place.at, meta, Way::Back, origin);
         }
     }
 
     /// Keeps a packet that this worker owns, hands over one that it does not.
-    fn queue_at_owner(&mut self, context: &Context<'_>, packet: Packet, meta: Meta, origin: Origin) {
-        let workers = self.status.workers();
-        let owned_by = if workers == 1 { None } else { self.owner_of(context, &packet, &meta) };
-        match owned_by.filter(|&worker| worker != self.id && (worker as usize) < workers) {
-            Some(worker) => {
-                let handed = Handed { packet, stage: Stage::Back(origin) };
-                let block = self.status.block(self.id as usize);
-                self.interfaces.hand(worker, handed, &mut self.pool, block);
-            }
-            None => self.queue(packet, meta, Way::Back, origin),
+    #[inline(always)]
+    fn queue_at_owner(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, origin: Origin) {
+        if self.status.workers() == 1 || !self.hand_to_owner(context, place.packet, &meta, origin) {
+            self.queue(place.at, meta, Way::Back, origin);
+        }
+    }
+
+    /// False: it is ours.
+    #[inline(never)]
+    fn hand_to_owner(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        meta: &Meta,
+        origin: Origin,
+    ) -> bool {
+        let owned_by = place.as_ref().and_then(|packet| self.owner_of(context, packet, meta));
+        let others = owned_by.filter(|&worker| worker != self.id && (worker as usize) < self.status.workers());
+        let Some(worker) = others else { return false };
+        self.hand(worker, place, Stage::Back(origin));
+        true
+    }
+
+    /// Hands a packet to another worker.
+    pub(super) fn hand(&mut self, to: Worker, place: &mut Option<Packet>, stage: Stage) {
+        if let Some(packet) = place.take() {
+            let block = self.status.block(self.id as usize);
+            self.interfaces.hand(to, Handed { packet, stage }, &mut self.pool, block);
         }
     }
 
@@ -186,13 +205,15 @@ impl Path {
     }
 
     #[inline(always)]
-    fn parse_plain(&mut self, packet: &mut Packet) -> Option<Meta> {
+    fn parse_plain(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
+        let packet = place.as_mut()?;
         let meta = parse::parse_plain(self.pool.memory().head(packet), packet.total_size())?;
         packet.truncate(meta.end as usize);
         rewrite::can_complete(packet.checksum, &meta).then_some(meta)
     }
 
-    fn parse(&mut self, packet: &mut Packet) -> Parsed {
+    fn parse(&mut self, place: &mut Option<Packet>) -> Parsed {
+        let Some(packet) = place else { return Parsed::Drop(DropReason::Truncated) };
         let total = packet.total_size();
         let parsed = parse::parse(self.pool.memory().head(packet), total);
         if let Parsed::Ip(meta) = &parsed {
@@ -204,14 +225,25 @@ impl Path {
         parsed
     }
 
-    /// Keeps a packet for the next passes.
+    /// Parses where nothing but IP is expected; drops what is not.
+    #[inline(never)]
+    fn parse_ip(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
+        match self.parse(place) {
+            Parsed::Ip(meta) => return Some(meta),
+            Parsed::Arp => self.drop_from(place, DropReason::EtherType),
+            Parsed::Drop(reason) => self.drop_from(place, reason),
+        }
+        None
+    }
+
+    /// Queues a packet for the next passes.
     #[inline(always)]
-    pub(super) fn queue(&mut self, packet: Packet, meta: Meta, way: Way, origin: Origin) {
+    pub(super) fn queue(&mut self, at: u16, meta: Meta, way: Way, origin: Origin) {
         let tuple = if way == Way::Out { meta.from_local() } else { meta.from_remote() };
-        let hash = self.flows.hash(&tuple);
+        let words = tuple.words();
+        let hash = self.flows.hash_words(&words);
         self.flows.expect(hash);
-        self.batch.packets.push(Some(packet));
-        self.batch.items.push(Item { meta, hash, way, origin, likely: None, to: To::Interface(0) });
+        self.items.push(Item { meta, words, hash, way, origin, at, likely: None, to: To::Nowhere });
     }
 }
 
