@@ -36,6 +36,11 @@ pub trait Case {
     fn bytes(&self) -> Option<u64> {
         None
     }
+
+    /// Runs in so many rounds at most, without one to warm up: for what takes long.
+    fn rounds_max(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// Any closure is a case.
@@ -62,6 +67,30 @@ impl Case for Box<dyn Case> {
 
     fn bytes(&self) -> Option<u64> {
         (**self).bytes()
+    }
+
+    fn rounds_max(&self) -> Option<usize> {
+        (**self).rounds_max()
+    }
+}
+
+/// A case that takes too long for every round.
+pub struct AtMost<C> {
+    pub case: C,
+    pub rounds: usize,
+}
+
+impl<C: Case> Case for AtMost<C> {
+    fn run(&mut self) -> Result<Cost> {
+        self.case.run()
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        self.case.bytes()
+    }
+
+    fn rounds_max(&self) -> Option<usize> {
+        Some(self.rounds)
     }
 }
 
@@ -155,6 +184,10 @@ impl<C: Case> Case for Watched<C> {
 
     fn bytes(&self) -> Option<u64> {
         self.case.bytes()
+    }
+
+    fn rounds_max(&self) -> Option<usize> {
+        self.case.rounds_max()
     }
 }
 

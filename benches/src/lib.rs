@@ -1,10 +1,11 @@
 //! The bench program's parts, in the order of a run: [`program`] asks the topics ([`engine`], [`handoffs`], [`new_flows`],
 //! [`lookups`], [`peers`]) for groups of cases ([`case`]), [`run`] measures them in turns by [`clock`] on one of the
 //! [`cores`], [`figures`] makes rows of it, [`table`], [`report`] and [`page`] write them down with the [`conditions`];
-//! [`huge`] gives both sides huge pages; [`check`] compares with a baseline. [`nft`] is the peer for table changes. The
+//! [`huge`] gives both sides huge pages; [`check`] compares with a baseline. What table changes cost is [`change`], its peer [`nft`]. The
 //! measured node in memory is [`node`], its tables [`cluster`], and [`device`] makes packets as a NIC would deliver them.
 
 pub mod case;
+pub mod change;
 pub mod check;
 pub mod clock;
 pub mod cluster;

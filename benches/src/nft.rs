@@ -3,7 +3,7 @@
 //! The namespace has no name: it lives as long as a process that reads from this one, so it is gone however the bench ends.
 //! Times are wall times from nft's start to its end, as kube-proxy waits for it.
 
-use crate::case::{By, Case, Cost, Planned, Target};
+use crate::case::{AtMost, By, Case, Cost, Planned, Target};
 use crate::clock::Stopwatch;
 use anyhow::{Context, Result, bail, ensure};
 use std::cell::RefCell;
@@ -97,15 +97,15 @@ impl Nft {
         Nft { cluster, loaded: Rc::default() }
     }
 
-    /// Both as peers of ours: `what` and `size` are ours, so that they are compared. `runs_max` as in [`Few`].
+    /// Both as peers of ours: `what` and `size` are ours, so that they are compared. The full load runs so many times at most.
     pub fn planned(&self, [full, delta]: [&str; 2], size: &str, runs_max: usize) -> [Planned; 2] {
         let by = By::Peer(match self.cluster.shape {
             Shape::Maps => "nft -f, as kube-proxy",
             Shape::Chains => "nft -f, a chain each",
         });
         let (first, second) = (self.clone(), self.clone());
-        let full = Planned::ours(full, size, move || Ok(Few::new(first.full()?, runs_max)));
-        let delta = Planned::ours(delta, size, move || Ok(Few::new(second.delta()?, 4 * runs_max)));
+        let full = Planned::ours(full, size, move || Ok(AtMost { case: first.full()?, rounds: runs_max }));
+        let delta = Planned::ours(delta, size, move || Ok(AtMost { case: second.delta()?, rounds: 4 * runs_max }));
         [
             full.by(by.clone()).unit("ms").target(Target::ratio(FULL_RATIO)),
             delta.by(by).unit("ms").target(Target::ratio(DELTA_RATIO)),
@@ -140,37 +140,6 @@ impl Nft {
     }
 }
 
-/// A case that takes too long for every round: runs so many times at most, then tells what it measured again in turn.
-pub struct Few<C> {
-    case: C,
-    max: usize,
-    costs: Vec<Cost>,
-    told: usize,
-}
-
-impl<C: Case> Few<C> {
-    pub fn new(case: C, max: usize) -> Few<C> {
-        assert!(max > 0);
-        Few { case, max, costs: Vec::new(), told: 0 }
-    }
-}
-
-impl<C: Case> Case for Few<C> {
-    fn run(&mut self) -> Result<Cost> {
-        if self.costs.len() < self.max {
-            let cost = self.case.run()?;
-            self.costs.push(cost);
-            return Ok(cost);
-        }
-        self.told += 1;
-        Ok(self.costs[self.told % self.max])
-    }
-
-    fn bytes(&self) -> Option<u64> {
-        self.case.bytes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,19 +168,5 @@ mod tests {
     fn what_nft_refuses_is_an_error_with_its_reason() {
         let error = Namespace::new().unwrap().load("add rule ip nowhere at-all accept\n").unwrap_err().to_string();
         assert!(error.contains("nft refuses"), "{error}");
-    }
-
-    #[test]
-    fn a_long_case_runs_a_few_times() {
-        let mut runs = 0.0;
-        let mut few = Few::new(
-            move || {
-                runs += 1.0;
-                Ok(Cost::plain(runs))
-            },
-            2,
-        );
-        let told: Vec<f64> = (0..5).map(|_| few.run().unwrap().ns).collect();
-        assert!(told.iter().all(|&cost| cost <= 2.0) && told.contains(&1.0) && told.contains(&2.0));
     }
 }

@@ -60,9 +60,7 @@ fn one(group: Group, rounds: usize) -> Vec<Row> {
     huge::look();
     // The first one warms caches, branch predictors and clocks, and is forgotten.
     for round in 0..=rounds {
-        for case in &mut cases {
-            case.run(round > 0);
-        }
+        cases.iter_mut().filter(|case| case.takes_part(round)).for_each(|case| case.run(round > 0));
     }
     let measured: Vec<Measured> = cases.into_iter().map(|case| case.plan).collect();
     figures::rows(group.title, &measured)
@@ -77,6 +75,11 @@ fn set_up(planned: Planned) -> Running {
 }
 
 impl Running {
+    fn takes_part(&self, round: usize) -> bool {
+        let max = self.case.as_ref().and_then(|case| case.rounds_max());
+        max.is_none_or(|max| (1..=max).contains(&round))
+    }
+
     fn run(&mut self, counts: bool) {
         let Some(case) = &mut self.case else { return };
         match guarded(|| case.run()).and_then(sane) {
@@ -118,6 +121,7 @@ fn said(panic: Box<dyn Any + Send>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::AtMost;
     use std::cell::RefCell;
     use std::rc::Rc;
 
@@ -141,6 +145,19 @@ mod tests {
         let groups = vec![group("t", vec![noting("a", &log)]), group("u", vec![]), group("t", vec![noting("b", &log)])];
         all(groups, 2);
         assert_eq!(*log.borrow(), ["a", "b", "a", "b", "a", "b"], "a round to warm up and two that count");
+    }
+
+    #[test]
+    fn what_takes_long_runs_in_the_first_rounds_only() {
+        let log = Rc::default();
+        let logged = Rc::clone(&log);
+        let case = move || {
+            logged.borrow_mut().push("few");
+            Ok(Cost::plain(1.0))
+        };
+        let few = Planned::ours("few", "1", move || Ok(AtMost { case, rounds: 2 }));
+        all(vec![group("t", vec![few, noting("all", &log)])], 3);
+        assert_eq!(*log.borrow(), ["all", "few", "all", "few", "all", "all"]);
     }
 
     #[test]

@@ -1,0 +1,161 @@
+//! All services at once, then one endpoint after the other, into a dataplane that runs.
+
+use super::rig::{self, Rig, wait_for_other};
+use super::world::{self, Size};
+use super::{DELTA, FULL, told};
+use crate::case::{AtMost, Case, Cost, Planned, Seen, Target};
+use crate::device::Traffic;
+use anyhow::{Context, Result, ensure};
+use control::object::ObjectChange;
+use core_affinity::CoreId;
+use hdrhistogram::Histogram;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::thread::sleep;
+use std::time::Duration;
+use tables::Addr;
+
+/// Flows that go through the dataplane meanwhile.
+const FLOWS: u32 = 10_000;
+/// How often everything is loaded, and how many changes follow.
+const LOADS: usize = 3;
+const CHANGES: u32 = 1000;
+/// Between two changes, and how much more it may be: they come at any moment of a round.
+const GAP: Duration = Duration::from_millis(1);
+const JITTER_NS: u64 = 300_000;
+const NS: f64 = 1e9;
+const FULL_TARGET: Target = Target { floor: Some(1000.0), aim: None, ratio_min: None };
+const DELTA_TARGET: Target = Target { floor: Some(1000.0), aim: Some(100.0), ratio_min: None };
+
+/// The rig that all cases of a size share; loaded by the first of them.
+type Shared = Rc<RefCell<Option<Rig>>>;
+
+/// What changes cost, for the rows that stand behind the one that measured them.
+#[derive(Clone, Default)]
+struct Spread {
+    p99: Seen,
+    max: Seen,
+}
+
+/// What is told of one size.
+pub fn cases(size: Size) -> Vec<Planned> {
+    let (shared, first, bytes) = (Shared::default(), Seen::default(), Seen::default());
+    let [own, same] = [Spread::default(), Spread::default()];
+    let full = Full { size, shared: shared.clone(), first: first.clone() };
+    let full = Planned::ours(FULL, size.name, move || Ok(AtMost { case: full, rounds: LOADS }));
+    let mut cases = vec![
+        full.unit("ms").target(FULL_TARGET),
+        told("first change after it: the other copy catches up", size.name, first, true).unit("ms"),
+        delta(DELTA, size, &shared, rig::other_core, &own, &bytes),
+        told("one endpoint change: p99", size.name, own.p99, true).unit("us").target(DELTA_TARGET),
+        told("one endpoint change: longest", size.name, own.max, true).unit("us"),
+        told("tables, both copies", size.name, bytes, false).unit("bytes"),
+    ];
+    let what = "one endpoint change, control on the worker's core: median";
+    cases.push(delta(what, size, &shared, rig::same_core, &same, &Seen::default()));
+    cases.push(told("the same: p99", size.name, same.p99, true).unit("us"));
+    cases.push(told("the same: longest", size.name, same.max, true).unit("us"));
+    cases
+}
+
+/// Everything at once.
+struct Full {
+    size: Size,
+    shared: Shared,
+    first: Seen,
+}
+
+impl Case for Full {
+    fn run(&mut self) -> Result<Cost> {
+        let mut shared = self.shared.borrow_mut();
+        let mut rig = match shared.take() {
+            Some(rig) => rig,
+            None => Rig::new(self.size, FLOWS, |traffic: Traffic, _| Box::new(traffic))?.with_prober(),
+        };
+        rig.start_anew()?;
+        let objects = self.size.load();
+        let core = rig::other_core()?;
+        let (ns, _) = rig.beside(core, move |updates, eye| {
+            let start = eye.now_ns();
+            objects.into_iter().for_each(|change| updates.apply(change));
+            updates.publish()?;
+            let seen = wait_for_other(eye, None, std::hint::spin_loop)?;
+            ensure!(updates.is_acknowledged(), "a packet was treated by tables that are not acknowledged");
+            Ok(seen.saturating_sub(start))
+        })?;
+        let mut changes = Changes::of(&rig);
+        let (first, _) = rig.beside(core, |updates, eye| changes.one(updates, eye))?;
+        self.first.set(first as f64);
+        *shared = Some(rig);
+        Ok(Cost { ticks: f64::NAN, ..Cost::ns(ns as f64) })
+    }
+}
+
+/// One endpoint of the last service is replaced by a fresh one: that to which the watched flow goes.
+struct Changes {
+    service: u32,
+    addrs: Vec<Addr>,
+    next: u32,
+}
+
+impl Changes {
+    fn of(rig: &Rig) -> Changes {
+        let last = rig.size.services - 1;
+        Changes { service: rig.size.number(last), addrs: rig.size.addrs(last), next: 0 }
+    }
+
+    /// From the event to the first packet treated by it.
+    fn one(&mut self, updates: &mut super::updates::Updates, eye: &super::eye::Eye) -> Result<u64> {
+        let now = eye.backend();
+        let at = self.addrs.iter().position(|&addr| Some(addr) == now).context("the flow goes to no backend")?;
+        self.addrs[at] = world::fresh(self.next);
+        self.next += 1;
+        let event = ObjectChange::Put(world::slice(self.service, &self.addrs));
+        let start = eye.now_ns();
+        updates.put(event)?;
+        // Control has nothing else to do; where it shares the core, it must not hold the worker up.
+        let seen = wait_for_other(eye, now, || sleep(Duration::from_micros(20)))?;
+        Ok(seen.saturating_sub(start))
+    }
+}
+
+/// The median of many changes; the rest of them goes to others. Takes over the tables as the full load left them.
+fn delta(
+    what: &str,
+    size: Size,
+    shared: &Shared,
+    core: fn() -> Result<CoreId>,
+    spread: &Spread,
+    bytes: &Seen,
+) -> Planned {
+    let (shared, spread, bytes) = (shared.clone(), spread.clone(), bytes.clone());
+    let case = move || {
+        let mut shared = shared.borrow_mut();
+        let rig = shared.as_mut().context("nothing was loaded")?;
+        let histogram = many(rig, core()?)?;
+        bytes.set(rig.updates.bytes()? as f64);
+        spread.p99.set(histogram.value_at_quantile(0.99) as f64);
+        spread.max.set(histogram.max() as f64);
+        Ok(Cost { ticks: f64::NAN, ..Cost::ns(histogram.value_at_quantile(0.5) as f64) })
+    };
+    Planned::ours(what, size.name, move || Ok(AtMost { case, rounds: 1 })).unit("us")
+}
+
+fn many(rig: &mut Rig, core: CoreId) -> Result<Histogram<u64>> {
+    // The load starts anew before each of these.
+    rig.start_anew()?;
+    rig.load()?;
+    rig.forward(1024);
+    let mut changes = Changes::of(rig);
+    // The first pays for the copy that catches up.
+    let work = |updates: &mut super::updates::Updates, eye: &super::eye::Eye| {
+        changes.one(updates, eye)?;
+        let mut histogram = Histogram::new_with_bounds(1, 100 * NS as u64, 3)?;
+        for i in 0..CHANGES as u64 {
+            sleep(GAP + Duration::from_nanos(i * 7919 * 31 % JITTER_NS));
+            histogram.record(changes.one(updates, eye)?)?;
+        }
+        Ok(histogram)
+    };
+    Ok(rig.beside(core, work)?.0)
+}
