@@ -12,11 +12,12 @@ use crate::parse::tcp_flag;
 use bytemuck::Zeroable;
 use std::sync::atomic::Ordering;
 use tables::counters::DropReason;
+use tables::cpu::prefetch;
 use tables::flow::{
     Bucket, FLAG_ANSWERED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout, FlowRecord, FlowRegionError,
     HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
 };
-use tables::region::{Parts, prefetch};
+use tables::region::Parts;
 use tables::{Protocol, Region, hash};
 
 /// TCP progress in `FlowRecord::state`.

@@ -3,6 +3,7 @@
 //!
 //! Sources: RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 792 and 4443 (ICMP), RFC 7348 (VXLAN).
 
+use crate::rewrite::Translation;
 use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, Icmpv4Packet, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
@@ -78,7 +79,13 @@ impl Meta {
         self.from_local().reversed()
     }
 
+    /// What is left of it after a translation.
+    pub fn become_translated(&mut self, to: &Translation) {
+        (self.src, self.dst, self.src_port, self.dst_port) = (to.src, to.dst, to.src_port, to.dst_port);
+    }
+
     /// Bytes of the IP packet.
+    #[inline(always)]
     pub fn ip_size(&self) -> usize {
         self.end as usize - self.l3 as usize
     }

@@ -1,13 +1,14 @@
 //! The only writer of packet bytes: addresses and ports, time to live, Ethernet addresses, outer headers, checksums.
-//! Checksums change by differences (RFC 1624, eqn. 3), so a wrong one stays wrong; a partial one holds the
+//! Checksums change by differences (`tables::checksum`), so a wrong one stays wrong; a partial one holds the
 //! uncomplemented pseudo-header sum and follows address changes alone. Decides nothing.
 
+use crate::flow::Way;
 use crate::io::frames::Memory;
-use crate::overlay::{OUTER_V4_BYTES, OuterHeaders};
 use crate::packet::{Checksum, Packet};
 use crate::parse::{Kind, Meta, Quoted};
 use smoltcp::wire::Ipv6Packet;
-use tables::flow::Tuple;
+use tables::checksum::{Difference, fold};
+use tables::flow::{FlowRecord, Tuple};
 use tables::{Addr, Mac, Protocol};
 
 /// Bytes of the shortest layer-4 header: ports, identifiers, lengths and checksums of UDP and ICMP are within.
@@ -29,81 +30,43 @@ impl Translation {
         Translation { src: tuple.local, dst: tuple.remote, src_port: tuple.local_port, dst_port: tuple.remote_port }
     }
 
-    /// What it does to the sums of the addresses and of the ports.
-    #[inline(always)]
-    fn differences(&self, meta: &Meta) -> (Difference, Difference) {
-        let mut addresses = Difference::default();
-        addresses.replace_addr(meta.src, self.src, meta.is_v4);
-        addresses.replace_addr(meta.dst, self.dst, meta.is_v4);
-        let mut ports = Difference::default();
-        ports.replace(meta.src_port, self.src_port);
-        ports.replace(meta.dst_port, self.dst_port);
-        (addresses.folded(), ports)
-    }
-
     pub fn of(meta: &Meta) -> Translation {
         Translation { src: meta.src, dst: meta.dst, src_port: meta.src_port, dst_port: meta.dst_port }
     }
 }
 
-/// A one's-complement difference: what taking away some 16-bit words and adding others does to a sum.
-#[derive(Clone, Copy, Default)]
-struct Difference(u64);
-
-impl Difference {
-    #[inline(always)]
-    fn replace(&mut self, old: u16, new: u16) {
-        self.0 += !old as u64 + new as u64;
-    }
-
-    /// Sums of 32-bit words are as good as sums of their halves: 2^16 is 1 modulo 0xffff (RFC 1071, 2(A)).
-    #[inline(always)]
-    fn replace_addr(&mut self, old: Addr, new: Addr, is_v4: bool) {
-        let ([old_high, old_low], [new_high, new_low]) = (old.words(), new.words());
-        self.replace_word(old_low as u32, new_low as u32);
-        if !is_v4 {
-            self.replace_word((old_low >> 32) as u32, (new_low >> 32) as u32);
-            self.replace_word(old_high as u32, new_high as u32);
-            self.replace_word((old_high >> 32) as u32, (new_high >> 32) as u32);
-        }
-    }
-
-    #[inline(always)]
-    fn replace_word(&mut self, old: u32, new: u32) {
-        self.0 += !old as u64 + new as u64;
-    }
-
-    /// The same difference as one word, so that applying it is cheap.
-    #[inline(always)]
-    fn folded(self) -> Difference {
-        Difference(fold(self.0) as u64)
-    }
-
-    /// Applies it to a sum (uncomplemented). It must be a few 16-bit words at most.
-    #[inline(always)]
-    fn add_to(self, sum: u16) -> u16 {
-        fold_short(sum as u32 + self.0 as u32)
-    }
-
-    /// Applies it to a checksum field (complemented).
-    #[inline(always)]
-    fn update(self, checksum: u16) -> u16 {
-        !self.add_to(!checksum)
-    }
+/// A translation, and what it does to checksums.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    pub to: Translation,
+    /// To one over the addresses.
+    addresses: Difference,
+    /// To that of layer 4.
+    l4: Difference,
 }
 
-/// Adds the carries to a sum of at most 2^48, which all sums here are far below.
-#[inline(always)]
-fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    fold_short((sum & 0xffff) as u32 + (sum >> 16) as u32)
-}
+impl Change {
+    /// What a flow does to its packets of this way.
+    #[inline(always)]
+    pub fn of_flow(record: &FlowRecord, way: Way) -> Change {
+        let to = match way {
+            Way::Out => Translation::along(&record.outside()),
+            Way::Back => Translation::along(&record.inside.reversed()),
+        };
+        let (addresses, l4) = record.differences(way == Way::Out);
+        Change { to, addresses, l4 }
+    }
 
-/// As `fold`, of a sum of a few 16-bit words.
-#[inline(always)]
-fn fold_short(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    /// What gives a packet other addresses and ports.
+    pub fn of_packet(meta: &Meta, to: &Translation) -> Change {
+        let (mut addresses, mut l4) = (Difference::default(), Difference::default());
+        addresses.replace_addr(meta.src, to.src);
+        addresses.replace_addr(meta.dst, to.dst);
+        l4.replace(meta.src_port, to.src_port);
+        l4.replace(meta.dst_port, to.dst_port);
+        let l4 = if meta.protocol == Protocol::ICMP { l4 } else { l4.and(addresses) };
+        Change { to: *to, addresses, l4 }
+    }
 }
 
 /// The sum of bytes as big-endian words; the last odd byte counts as the high half. `odd` says that an odd number of
@@ -156,32 +119,30 @@ pub fn can_complete(checksum: Checksum, meta: &Meta) -> bool {
 }
 
 /// Gives a packet other addresses and ports, and its `Meta` too.
-#[inline(always)]
 pub fn translate(bytes: &mut [u8], meta: &mut Meta, to: &Translation, checksum: Checksum) {
-    forward(bytes, meta, Some(to), false, checksum);
+    forward(bytes, meta, Some(&Change::of_packet(meta, to)), false, checksum);
+    meta.become_translated(to);
 }
 
 /// Takes one off the time to live. The caller has seen that it is above one.
 pub fn decrement_ttl(bytes: &mut [u8], meta: &mut Meta) {
     forward(bytes, meta, None, true, Checksum::Unverified);
+    meta.ttl -= 1;
 }
 
-/// All that forwarding does to an IP packet, and to its `Meta`: other addresses and ports if `to` says so, and one off the
-/// time to live if this is a `hop`; the caller has seen that it is above one.
+/// All that forwarding does to an IP packet: other addresses and ports if there is a change, and one off the time to live
+/// if this is a `hop`; the caller has seen that it is above one. `meta` says how the packet was.
 #[inline(always)]
-pub fn forward(bytes: &mut [u8], meta: &mut Meta, to: Option<&Translation>, hop: bool, checksum: Checksum) {
-    let (addresses, ports) = to.map_or_else(Default::default, |to| to.differences(meta));
-    let ends = to.map_or((meta.src, meta.dst), |to| (to.src, to.dst));
+pub fn forward(bytes: &mut [u8], meta: &Meta, change: Option<&Change>, hop: bool, checksum: Checksum) {
+    let ends = change.map_or((meta.src, meta.dst), |change| (change.to.src, change.to.dst));
     if meta.is_v4 {
-        write_v4(bytes, meta, ends, addresses, hop);
+        write_v4(bytes, meta, ends, change.map_or_else(Difference::default, |change| change.addresses), hop);
     } else {
         write_v6(bytes, meta, ends, hop);
     }
-    meta.ttl -= hop as u8;
-    if let Some(to) = to {
-        write_ports(bytes, meta, to);
-        update_l4(bytes, meta, addresses, ports, checksum);
-        (meta.src, meta.dst, meta.src_port, meta.dst_port) = (to.src, to.dst, to.src_port, to.dst_port);
+    if let Some(change) = change {
+        write_ports(bytes, meta, &change.to);
+        update_l4(bytes, meta, change, checksum);
     }
 }
 
@@ -189,7 +150,7 @@ pub fn forward(bytes: &mut [u8], meta: &mut Meta, to: Option<&Translation>, hop:
 fn write_v4(bytes: &mut [u8], meta: &Meta, (src, dst): (Addr, Addr), addresses: Difference, hop: bool) {
     let Some(ip) = bytes.get_mut(meta.l3 as usize..).and_then(|ip| ip.first_chunk_mut::<20>()) else { return };
     // The time to live is the high byte of its word: less one is plus its complement's 0xfeff.
-    let difference = Difference(addresses.0 + hop as u64 * 0xfeff);
+    let difference = addresses.and(Difference::of_word(if hop { 0xfeff } else { 0 }));
     let checksum = difference.update(get(ip, 10));
     ip[8] -= hop as u8;
     put(ip, 10, checksum);
@@ -220,21 +181,23 @@ fn write_ports(bytes: &mut [u8], meta: &Meta, to: &Translation) {
 }
 
 #[inline(always)]
-fn update_l4(bytes: &mut [u8], meta: &Meta, addresses: Difference, ports: Difference, checksum: Checksum) {
+fn update_l4(bytes: &mut [u8], meta: &Meta, change: &Change, checksum: Checksum) {
     let Some(offset) = checksum_offset(meta.protocol) else { return };
     let at = meta.l4 as usize + offset;
     let field = get(bytes, at);
     // One that starts further in is another packet's, carried by this one.
     if matches!(checksum, Checksum::Partial { start, .. } if start == meta.l4) {
-        return put(bytes, at, addresses.add_to(field));
+        return put(bytes, at, change.addresses.add_to(field));
     }
     // RFC 768: a UDP checksum of zero means that there is none.
-    if meta.protocol == Protocol::UDP && field == 0 {
+    if meta.protocol == Protocol::UDP {
+        if field != 0 {
+            let updated = change.l4.update(field);
+            put(bytes, at, if updated == 0 { 0xffff } else { updated });
+        }
         return;
     }
-    let covered = if meta.protocol == Protocol::ICMP { ports } else { Difference(addresses.0 + ports.0) };
-    let updated = covered.update(field);
-    put(bytes, at, if meta.protocol == Protocol::UDP && updated == 0 { 0xffff } else { updated });
+    put(bytes, at, change.l4.update(field));
 }
 
 /// Gives the packet that an ICMP error quotes its other addresses and ports. The quoted layer-4 checksum is followed as
@@ -257,15 +220,15 @@ pub fn translate_quoted(bytes: &mut [u8], quoted: &Quoted, after: &Tuple) {
         src_mac: Mac::default(),
     };
     let to = Translation::along(after);
-    let (addresses, ports) = to.differences(&meta);
+    let change = Change::of_packet(&meta, &to);
     if meta.is_v4 {
-        write_v4(bytes, &meta, (to.src, to.dst), addresses, false);
+        write_v4(bytes, &meta, (to.src, to.dst), change.addresses, false);
     } else {
         write_v6(bytes, &meta, (to.src, to.dst), false);
     }
     write_ports(bytes, &meta, &to);
     if checksum_offset(meta.protocol).is_some_and(|offset| l4 + offset + 2 <= bytes.len()) {
-        update_l4(bytes, &meta, addresses, ports, Checksum::Unverified);
+        update_l4(bytes, &meta, &change, Checksum::Unverified);
     }
 }
 
@@ -274,24 +237,6 @@ pub fn translate_quoted(bytes: &mut [u8], quoted: &Quoted, after: &Tuple) {
 pub fn set_macs(bytes: &mut [u8], src: Mac, dst: Mac) {
     let [d, s] = [dst.0, src.0];
     bytes[..12].copy_from_slice(&[d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]]);
-}
-
-/// Puts the outer headers in front of a packet of one frame, and gives it the Ethernet addresses that it has inside. False
-/// if there is no headroom.
-#[inline(always)]
-pub fn encapsulate(
-    memory: &Memory,
-    packet: &mut Packet,
-    outer: &OuterHeaders,
-    flow_hash: u64,
-    traffic_class: u8,
-) -> bool {
-    if !packet.push_front(OUTER_V4_BYTES) {
-        return false;
-    }
-    outer.write(memory.head_mut(packet), flow_hash, traffic_class);
-    packet.checksum = Checksum::Unverified;
-    true
 }
 
 /// The traffic class (DSCP and ECN) of the packet.

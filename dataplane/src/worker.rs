@@ -146,7 +146,7 @@ impl Worker {
     fn take_from_mailbox(&mut self) -> usize {
         let mailbox = &self.mailboxes[self.path.id as usize];
         let mut packets = 0;
-        let handed = std::iter::from_fn(|| mailbox.take()).take(BURST_MAX).inspect(|_| packets += 1);
+        let handed = std::iter::from_fn(|| mailbox.take()).fuse().take(BURST_MAX).inspect(|_| packets += 1);
         self.path.forward_handed(handed);
         packets
     }

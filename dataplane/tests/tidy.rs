@@ -12,9 +12,10 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FUNCTION_LINES_MEDIAN_MAX: usize = 12;
 
 /// Where `unsafe` may stand, and why.
-const UNSAFE: [(&str, &str); 4] = [
+const UNSAFE: [(&str, &str); 5] = [
     ("dataplane/src/io/", "frames, rings and system calls that no library offers"),
     ("dataplane/tables/src/region.rs", "maps shared memory"),
+    ("dataplane/tables/src/cpu.rs", "tells the processor to fetch ahead and to compare bytes at once"),
     ("pktgen/src/xsk.rs", "xsk-rs leaves frame ownership to its caller"),
     ("control/src/sys.rs", "ioctls of TUN and options of AF_XDP sockets"),
 ];

@@ -157,7 +157,8 @@ fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {
     };
     let (headers, flow_hash) = (OuterHeaders::new(&outer), u64::from_le_bytes(input.array()));
     let traffic_class = rewrite::traffic_class(pool.memory().head(&packet), meta);
-    assert!(rewrite::encapsulate(pool.memory(), &mut packet, &headers, flow_hash, traffic_class));
+    assert!(packet.push_front(OUTER_V4_BYTES));
+    headers.write(pool.memory().head_mut(&mut packet), flow_hash, traffic_class);
     let bytes = pool.memory().head(&packet).to_vec();
     let Parsed::Ip(read) = parse(&bytes, bytes.len()) else { panic!("an encapsulated packet is not read back") };
     assert_eq!((read.src, read.dst, read.dst_port), (outer.src, outer.dst, outer.tunnel_port));

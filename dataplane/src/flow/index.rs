@@ -3,6 +3,7 @@
 //! Knows hashes and record numbers only: whether a record bears the tuple is the caller's to see.
 
 use super::FlowId;
+use tables::cpu::equal_bytes;
 use tables::flow::{Bucket, ENTRIES_PER_BUCKET};
 
 const ID_MASK: u32 = 0x00ff_ffff;
@@ -49,29 +50,23 @@ fn spares(buckets: &[Bucket], hash: u64) -> impl Iterator<Item = usize> + use<> 
     (first..first + SPARES).map(move |spare| spare % count)
 }
 
-/// Marks the entries whose tag is `tag`: in one 128-bit word the highest bit of each byte that equals it (exact for each
-/// byte, no carry reaches the next; H. Warren, Hacker's Delight, 6-1).
+/// Bits of the entries whose tag is `tag`.
 #[inline(always)]
-fn matching(bucket: &Bucket, tag: u8) -> [u64; 2] {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    let line: &[u64; 8] = bytemuck::cast_ref(bucket);
-    let wanted = tag as u64 * 0x0101_0101_0101_0101;
-    let zeroes = |word: u64| !(((word & LOW) + LOW) | word | LOW);
-    [zeroes(u64::from_le(line[0]) ^ wanted), zeroes(u64::from_le(line[1]) ^ wanted) & 0xffff_ffff]
+fn matching(bucket: &Bucket, tag: u8) -> u16 {
+    const ENTRIES: u16 = (1 << ENTRIES_PER_BUCKET) - 1;
+    let line: &[[u8; 16]; 4] = bytemuck::cast_ref(bucket);
+    equal_bytes(&line[0], tag) & ENTRIES
 }
 
 /// The records in one bucket that may bear a tuple of this hash.
 #[inline(always)]
 fn candidates(bucket: &Bucket, hash: u64) -> impl Iterator<Item = FlowId> + '_ {
     let mark = Mark::of(hash);
-    let [low, high] = matching(bucket, mark.tag);
-    // One word: entry i at bit 8i, entry 8 + i at bit 8i + 4.
-    let mut bits = low >> 7 | high >> 3;
+    let mut bits = matching(bucket, mark.tag);
     std::iter::from_fn(move || {
         while bits != 0 {
-            let bit = bits.trailing_zeros() as usize;
+            let at = bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            let at = (bit >> 3) + ((bit & 4) << 1);
             if let Some(id) = mark.id_in(bucket.entries[at % ENTRIES_PER_BUCKET]) {
                 return Some(id);
             }

@@ -109,19 +109,25 @@ impl Memory {
         unsafe { self.base.as_ptr().add(frame.index() as usize * self.frame_size as usize) }
     }
 
+    /// How many of `size` bytes at `start` lie in a chunk.
+    #[inline(always)]
+    fn clamp(&self, start: usize, size: usize) -> usize {
+        if start + size <= self.frame_size() { size } else { self.frame_size().saturating_sub(start) }
+    }
+
     /// `size` bytes at `start` of a frame; fewer if the chunk ends before.
     #[inline(always)]
     pub fn bytes<'a>(&'a self, frame: &'a Frame, start: usize, size: usize) -> &'a [u8] {
-        let start = start.min(self.frame_size());
-        let size = size.min(self.frame_size() - start);
+        let size = self.clamp(start, size);
+        let start = if size == 0 { 0 } else { start };
         // SAFETY: inside the chunk (clamped above); the frame is the only right to it and is borrowed for as long.
         unsafe { std::slice::from_raw_parts(self.chunk(frame).add(start), size) }
     }
 
     #[inline(always)]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame, start: usize, size: usize) -> &'a mut [u8] {
-        let start = start.min(self.frame_size());
-        let size = size.min(self.frame_size() - start);
+        let size = self.clamp(start, size);
+        let start = if size == 0 { 0 } else { start };
         // SAFETY: as `bytes`; the frame is borrowed mutably, so this is the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.chunk(frame).add(start), size) }
     }
@@ -142,7 +148,7 @@ impl Memory {
     #[inline(always)]
     pub fn prefetch_head(&self, packet: &Packet) {
         if let Some(first) = self.head(packet).first() {
-            tables::region::prefetch(first);
+            tables::cpu::prefetch(first);
         }
     }
 

@@ -8,17 +8,17 @@ use crate::io::pool::FramePool;
 use crate::packet::{BURST_MAX, Burst, Packet};
 use crate::parse::{Kind, Meta};
 use crate::punt;
-use crate::rewrite::{self, Translation};
+use crate::rewrite::{self, Change};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
 use crate::worker::look::Place;
 use crate::worker::tunnels::Tunnels;
-use crate::worker::uplink::{NextHop, next_hop};
+use crate::worker::uplink::{NextHop, address, next_hop, room_in_front};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
-use tables::flow::{FLAG_TRANSLATED, FlowRecord, Hop, HopKind, Tuple};
+use tables::flow::{FLAG_TRANSLATED, Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::owner::{SnatPorts, Worker};
@@ -40,6 +40,8 @@ pub struct Item {
     pub hash: u64,
     pub way: Way,
     pub origin: Origin,
+    /// The packet enters this node here: one hop is counted for each node that it passes.
+    pub enters: bool,
     /// Where in the burst its packet stands.
     pub at: u16,
     /// The flow that it most likely belongs to.
@@ -63,12 +65,6 @@ impl Item {
     /// The flow's tuple by its local end.
     pub fn tuple(&self) -> Tuple {
         bytemuck::cast(self.words)
-    }
-
-    /// Whether the packet enters this node here: one hop is counted for each node that it passes.
-    #[inline(always)]
-    pub fn enters(&self) -> bool {
-        self.way == Way::Out || self.origin != Origin::Local
     }
 
     /// Whether all of the packet's bytes lie in its head frame.
@@ -235,7 +231,6 @@ impl Path {
     /// Applies a flow's decision to a packet.
     #[inline(always)]
     fn apply(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item, id: FlowId) {
-        let Some(packet) = place else { return };
         let record = self.flows.record_mut(id);
         let hop = record.hop(item.way == Way::Out);
         if item.way == Way::Back && item.origin != Origin::Local {
@@ -252,52 +247,67 @@ impl Path {
             Err(addr) => return self.hold(place, addr),
         };
         note(record, item.way, item.meta.tcp_flags, self.now_ms);
-        let enters = item.enters();
-        if enters && item.meta.ttl <= 1 {
+        if item.enters && item.meta.ttl <= 1 {
             return self.drop_from(place, DropReason::TtlExpired);
         }
-        let to = (record.flags & FLAG_TRANSLATED != 0).then(|| translation(item.way, record));
-        let checksum = packet.checksum;
-        rewrite::forward(self.pool.memory().head_mut(packet), &mut item.meta, to.as_ref(), enters, checksum);
-        self.pass_on(context, place, item, &hop, &next_hop);
+        let change = (record.flags & FLAG_TRANSLATED != 0).then(|| Change::of_flow(record, item.way));
+        self.pass_on(context, place, item, (&hop, &next_hop), change.as_ref());
     }
 
-    /// Addresses a packet to where its hop says.
+    /// Writes all headers, and says where the packet goes. A hop is counted where it enters this node.
     #[inline(always)]
     pub(super) fn pass_on(
         &mut self,
         context: &Context<'_>,
         place: &mut Option<Packet>,
         item: &mut Item,
-        hop: &Hop,
-        next_hop: &NextHop,
+        (hop, next_hop): (&Hop, &NextHop),
+        change: Option<&Change>,
     ) {
-        match hop.kind() {
-            HopKind::Interface => self.deliver(context, hop.target, place, item),
-            HopKind::Endpoint => self.judge_other_half(place, item, hop.worker),
-            _ => self.leave(context, place, item, hop, next_hop),
+        let Some(packet) = place else { return };
+        let checksum = packet.checksum;
+        let front = room_in_front(context, packet, item, next_hop);
+        if !packet.push_front(front.unwrap_or(0)) {
+            return self.drop_from(place, DropReason::Oversized);
+        }
+        let bytes = self.pool.memory().head_mut(packet);
+        rewrite::forward(&mut bytes[front.unwrap_or(0)..], &item.meta, change, item.enters, checksum);
+        match (hop.kind(), front) {
+            (HopKind::Interface, _) => match self.interfaces.get(hop.target) {
+                Some(slot) => {
+                    rewrite::set_macs(bytes, context.node.gateway_mac, slot.mac);
+                    item.to = To::Interface(hop.target);
+                }
+                None => self.drop_from(place, DropReason::InterfaceGone),
+            },
+            (HopKind::Tunnel | HopKind::Uplink, Some(_)) => {
+                address(context, &self.tunnels, bytes, item, next_hop);
+                item.to = To::Interface(context.node.uplink);
+            }
+            (kind, _) => self.go_on_inside(place, item, hop, kind, change),
         }
     }
 
-    /// To a pod or the host.
-    #[inline(always)]
-    fn deliver(&mut self, context: &Context<'_>, interface: u32, place: &mut Option<Packet>, item: &mut Item) {
-        let (Some(slot), Some(packet)) = (self.interfaces.get(interface), place.as_mut()) else {
-            return self.drop_from(place, DropReason::InterfaceGone);
-        };
-        let mac = slot.mac;
-        rewrite::set_macs(self.pool.memory().head_mut(packet), context.node.gateway_mac, mac);
-        item.to = To::Interface(interface);
-    }
-
-    /// To another local end, whose own half of the flow is judged by its owner. No loop: towards a local end there is no
-    /// further half.
-    #[inline(always)]
-    fn judge_other_half(&mut self, place: &mut Option<Packet>, item: &Item, worker: Worker) {
-        if worker == self.id {
+    /// To another local end, or out of the uplink once it fits: from here on the packet is another.
+    fn go_on_inside(
+        &mut self,
+        place: &mut Option<Packet>,
+        item: &mut Item,
+        hop: &Hop,
+        kind: HopKind,
+        change: Option<&Change>,
+    ) {
+        item.meta.ttl -= item.enters as u8;
+        if let Some(change) = change {
+            item.meta.become_translated(&change.to);
+        }
+        if kind != HopKind::Endpoint {
+            item.to = To::Wire(*hop);
+        } else if hop.worker == self.id {
+            // Its own half of the flow is judged by its owner. No loop: towards a local end there is no further half.
             self.queue(item.at, item.meta, Way::Back, Origin::Local);
         } else {
-            self.hand(worker, place, Stage::Back(Origin::Local));
+            self.hand(hop.worker, place, Stage::Back(Origin::Local));
         }
     }
 
@@ -361,13 +371,5 @@ impl Path {
         while let Some(packet) = self.held.take_expired(self.now_ms) {
             self.drop_packet(packet, DropReason::NeighbourUnknown);
         }
-    }
-}
-
-/// The addresses that a packet of this way shall bear.
-fn translation(way: Way, record: &FlowRecord) -> Translation {
-    match way {
-        Way::Out => Translation::along(&record.outside()),
-        Way::Back => Translation::along(&record.inside.reversed()),
     }
 }

@@ -40,16 +40,13 @@ impl Path {
         if !hop.kind().forwards() {
             return self.drop_from(place, DropReason::IcmpUnrelated);
         }
-        if item.enters() && item.meta.ttl <= 1 {
+        if item.enters && item.meta.ttl <= 1 {
             return self.drop_from(place, DropReason::TtlExpired);
         }
         if record.flags & FLAG_TRANSLATED != 0 {
             self.translate_error(packet, item, &record, &quoted);
         }
-        if item.enters() {
-            rewrite::decrement_ttl(self.pool.memory().head_mut(packet), &mut item.meta);
-        }
-        self.pass_on(context, place, item, &hop, &next_hop);
+        self.pass_on(context, place, item, (&hop, &next_hop), None);
     }
 
     /// An error towards a local end quotes what that end sent; one from it quotes what it received.

@@ -243,7 +243,8 @@ impl Path {
         let words = tuple.words();
         let hash = self.flows.hash_words(&words);
         self.flows.expect(hash);
-        self.items.push(Item { meta, words, hash, way, origin, at, likely: None, to: To::Nowhere });
+        let enters = way == Way::Out || origin != Origin::Local;
+        self.items.push(Item { meta, words, hash, way, origin, enters, at, likely: None, to: To::Nowhere });
     }
 }
 

@@ -16,10 +16,11 @@ use tables::owner::owner;
 use tables::route::{RouteKind, RouteRecord};
 use tables::{Addr, Protocol};
 
+const _: () = assert!(tables::limits::ROUTES_MAX <= NO_ROUTE as usize);
 /// Ports tried before a destination counts as exhausted.
 const PORTS_TRIED: u32 = 256;
-/// A route id that no row has.
-const NO_ROUTE: u32 = u32::MAX;
+/// A route id that no row has: there are fewer.
+const NO_ROUTE: u16 = u16::MAX;
 
 impl Path {
     /// The flow that a packet belongs to, opened or looked at again if need be. None: the packet has come to its end.
@@ -121,7 +122,7 @@ impl Path {
         }
         record.scopes = self.scopes.depend(decision.scopes());
         record.last_seen_ms = self.now_ms;
-        record.route = decision.route.unwrap_or(NO_ROUTE);
+        record.route = decision.route.map_or(NO_ROUTE, |route| route as u16);
         record.service = decision.service.map_or(0, |s| s.id);
         if decision.opened_locally {
             record.flags |= FLAG_OPENED_LOCALLY;

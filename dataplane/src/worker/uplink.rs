@@ -1,11 +1,11 @@
 //! Out of the uplink: cut what is too large for a wire, complete checksums, encapsulate, address the next hop.
 
-use super::forward::{Item, Path, To};
+use super::forward::{Item, Path};
 use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
 use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{Checksum, Gso, Packet};
-use crate::parse::{ETHERNET_BYTES, Meta};
+use crate::parse::ETHERNET_BYTES;
 use crate::rewrite;
 use crate::segment;
 use tables::counters::{DropReason, WorkerCounter};
@@ -33,28 +33,6 @@ impl NextHop {
 }
 
 impl Path {
-    /// Makes a packet leave by the uplink.
-    #[inline(always)]
-    pub(super) fn leave(
-        &mut self,
-        context: &Context<'_>,
-        place: &mut Option<Packet>,
-        item: &mut Item,
-        hop: &Hop,
-        next_hop: &NextHop,
-    ) {
-        let Some(packet) = place else { return };
-        let partial = matches!(packet.checksum, Checksum::Partial { .. });
-        let ip_size_max = ip_size_max(context, next_hop);
-        if packet.gso != Gso::None || partial || packet.is_chained() || item.meta.ip_size() > ip_size_max {
-            item.to = To::Wire(*hop);
-        } else if self.address(context, packet, &item.meta, item.hash, next_hop) {
-            item.to = To::Interface(context.node.uplink);
-        } else {
-            self.drop_from(place, DropReason::Oversized);
-        }
-    }
-
     /// Sends what a wire does not take as it is.
     #[cold]
     pub(super) fn fit_and_send(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item, hop: &Hop) {
@@ -71,7 +49,7 @@ impl Path {
         }
         rewrite::complete_checksum(self.pool.memory(), &mut packet, &item.meta);
         packet.gso = Gso::None;
-        self.send_one(context, packet, &item.meta, item.hash, &next_hop);
+        self.send_one(context, packet, item, &next_hop);
     }
 
     fn cut_and_send(&mut self, context: &Context<'_>, packet: Packet, item: &Item, next_hop: &NextHop) {
@@ -81,36 +59,46 @@ impl Path {
             self.status().count_drop(reason, 1);
         }
         self.status().count(WorkerCounter::SegmentsCut, segments.len() as u64);
-        for (packet, meta) in segments.drain(..) {
-            self.send_one(context, packet, &meta, item.hash, next_hop);
+        for (packet, _) in segments.drain(..) {
+            self.send_one(context, packet, item, next_hop);
         }
         self.segments = segments;
     }
 
-    fn send_one(&mut self, context: &Context<'_>, mut packet: Packet, meta: &Meta, hash: u64, next_hop: &NextHop) {
-        if self.address(context, &mut packet, meta, hash, next_hop) {
-            self.send(context.node.uplink, packet);
-        } else {
-            self.drop_packet(packet, DropReason::Oversized);
+    fn send_one(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item, next_hop: &NextHop) {
+        if !packet.push_front(next_hop.overhead()) {
+            return self.drop_packet(packet, DropReason::Oversized);
         }
+        address(context, &self.tunnels, self.pool.memory().head_mut(&mut packet), item, next_hop);
+        self.send(context.node.uplink, packet);
     }
+}
 
-    /// Writes what stands in front of the IP packet. False if there is no headroom.
-    #[inline(always)]
-    fn address(&self, context: &Context<'_>, packet: &mut Packet, meta: &Meta, hash: u64, next_hop: &NextHop) -> bool {
-        let memory = self.pool.memory();
-        match *next_hop {
-            NextHop::Plain(mac) => {
-                rewrite::set_macs(memory.head_mut(packet), context.node.uplink_mac, mac);
-                true
+/// Bytes of the outer headers of a packet that can leave by the uplink as it is; None if it cannot, or need not.
+#[inline(always)]
+pub(super) fn room_in_front(context: &Context<'_>, packet: &Packet, item: &Item, next_hop: &NextHop) -> Option<usize> {
+    let partial = matches!(packet.checksum, Checksum::Partial { .. });
+    let plain = packet.gso == Gso::None && !partial && !packet.is_chained();
+    let overhead = match next_hop {
+        NextHop::Inside => return None,
+        NextHop::Plain(_) => 0,
+        NextHop::Tunnel(_) => OUTER_V4_BYTES,
+    };
+    (plain && item.meta.ip_size() + overhead <= context.node.uplink_mtu as usize).then_some(overhead)
+}
+
+/// Writes what stands in front of the IP packet, for which there is room: `bytes` begin with it.
+#[inline(always)]
+pub(super) fn address(context: &Context<'_>, tunnels: &Tunnels, bytes: &mut [u8], item: &Item, next_hop: &NextHop) {
+    match *next_hop {
+        NextHop::Plain(mac) => rewrite::set_macs(bytes, context.node.uplink_mac, mac),
+        NextHop::Tunnel(place) => {
+            let traffic_class = rewrite::traffic_class(&bytes[OUTER_V4_BYTES..], &item.meta);
+            if let Some(headers) = tunnels.headers(place) {
+                headers.write(bytes, item.hash, traffic_class);
             }
-            NextHop::Tunnel(place) => {
-                let traffic_class = rewrite::traffic_class(memory.head(packet), meta);
-                let headers = self.tunnels.headers(place);
-                headers.is_some_and(|headers| rewrite::encapsulate(memory, packet, headers, hash, traffic_class))
-            }
-            NextHop::Inside => false,
         }
+        NextHop::Inside => {}
     }
 }
 

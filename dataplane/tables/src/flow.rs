@@ -5,6 +5,7 @@
 //! Layout: header (128 words) | index: buckets of a cache line each | records of two cache lines each.
 
 use crate::addr::{Addr, Protocol};
+use crate::checksum::Difference;
 use crate::layout::{self, LAYOUT_VERSION, LayoutError, MAGIC_FLOWS, WORD_MAGIC, WORD_SIZE, WORD_VERSION};
 use crate::region::{Region, RegionError};
 use crate::scope::Scopes;
@@ -143,11 +144,14 @@ pub struct FlowRecord {
     /// TCP: FINs and RSTs seen, see the dataplane's flow.rs.
     pub state: u8,
     pub flags: u8,
-    pub reserved: u16,
+    /// What translating a packet from the local end does to a checksum over its addresses.
+    addresses_difference: u16,
     /// From the remote end to the local one.
     pub back: Hop,
+    /// What it does to the layer-4 checksum.
+    l4_difference: u16,
     /// Route of the remote end, and the peer its tunnel packets must come from.
-    pub route: u32,
+    pub route: u16,
     /// Service that chose the backend, 0 for none; of an unused record the next one.
     pub service: u32,
     pub packets: [u32; 2],
@@ -158,15 +162,32 @@ const _: () = assert!(size_of::<FlowRecord>() == 2 * 64);
 impl FlowRecord {
     /// A record of these two tuples, which are of one protocol and network; nothing else is set.
     pub fn new(inside: Tuple, outside: &Tuple) -> FlowRecord {
-        let mut record = FlowRecord { inside, ..FlowRecord::zeroed() };
-        record.set_outside(outside);
-        record
+        let mut addresses = Difference::default();
+        addresses.replace_addr(inside.local, outside.local);
+        addresses.replace_addr(inside.remote, outside.remote);
+        let mut l4 = Difference::default();
+        l4.replace(inside.local_port, outside.local_port);
+        l4.replace(inside.remote_port, outside.remote_port);
+        // ICMP's checksum knows no addresses (RFC 792).
+        let l4 = if inside.protocol == Protocol::ICMP { l4 } else { l4.and(addresses) };
+        FlowRecord {
+            inside,
+            outside_local: outside.local,
+            outside_remote: outside.remote,
+            outside_local_port: outside.local_port,
+            outside_remote_port: outside.remote_port,
+            addresses_difference: addresses.word(),
+            l4_difference: l4.word(),
+            ..FlowRecord::zeroed()
+        }
     }
 
+    /// What translating a packet that goes `out` from the local end, or comes back, does to checksums over the addresses
+    /// and of layer 4.
     #[inline(always)]
-    pub fn set_outside(&mut self, outside: &Tuple) {
-        (self.outside_local, self.outside_remote) = (outside.local, outside.remote);
-        (self.outside_local_port, self.outside_remote_port) = (outside.local_port, outside.remote_port);
+    pub fn differences(&self, out: bool) -> (Difference, Difference) {
+        let (addresses, l4) = (Difference::of_word(self.addresses_difference), Difference::of_word(self.l4_difference));
+        if out { (addresses, l4) } else { (addresses.undone(), l4.undone()) }
     }
 
     #[inline(always)]

@@ -27,10 +27,12 @@ pub fn hash<K: Pod>(key: &K, seed: u64) -> u64 {
     hash_pairs(pairs, seed)
 }
 
-/// The same of five words.
+/// Hashes five words; the last one goes into the last multiplication.
 #[inline(always)]
 pub fn hash_words(words: &[u64; 5], seed: u64) -> u64 {
-    hash_pairs([(words[0], words[1]), (words[2], words[3]), (words[4], 0)].into_iter(), seed)
+    let state = fold(words[0] ^ seed ^ SECRET, words[1] ^ seed.rotate_left(32) ^ MULTIPLIER);
+    let other = fold(words[2] ^ seed ^ MULTIPLIER, words[3] ^ seed.rotate_left(32) ^ !SECRET);
+    fold(state ^ other.rotate_left(7) ^ words[4] ^ seed, SECRET)
 }
 
 /// Pairs of words are multiplied with each other, each pair by itself, so that a processor works on all at once.
@@ -66,11 +68,28 @@ mod tests {
     }
 
     #[test]
+    fn flows_that_differ_by_one_word_spread_by_high_and_by_low_bits() {
+        for place in 0..5 {
+            let mut counts = [[0u32; 256]; 2];
+            for i in 0..256 * 64u64 {
+                let mut words = [0, 0xffff_0a01_0004, 0, 0xffff_ac1e_0001, 0x11_0050_0400];
+                words[place] ^= i << if place == 4 { 16 } else { 0 };
+                let hash = hash_words(&words, 7);
+                counts[0][(hash & 255) as usize] += 1;
+                counts[1][(hash >> 56) as usize] += 1;
+            }
+            assert!(counts.iter().flatten().all(|&c| (24..=112).contains(&c)), "word {place}: {counts:?}");
+        }
+    }
+
+    #[test]
     fn every_word_and_its_place_matter() {
         let key = [1u64, 2, 3, 4, 5];
         let mut hashes: Vec<u64> =
             (0..5).map(|i| hash(&std::array::from_fn::<u64, 5, _>(|j| key[(i + j) % 5]), 9)).collect();
         hashes.extend((0..5).map(|i| hash(&std::array::from_fn::<u64, 5, _>(|j| key[j] ^ (i == j) as u64), 9)));
+        hashes.extend((0..5).map(|i| hash_words(&std::array::from_fn(|j| key[(i + j) % 5]), 9)));
+        hashes.extend((0..5).map(|i| hash_words(&std::array::from_fn(|j| key[j] ^ (i == j) as u64), 9)));
         let different: std::collections::HashSet<u64> = hashes.iter().copied().collect();
         assert_eq!(different.len(), hashes.len());
     }

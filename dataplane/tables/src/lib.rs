@@ -14,7 +14,9 @@
 
 pub mod addr;
 pub mod channel;
+pub mod checksum;
 pub mod counters;
+pub mod cpu;
 pub mod endpoint;
 pub mod flow;
 pub mod hash;

@@ -1,4 +1,4 @@
-//! Memory shared between processes: a sealed memfd, mapped once, seen as words. The only file of this crate with
+//! Memory shared between processes: a sealed memfd, mapped once, seen as words. The file of this crate with
 //! `unsafe`; everything above it works on `&[AtomicU64]` (shared) or `&mut [T]` (memory that one process keeps for itself).
 //!
 //! Contract: the creator seals the size (F_SEAL_SHRINK | F_SEAL_GROW), so a mapping can never fault by the file being
@@ -199,19 +199,6 @@ impl<A: Pod, B: Pod> Parts<A, B> {
     pub fn region(&self) -> &Region {
         &self.region
     }
-}
-
-/// Asks the processor to fetch what is about to be read: a hint, nothing else.
-#[inline(always)]
-pub fn prefetch<T>(value: &T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint about an address that is valid to read; SSE is part of x86_64.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
 }
 
 /// Shared words as entries of half a word, in the order of memory. Contract: an entry is not stored to as part of a word

@@ -1,0 +1,49 @@
+//! What a processor does better if told in its own terms: fetching ahead, and comparing sixteen bytes at once. Hints and
+//! plain arithmetic; each has a portable form beside it. Must not know what the bytes mean.
+#![allow(unsafe_code)] // vendor intrinsics
+
+/// Asks the processor to fetch what is about to be read: a hint, nothing else.
+#[inline(always)]
+pub fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint about an address that is valid to read; SSE is part of x86_64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+/// A bit for each byte that equals `wanted`, bit 0 for the first.
+#[inline(always)]
+pub fn equal_bytes(bytes: &[u8; 16], wanted: u8) -> u16 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2 is part of x86_64; the load is of 16 valid bytes at any alignment.
+    unsafe {
+        use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8};
+        let lanes = _mm_loadu_si128(bytes.as_ptr().cast());
+        _mm_movemask_epi8(_mm_cmpeq_epi8(lanes, _mm_set1_epi8(wanted as i8))) as u16
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    equal_bytes_portable(bytes, wanted)
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn equal_bytes_portable(bytes: &[u8; 16], wanted: u8) -> u16 {
+    bytes.iter().enumerate().fold(0, |bits, (i, &byte)| bits | ((byte == wanted) as u16) << i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_comparing_agree() {
+        for seed in 0..=255u8 {
+            let bytes: [u8; 16] = std::array::from_fn(|i| (i as u8).wrapping_mul(seed) & 7);
+            assert_eq!(equal_bytes(&bytes, seed & 7), equal_bytes_portable(&bytes, seed & 7));
+        }
+        assert_eq!(equal_bytes(&[9; 16], 9), u16::MAX);
+    }
+}
