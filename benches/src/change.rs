@@ -9,7 +9,9 @@ use world::Size;
 
 mod eye;
 mod load;
+mod pauses;
 mod rig;
+mod steady;
 mod updates;
 mod world;
 
@@ -29,8 +31,10 @@ const SIZES: [(Size, Option<usize>); 4] = [
     (Size { services: 5_000, endpoints: 50, name: "5k services x 50" }, None),
 ];
 
-pub fn groups(_full: bool) -> Vec<Group> {
-    SIZES.iter().map(|&(size, loads)| Group { title: TITLE, about: ABOUT, cases: sized(size, loads) }).collect()
+pub fn groups(full: bool) -> Vec<Group> {
+    let sized = |&(size, loads): &(Size, _)| Group { title: TITLE, about: ABOUT, cases: sized(size, loads) };
+    let sizes: Vec<Group> = SIZES.iter().map(sized).collect();
+    [sizes, steady::groups(full), pauses::groups(full)].into_iter().flatten().collect()
 }
 
 fn sized(size: Size, nft_loads: Option<usize>) -> Vec<Planned> {

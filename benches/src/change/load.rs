@@ -1,6 +1,8 @@
 //! All services at once, then one endpoint after the other, into a dataplane that runs.
 
+use super::eye::Eye;
 use super::rig::{self, Rig, wait_for_other};
+use super::updates::Updates;
 use super::world::{self, Size};
 use super::{DELTA, FULL, told};
 use crate::case::{AtMost, Case, Cost, Planned, Seen, Target};
@@ -23,7 +25,7 @@ const CHANGES: u32 = 1000;
 /// Between two changes, and how much more it may be: they come at any moment of a round.
 const GAP: Duration = Duration::from_millis(1);
 const JITTER_NS: u64 = 300_000;
-const NS: f64 = 1e9;
+const LONGEST_NS: u64 = 100_000_000_000;
 const FULL_TARGET: Target = Target { floor: Some(1000.0), aim: None, ratio_min: None };
 const DELTA_TARGET: Target = Target { floor: Some(1000.0), aim: Some(100.0), ratio_min: None };
 
@@ -35,6 +37,8 @@ type Shared = Rc<RefCell<Option<Rig>>>;
 struct Spread {
     p99: Seen,
     max: Seen,
+    /// Until control has published, median.
+    control: Seen,
 }
 
 /// What is told of one size.
@@ -47,6 +51,7 @@ pub fn cases(size: Size) -> Vec<Planned> {
         full.unit("ms").target(FULL_TARGET),
         told("first change after it: the other copy catches up", size.name, first, true).unit("ms"),
         delta(DELTA, size, &shared, rig::other_core, &own, &bytes),
+        told("of it in control, until it is published", size.name, own.control, true).unit("us"),
         told("one endpoint change: p99", size.name, own.p99, true).unit("us").target(DELTA_TARGET),
         told("one endpoint change: longest", size.name, own.max, true).unit("us"),
         told("tables, both copies", size.name, bytes, false).unit("bytes"),
@@ -96,16 +101,18 @@ struct Changes {
     service: u32,
     addrs: Vec<Addr>,
     next: u32,
+    /// When the last one was published, after its event.
+    published_ns: u64,
 }
 
 impl Changes {
     fn of(rig: &Rig) -> Changes {
         let last = rig.size.services - 1;
-        Changes { service: rig.size.number(last), addrs: rig.size.addrs(last), next: 0 }
+        Changes { service: rig.size.number(last), addrs: rig.size.addrs(last), next: 0, published_ns: 0 }
     }
 
     /// From the event to the first packet treated by it.
-    fn one(&mut self, updates: &mut super::updates::Updates, eye: &super::eye::Eye) -> Result<u64> {
+    fn one(&mut self, updates: &mut Updates, eye: &Eye) -> Result<u64> {
         let now = eye.backend();
         let at = self.addrs.iter().position(|&addr| Some(addr) == now).context("the flow goes to no backend")?;
         self.addrs[at] = world::fresh(self.next);
@@ -113,6 +120,7 @@ impl Changes {
         let event = ObjectChange::Put(world::slice(self.service, &self.addrs));
         let start = eye.now_ns();
         updates.put(event)?;
+        self.published_ns = eye.now_ns() - start;
         // Control has nothing else to do; where it shares the core, it must not hold the worker up.
         let seen = wait_for_other(eye, now, || sleep(Duration::from_micros(20)))?;
         Ok(seen.saturating_sub(start))
@@ -132,30 +140,32 @@ fn delta(
     let case = move || {
         let mut shared = shared.borrow_mut();
         let rig = shared.as_mut().context("nothing was loaded")?;
-        let histogram = many(rig, core()?)?;
+        let [histogram, control] = many(rig, core()?)?;
         bytes.set(rig.updates.bytes()? as f64);
         spread.p99.set(histogram.value_at_quantile(0.99) as f64);
         spread.max.set(histogram.max() as f64);
+        spread.control.set(control.value_at_quantile(0.5) as f64);
         Ok(Cost { ticks: f64::NAN, ..Cost::ns(histogram.value_at_quantile(0.5) as f64) })
     };
     Planned::ours(what, size.name, move || Ok(AtMost { case, rounds: 1 })).unit("us")
 }
 
-fn many(rig: &mut Rig, core: CoreId) -> Result<Histogram<u64>> {
-    // The load starts anew before each of these.
+/// From the event to the packet, and of it in control.
+fn many(rig: &mut Rig, core: CoreId) -> Result<[Histogram<u64>; 2]> {
     rig.start_anew()?;
     rig.load()?;
-    rig.forward(1024);
     let mut changes = Changes::of(rig);
-    // The first pays for the copy that catches up.
-    let work = |updates: &mut super::updates::Updates, eye: &super::eye::Eye| {
+    let work = |updates: &mut Updates, eye: &Eye| {
+        // The first pays for the copy that catches up.
         changes.one(updates, eye)?;
-        let mut histogram = Histogram::new_with_bounds(1, 100 * NS as u64, 3)?;
+        let histogram = || Histogram::new_with_bounds(1, LONGEST_NS, 3);
+        let mut histograms = [histogram()?, histogram()?];
         for i in 0..CHANGES as u64 {
             sleep(GAP + Duration::from_nanos(i * 7919 * 31 % JITTER_NS));
-            histogram.record(changes.one(updates, eye)?)?;
+            histograms[0].record(changes.one(updates, eye)?)?;
+            histograms[1].record(changes.published_ns)?;
         }
-        Ok(histogram)
+        Ok(histograms)
     };
     Ok(rig.beside(core, work)?.0)
 }

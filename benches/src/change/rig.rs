@@ -120,6 +120,16 @@ impl Rig {
         })
     }
 
+    /// Control does `work` on its core while the worker stands still.
+    pub fn meanwhile(&mut self, core: CoreId, work: impl FnOnce(&mut Updates) -> Result<()> + Send) -> Result<()> {
+        let updates = &mut self.updates;
+        let work = move || {
+            ensure!(core_affinity::set_for_current(core), "cannot pin control to core {}", core.id);
+            work(updates)
+        };
+        thread::scope(|scope| scope.spawn(work).join()).map_err(|_| anyhow!("control panicked"))?
+    }
+
     pub fn count(&self, counter: WorkerCounter) -> u64 {
         self.status.block(0).get(counter)
     }

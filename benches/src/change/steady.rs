@@ -1,0 +1,204 @@
+//! What established flows pay while others change, and what all of them pay for a change that concerns all: pairs of runs
+//! with and without, in turns.
+
+use super::rig::{self, Rig};
+use super::updates::Updates;
+use super::world::{self, Size};
+use crate::case::{By, Case, Cost, Derived, Group, Planned, Seen, Target, Watched};
+use crate::clock::Stopwatch;
+use crate::cluster::SERVICES_USED;
+use crate::device::Traffic;
+use crate::engine::EmptyBurst;
+use crate::node::{Kind, ROUND};
+use anyhow::{Context, Result, ensure};
+use control::object::ObjectChange;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tables::counters::WorkerCounter;
+
+const TITLE: &str = "others while tables change";
+const ABOUT: &str = "Packets of established flows, encapsulated, among 10k services x 10; thread CPU time, less what the bench \
+                     takes to make and swallow them. Elsewhere: an endpoint of another service is replaced 1,000 times a \
+                     second, for half a second a round (FULL=1: a second). All: a policy of the pod changes, then each flow \
+                     comes once.";
+pub const SIZE: Size = Size { services: 10_000, endpoints: 10, name: "10k services x 10" };
+pub const PER_SECOND: u32 = 1000;
+/// How often a pass is repeated in a run.
+const PASSES: u64 = 4;
+const ELSEWHERE: Target = Target { floor: Some(1.05), aim: None, ratio_min: None };
+const ALL: Target = Target { floor: Some(2.0), aim: None, ratio_min: None };
+const NONE_MORE: Target = Target { floor: Some(0.0), aim: None, ratio_min: None };
+
+/// Flows, in whole rounds.
+const FLOWS: [(u32, &str); 2] = [(80 * ROUND as u32, "10k flows"), (800 * ROUND as u32, "100k flows")];
+
+type Shared = Rc<RefCell<Option<Rig>>>;
+
+pub fn groups(full: bool) -> Vec<Group> {
+    let run = Duration::from_millis(if full { 1000 } else { 500 });
+    FLOWS.iter().map(|&(flows, size)| Group { title: TITLE, about: ABOUT, cases: cases(flows, size, run) }).collect()
+}
+
+fn cases(flows: u32, size: &'static str, run: Duration) -> Vec<Planned> {
+    let shared = Shared::default();
+    let off = Seen::default();
+    let (seen, fill) = (off.clone(), shared.clone());
+    let reference = Planned::ours("empty burst", size, move || {
+        let mut rig = Rig::new(SIZE, flows, |traffic: Traffic, _| Box::new(traffic))?;
+        rig.load()?;
+        *fill.borrow_mut() = Some(rig);
+        Ok(Watched { case: EmptyBurst::new(Kind::Encap, SERVICES_USED, flows), seen })
+    });
+    let mut cases = vec![reference.by(By::Reference)];
+    cases.extend(elsewhere(flows, size, &shared, &off, run));
+    cases.extend(all(flows, size, &shared, &off));
+    cases
+}
+
+/// With and without changes of other services.
+fn elsewhere(flows: u32, size: &'static str, shared: &Shared, off: &Seen, run: Duration) -> [Planned; 5] {
+    let [quiet, busy, lost, lost_quiet, renewed] = [(); 5].map(|()| Seen::default());
+    let steady = |what: &str, per_second: u32, cost: &Seen, lost: &Seen| {
+        let (shared, lost, renewed) = (shared.clone(), lost.clone(), renewed.clone());
+        let case = Steady { shared, run, per_second, flows, changes: 0, lost, renewed };
+        let seen = cost.clone();
+        Planned::ours(what, size, move || Ok(Watched { case, seen })).subtract()
+    };
+    let more = Derived { of: vec![lost.clone(), lost_quiet.clone()], how: |lost| lost[0] - lost[1], is_time: false };
+    [
+        steady("established, nothing changes", 0, &quiet, &lost_quiet),
+        steady("established, 1,000 changes/s elsewhere", PER_SECOND, &busy, &lost),
+        flows_again("flows looked at again for each change elsewhere", size, renewed.clone()),
+        ratio("cost of changes elsewhere", size, [&busy, &quiet, off]).target(ELSEWHERE),
+        Planned::ours("packets lost with changes, less those without", size, move || Ok(more))
+            .unit("packets")
+            .target(NONE_MORE),
+    ]
+}
+
+/// A pass over all flows after a change of all, and one without.
+fn all(flows: u32, size: &'static str, shared: &Shared, off: &Seen) -> [Planned; 3] {
+    let [plain, touched] = [(); 2].map(|()| Seen::default());
+    let pass = |what: &str, touches: bool, cost: &Seen| {
+        let (case, seen) = (Pass { shared: shared.clone(), flows, touches, changes: 0 }, cost.clone());
+        Planned::ours(what, size, move || Ok(Watched { case, seen })).subtract()
+    };
+    [
+        pass("one pass over all flows", false, &plain),
+        pass("one pass after a change of all", true, &touched),
+        ratio("cost of a change of all", size, [&touched, &plain, off]).target(ALL),
+    ]
+}
+
+/// Scopes share slots: some changes concern flows that do not depend on them.
+fn flows_again(what: &str, size: &str, seen: Seen) -> Planned {
+    let told = Derived { of: vec![seen], how: |seen| seen[0], is_time: false };
+    Planned::ours(what, size, move || Ok(told)).unit("flows")
+}
+
+fn ratio(what: &str, size: &str, of: [&Seen; 3]) -> Planned {
+    let how = |costs: &[f64]| (costs[0] - costs[2]) / (costs[1] - costs[2]);
+    let ratio = Derived { of: of.map(Seen::clone).to_vec(), how, is_time: false };
+    Planned::ours(what, size, move || Ok(ratio)).unit("ratio")
+}
+
+/// Some time of forwarding, with so many changes a second of services that the flows do not use.
+struct Steady {
+    shared: Shared,
+    run: Duration,
+    per_second: u32,
+    flows: u32,
+    changes: u32,
+    lost: Seen,
+    /// Flows that were looked at again, for each change.
+    renewed: Seen,
+}
+
+impl Case for Steady {
+    fn run(&mut self) -> Result<Cost> {
+        let mut shared = self.shared.borrow_mut();
+        let rig = shared.as_mut().context("the node was not set up")?;
+        let (first, run, per_second, dropped) = (self.changes, self.run, self.per_second, rig.dropped());
+        rig.forward(self.flows as u64);
+        let renewed = rig.count(WorkerCounter::FlowsRevalidated);
+        let watch = Stopwatch::cpu();
+        let (changes, packets) =
+            rig.beside(rig::other_core()?, |updates, _| change_others(updates, first, per_second, run))?;
+        let cost = watch.per(packets);
+        self.changes += changes;
+        let renewed = rig.count(WorkerCounter::FlowsRevalidated) - renewed;
+        self.renewed.set(renewed as f64 / changes.max(1) as f64);
+        self.lost.set((rig.dropped() - dropped) as f64);
+        Ok(cost)
+    }
+}
+
+/// Replaces endpoints of one service after the other, at a steady pace. How many.
+pub fn change_others(updates: &mut Updates, first: u32, per_second: u32, run: Duration) -> Result<u32> {
+    if per_second == 0 {
+        sleep(run);
+        return Ok(0);
+    }
+    let (start, count) = (Instant::now(), (run.as_secs_f64() * per_second as f64) as u32);
+    for i in 0..count {
+        sleep((Duration::from_secs(1) / per_second * i).saturating_sub(start.elapsed()));
+        updates.put(other(first + i))?;
+    }
+    let took = start.elapsed();
+    ensure!(took < run * 11 / 10, "control needed {took:?} for {count} changes that were due in {run:?}");
+    Ok(count)
+}
+
+fn other(change: u32) -> ObjectChange {
+    const STRIDE: u32 = 7919;
+    let service = change.wrapping_mul(STRIDE) % SIZE.services;
+    let mut addrs = SIZE.addrs(service);
+    addrs[(change % SIZE.endpoints) as usize] = world::fresh(change);
+    ObjectChange::Put(world::slice(SIZE.number(service), &addrs))
+}
+
+/// Each flow once.
+struct Pass {
+    shared: Shared,
+    flows: u32,
+    touches: bool,
+    changes: u16,
+}
+
+impl Case for Pass {
+    fn run(&mut self) -> Result<Cost> {
+        let mut shared = self.shared.borrow_mut();
+        let rig = shared.as_mut().context("the node was not set up")?;
+        // Changes before this may have concerned some flows.
+        rig.forward(self.flows as u64);
+        let mut ns = 0.0;
+        for _ in 0..PASSES {
+            self.changes += 1;
+            let change = self.touches.then(|| change_of_all(self.changes));
+            rig.meanwhile(rig::other_core()?, |updates| change.map_or(Ok(()), |change| updates.put(change)))?;
+            ns += self.pass(rig)?;
+        }
+        Ok(Cost::ns(ns / (PASSES * self.flows as u64) as f64))
+    }
+}
+
+impl Pass {
+    fn pass(&self, rig: &mut Rig) -> Result<f64> {
+        let (renewed, opened) = (rig.count(WorkerCounter::FlowsRevalidated), rig.count(WorkerCounter::FlowsInserted));
+        let watch = Stopwatch::cpu();
+        rig.forward(self.flows as u64);
+        let ns = watch.ns();
+        let renewed = rig.count(WorkerCounter::FlowsRevalidated) - renewed;
+        let expected = if self.touches { self.flows as u64 } else { 0 };
+        ensure!(renewed == expected, "{renewed} flows were looked at again instead of {expected}");
+        ensure!(rig.count(WorkerCounter::FlowsInserted) == opened, "flows were opened anew");
+        Ok(ns)
+    }
+}
+
+/// Alternates: what it allows is needed by no flow.
+pub fn change_of_all(number: u16) -> ObjectChange {
+    ObjectChange::Put(world::policy(1 + number % 2))
+}
