@@ -1,6 +1,7 @@
 //! What an interface is made of: memory (tests, benches), AF_XDP (NICs) or a TAP (pods, the host). Everything above sees
 //! only [`Interface`]. `unsafe` lives below this file and nowhere else in this crate.
 
+pub mod clock;
 pub mod drops;
 pub mod frames;
 pub mod mem;

@@ -8,6 +8,7 @@ mod idle;
 pub mod interfaces;
 mod look;
 mod open;
+pub mod runtime;
 mod tunnels;
 mod uplink;
 
@@ -18,9 +19,10 @@ use crate::packet::{BURST_MAX, Burst};
 use forward::Path;
 use idle::Idle;
 use interfaces::{Slot, weight};
+use runtime::Runtime;
 use std::sync::Arc;
 use std::time::Instant;
-use tables::counters::{InterfaceCounter, WorkerCounter};
+use tables::counters::{InterfaceCounter, WorkStage, WorkerCounter};
 use tables::publish::{Reader, unpin};
 
 /// Expiry sees every record once in this time.
@@ -33,8 +35,7 @@ pub struct Worker {
     mailboxes: Arc<[Mailbox]>,
     burst: Burst,
     idle: Idle,
-    round_start: Instant,
-    started: Instant,
+    runtime: Runtime,
     housekept_ms: u32,
     stopped: bool,
 }
@@ -42,15 +43,13 @@ pub struct Worker {
 impl Worker {
     pub fn new(path: Path, mailboxes: Arc<[Mailbox]>, polling: Polling) -> std::io::Result<Worker> {
         let idle = Idle::new(polling, mailboxes[path.id as usize].bell())?;
-        let now = Instant::now();
         let housekept_ms = now_ms();
         Ok(Worker {
             path,
             mailboxes,
             burst: Burst::default(),
             idle,
-            round_start: now,
-            started: now,
+            runtime: Runtime::new(),
             housekept_ms,
             stopped: false,
         })
@@ -63,27 +62,33 @@ impl Worker {
     /// Rounds until a stop command.
     pub fn run(mut self) {
         while !self.stopped {
-            let packets = self.round();
-            self.account(packets);
-            if packets > 0 {
+            if self.round() > 0 {
                 self.idle.busy();
-            } else if self.idle.wants_sleep(self.round_start) {
+            } else if self.idle.wants_sleep(Instant::now()) {
                 self.sleep();
             }
         }
+        self.show_runtime();
         unpin(self.path.status.block(self.path.id as usize).ack());
     }
 
     /// One round. Returns how many packets were taken.
     pub fn round(&mut self) -> usize {
+        self.runtime.begin();
         self.commands();
         self.path.now_ms = now_ms();
         if self.path.pin() && !self.path.held.is_empty() {
             self.path.retry_held();
         }
+        self.runtime.mark(WorkStage::Pin, 0);
         let packets = self.take_from_interfaces() + self.take_from_mailbox();
         self.path.flush();
+        self.runtime.mark(WorkStage::Send, 0);
         self.keep_house();
+        self.runtime.mark(WorkStage::Housekeep, 0);
+        if self.runtime.end(packets) {
+            self.show_runtime();
+        }
         packets
     }
 
@@ -132,6 +137,7 @@ impl Worker {
     fn take_burst(&mut self, id: u32) -> usize {
         let Some(device) = self.path.interfaces.slot_mut(id).and_then(|slot| slot.device.as_mut()) else { return 0 };
         device.rx(&mut self.path.pool, &mut self.burst);
+        self.runtime.mark(WorkStage::Receive, self.burst.len());
         if self.burst.is_empty() {
             return 0;
         }
@@ -139,7 +145,9 @@ impl Worker {
         let status = self.path.status.block(self.path.id as usize);
         status.count_interface(id as usize, InterfaceCounter::RxPackets, packets);
         status.count_interface(id as usize, InterfaceCounter::RxBytes, bytes);
+        self.runtime.count_burst(packets as usize);
         self.path.forward(id, &mut self.burst);
+        self.runtime.mark(WorkStage::Act, packets as usize);
         packets as usize
     }
 
@@ -148,6 +156,10 @@ impl Worker {
         let mut packets = 0;
         let handed = std::iter::from_fn(|| mailbox.take()).fuse().take(BURST_MAX).inspect(|_| packets += 1);
         self.path.forward_handed(handed);
+        self.runtime.mark(WorkStage::HandOff, packets);
+        if packets > 0 {
+            self.runtime.count_burst(packets);
+        }
         packets
     }
 
@@ -179,16 +191,8 @@ impl Worker {
         self.path.set_gauges();
     }
 
-    fn account(&mut self, packets: usize) {
-        let block = self.path.status.block(self.path.id as usize);
-        let now = Instant::now();
-        if packets > 0 {
-            block.count(WorkerCounter::BusyTime, (now - self.round_start).as_nanos() as u64);
-            block.count(WorkerCounter::Bursts, 1);
-            block.count(WorkerCounter::Packets, packets as u64);
-        }
-        block.set(WorkerCounter::TotalTime, (now - self.started).as_nanos() as u64);
-        self.round_start = now;
+    fn show_runtime(&mut self) {
+        self.runtime.show(self.path.status.block(self.path.id as usize), self.path.now_ms);
     }
 
     /// Sleeps until something is ready. Contract: unpinned and announced before, so neither publisher nor other workers
@@ -199,6 +203,7 @@ impl Worker {
         if !self.mailboxes[id].may_sleep() {
             return;
         }
+        self.runtime.show(block, self.path.now_ms);
         unpin(block.ack());
         block.count(WorkerCounter::Sleeps, 1);
         block.set(WorkerCounter::Asleep, 1);
@@ -207,7 +212,7 @@ impl Worker {
         self.idle.sleep(has_flows);
         self.mailboxes[id].awake();
         block.set(WorkerCounter::Asleep, 0);
-        self.round_start = Instant::now();
+        self.runtime.skip();
     }
 }
 

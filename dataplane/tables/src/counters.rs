@@ -123,9 +123,10 @@ counters! {
         Bursts,
         /// Packets taken from interfaces and hand-off rings.
         Packets,
-        /// Time spent on bursts, in TSC ticks or nanoseconds as the clock of the worker counts.
+        /// Nanoseconds of rounds that moved packets. Rounds that found none are idle, also while the thread spins; time in
+        /// which the thread was kept from running in the midst of a busy round is busy, since no packet could be taken.
         BusyTime,
-        /// Time since the worker started, in the same unit.
+        /// Nanoseconds since the worker started.
         TotalTime,
         /// Packets handed to another worker.
         HandoffsOut,
@@ -163,6 +164,35 @@ counters! {
         FlowsAdopted,
         /// Segments cut from super-frames.
         SegmentsCut,
+    }
+}
+
+counters! {
+    /// A part of a worker's round, as `fairway status --runtime` lists them.
+    WorkStage {
+        /// Commands, the clock, tables pinned anew.
+        Pin,
+        /// Interfaces asked for packets.
+        Receive,
+        /// Packets taken from the hand-off ring, and parsed.
+        HandOff,
+        /// Headers read, tunnels taken off, owners found.
+        Parse,
+        /// Flows found that packets most likely belong to.
+        Lookup,
+        /// Flows confirmed, first packets classified, headers rewritten.
+        Act,
+        /// Packets put out by their interfaces, or staged for it.
+        Send,
+        /// Frames brought home, flows timed out, counters shown.
+        Housekeep,
+    }
+}
+
+impl WorkStage {
+    /// Whether it is done once a round, for all of the round's packets.
+    pub fn is_once_a_round(self) -> bool {
+        matches!(self, WorkStage::Pin | WorkStage::Housekeep)
     }
 }
 

@@ -5,7 +5,7 @@
 //! Reader slot `workers` (one past the last worker) is the dataplane's main thread, which answers `explain`.
 
 use crate::addr::Addr;
-use crate::counters::{DropReason, InterfaceCounter, WorkerCounter};
+use crate::counters::{DropReason, InterfaceCounter, WorkStage, WorkerCounter};
 use crate::layout::{self, LAYOUT_VERSION, LayoutError, MAGIC_STATUS, WORD_MAGIC, WORD_SIZE, WORD_VERSION};
 use crate::limits::{INTERFACES_MAX, POLICIES_MAX, REQUESTS_MAX, WORKERS_MAX};
 use crate::region::{Access, Region, RegionError};
@@ -24,7 +24,8 @@ const DROPS: usize = 64;
 const REQUESTS: usize = 192;
 const INTERFACES: usize = REQUESTS + 2 * REQUESTS_MAX;
 const POLICY_DROPS: usize = INTERFACES + INTERFACES_MAX * InterfaceCounter::COUNT;
-const BLOCK_WORDS: usize = (POLICY_DROPS + POLICIES_MAX).next_multiple_of(8);
+const RUNTIME: usize = (POLICY_DROPS + POLICIES_MAX).next_multiple_of(8);
+const BLOCK_WORDS: usize = (RUNTIME + size_of::<RuntimeRecord>() / 8).next_multiple_of(8);
 
 const _: () = assert!(WORKER_COUNTERS + WorkerCounter::COUNT <= REQUEST_HEAD && DropReason::COUNT <= REQUESTS - DROPS);
 
@@ -103,6 +104,89 @@ impl Status {
     }
 }
 
+/// Burst sizes are counted by powers of two: 0 (a round that found nothing), 1, 2-3, 4-7, ..., 64 and more.
+pub const BURST_SIZES: usize = 8;
+
+/// Where a burst of so many packets is counted.
+#[inline(always)]
+pub fn burst_size_index(packets: usize) -> usize {
+    ((usize::BITS - packets.leading_zeros()) as usize).min(BURST_SIZES - 1)
+}
+
+/// The sizes that are counted there.
+pub fn burst_size_name(index: usize) -> String {
+    match index {
+        0 | 1 => index.to_string(),
+        _ if index == BURST_SIZES - 1 => format!("{}+", 1 << (index - 1)),
+        _ => format!("{}-{}", 1 << (index - 1), (1 << index) - 1),
+    }
+}
+
+/// What a worker does with its time. It writes this about once a millisecond while it is awake and before it sleeps; a
+/// reader may see one word newer than another. Ticks are the worker's clock's, `tick_hz` of them a second.
+///
+/// Stages are measured in one round of several (`sampled_rounds` of `rounds`), so that always measuring costs next to
+/// nothing: sums of them stand for the whole by that ratio, costs per packet need none. A sampled round in which another
+/// thread took the core tells nothing of ours: it is left out, and counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct RuntimeRecord {
+    pub tick_hz: u64,
+    /// When it was written, milliseconds of CLOCK_BOOTTIME, the low 32 bits.
+    pub written_ms: u64,
+    /// Share of the last second, parts per million, that was spent on packets: an exponentially weighted average.
+    pub busy_1s_ppm: u64,
+    pub busy_10s_ppm: u64,
+    /// In the last second, weighted likewise.
+    pub packets_per_s: u64,
+    /// Rounds that moved packets; those that found none are counted as bursts of none.
+    pub rounds: u64,
+    pub sampled_rounds: u64,
+    pub preempted_rounds: u64,
+    /// Bursts taken from interfaces and from the hand-off ring, by [`burst_size_index`].
+    pub bursts: [u64; BURST_SIZES],
+    /// By [`WorkStage`].
+    pub stages: [StageCost; WorkStage::COUNT],
+}
+
+/// What a stage took in the rounds that were sampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct StageCost {
+    pub ticks: u64,
+    /// Packets that went through it; of the two halves of a local flow each counts.
+    pub packets: u64,
+    /// Times that it had packets.
+    pub bursts: u64,
+}
+
+/// Time constants of the two averages.
+pub const RECENT_S: [f64; 2] = [1.0, 10.0];
+
+impl RuntimeRecord {
+    /// Share of the last one and ten seconds that was spent on packets, 0 to 1. A worker that has not written for a while
+    /// sleeps: its averages fall on.
+    pub fn busy_ratios(&self, now_ms: u32) -> [f64; 2] {
+        let kept = self.recent_kept(now_ms);
+        [self.busy_1s_ppm as f64 / 1e6 * kept[0], self.busy_10s_ppm as f64 / 1e6 * kept[1]]
+    }
+
+    /// Packets a second lately.
+    pub fn packet_rate(&self, now_ms: u32) -> f64 {
+        self.packets_per_s as f64 * self.recent_kept(now_ms)[0]
+    }
+
+    fn recent_kept(&self, now_ms: u32) -> [f64; 2] {
+        // The writer's clock may be a millisecond ahead of what the reader took.
+        let age_ms = (now_ms.wrapping_sub(self.written_ms as u32) as i32).max(0);
+        RECENT_S.map(|seconds| (-age_ms as f64 / 1e3 / seconds).exp())
+    }
+
+    pub fn stage(&self, stage: WorkStage) -> StageCost {
+        self.stages[stage as usize]
+    }
+}
+
 /// One worker's words. Writes are for that worker only.
 #[derive(Clone, Copy)]
 pub struct Block<'a>(&'a [AtomicU64]);
@@ -157,6 +241,15 @@ impl<'a> Block<'a> {
         self.0[POLICY_DROPS + policy.min(POLICIES_MAX - 1)].load(Ordering::Relaxed)
     }
 
+    /// Shows what the worker does with its time.
+    pub fn set_runtime(&self, runtime: &RuntimeRecord) {
+        write_record(self.0, RUNTIME, runtime);
+    }
+
+    pub fn runtime(&self) -> RuntimeRecord {
+        read_record(self.0, RUNTIME)
+    }
+
     /// Asks control to resolve an on-link address. The ring keeps the newest requests; a lost one is asked again by the
     /// next packet.
     pub fn request_neighbour(&self, addr: Addr) {
@@ -193,6 +286,34 @@ mod tests {
         let mut asked = Vec::new();
         assert_eq!(theirs.block(0).requests(0, |addr| asked.push(addr)), 1);
         assert_eq!(asked, [Addr::v4([192, 168, 0, 9])]);
+    }
+
+    #[test]
+    fn burst_sizes_are_counted_by_powers_of_two() {
+        let indices = [0, 1, 2, 3, 4, 7, 8, 31, 32, 63, 64, 1000].map(burst_size_index);
+        assert_eq!(indices, [0, 1, 2, 2, 3, 3, 4, 5, 6, 6, 7, 7]);
+        let names: Vec<String> = (0..BURST_SIZES).map(burst_size_name).collect();
+        assert_eq!(names, ["0", "1", "2-3", "4-7", "8-15", "16-31", "32-63", "64+"]);
+    }
+
+    #[test]
+    fn control_sees_a_workers_runtime_which_falls_while_it_sleeps() {
+        let ours = Status::create(1).unwrap();
+        let theirs = Status::attach(ours.region().fd().try_clone_to_owned().unwrap()).unwrap();
+        let mut written = RuntimeRecord { busy_1s_ppm: 500_000, busy_10s_ppm: 500_000, ..Default::default() };
+        written.written_ms = u32::MAX as u64 - 10;
+        written.stages[WorkStage::Housekeep as usize].bursts = 7;
+        ours.block(0).set_runtime(&written);
+        let read = theirs.block(0).runtime();
+        assert_eq!(read, written);
+        assert_eq!(read.busy_ratios(u32::MAX - 10), [0.5, 0.5]);
+        assert_eq!(read.busy_ratios(u32::MAX - 11), [0.5, 0.5]);
+        // A second later, past the wrap of the clock.
+        let [one, ten] = read.busy_ratios(989);
+        assert!((one - 0.5 / 1f64.exp()).abs() < 1e-3 && (ten - 0.5 / 0.1f64.exp()).abs() < 1e-3, "{one} {ten}");
+        // The neighbours of the record are other counters.
+        ours.block(0).count_policy_drop(POLICIES_MAX - 1, 1);
+        assert_eq!(theirs.block(0).runtime(), written);
     }
 
     #[test]
