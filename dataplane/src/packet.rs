@@ -141,33 +141,34 @@ impl Packet {
     }
 }
 
-/// Up to [`BURST_MAX`] packets, in order. Its memory is taken once.
+/// Up to [`BURST_MAX`] packets, in order. Its memory is taken once. While a burst is worked on, packets stay in their
+/// places until each has come to its end; a burst that is handed on has no empty place.
 #[derive(Debug)]
 pub struct Burst {
-    packets: Vec<Packet>,
+    places: Vec<Option<Packet>>,
 }
 
 impl Default for Burst {
     fn default() -> Burst {
-        Burst { packets: Vec::with_capacity(BURST_MAX) }
+        Burst { places: Vec::with_capacity(BURST_MAX) }
     }
 }
 
 impl Burst {
     pub fn len(&self) -> usize {
-        self.packets.len()
+        self.places.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+        self.places.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
-        self.packets.len() >= BURST_MAX
+        self.places.len() >= BURST_MAX
     }
 
     pub fn room(&self) -> usize {
-        BURST_MAX - self.packets.len()
+        BURST_MAX - self.places.len()
     }
 
     /// Gives the packet back if the burst is full.
@@ -176,26 +177,35 @@ impl Burst {
         if self.is_full() {
             return Err(packet);
         }
-        self.packets.push(packet);
+        self.places.push(Some(packet));
         Ok(())
     }
 
     /// Takes all packets out, in order.
-    pub fn drain(&mut self) -> std::vec::Drain<'_, Packet> {
-        self.packets.drain(..)
+    #[inline(always)]
+    pub fn drain(&mut self) -> impl Iterator<Item = Packet> + '_ {
+        self.places.drain(..).flatten()
     }
 
     /// Takes the first `count` packets out.
-    pub fn drain_front(&mut self, count: usize) -> std::vec::Drain<'_, Packet> {
-        let count = count.min(self.packets.len());
-        self.packets.drain(..count)
+    #[inline(always)]
+    pub fn drain_front(&mut self, count: usize) -> impl Iterator<Item = Packet> + '_ {
+        let count = count.min(self.places.len());
+        self.places.drain(..count).flatten()
     }
 
-    pub fn iter(&self) -> std::slice::Iter<'_, Packet> {
-        self.packets.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &Packet> {
+        self.places.iter().flatten()
     }
 
-    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Packet> {
-        self.packets.iter_mut()
+    /// The places, for whoever works on them; take the packets out, then [`clear`](Self::clear).
+    pub fn places_mut(&mut self) -> &mut [Option<Packet>] {
+        &mut self.places
+    }
+
+    /// Gives up the places, which must be empty by now.
+    pub fn clear(&mut self) {
+        debug_assert!(self.places.iter().all(Option::is_none), "a packet was forgotten");
+        self.places.clear();
     }
 }

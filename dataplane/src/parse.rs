@@ -99,10 +99,14 @@ pub enum Parsed {
     Drop(DropReason),
 }
 
+/// Offsets of the headers of a plain packet.
+pub const PLAIN_L3: u16 = ETHERNET_BYTES as u16;
+pub const PLAIN_L4: u16 = PLAIN_L3 + 20;
+
 /// The short way for most packets: TCP or UDP over IPv4 without options or fragments. None: `parse` is to say what it is.
 #[inline(always)]
 pub fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
-    const L4: usize = ETHERNET_BYTES + 20;
+    const L4: usize = PLAIN_L4 as usize;
     let bytes: &[u8; L4 + 8] = head.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     let addr = |at: usize| Addr::v4([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -126,8 +130,8 @@ pub fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
         tcp_flags,
         ttl: bytes[22],
         is_v4: true,
-        l3: ETHERNET_BYTES as u16,
-        l4: L4 as u16,
+        l3: PLAIN_L3,
+        l4: PLAIN_L4,
         end: end as u32,
         src_mac: Mac([bytes[6], bytes[7], bytes[8], bytes[9], bytes[10], bytes[11]]),
     })

@@ -79,6 +79,8 @@ impl Memory {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        // SAFETY: advice about the mapping just made; where the kernel does not take it, pages stay small.
+        unsafe { libc::madvise(base, size, libc::MADV_HUGEPAGE) };
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap answered address 0"))?;
         let ledger = (0..frames).map(|_| AtomicU8::new(0)).collect();
         Ok((Memory { base, frames, frame_size, ledger }, (0..frames).map(Frame::at).collect()))
@@ -109,25 +111,21 @@ impl Memory {
         unsafe { self.base.as_ptr().add(frame.index() as usize * self.frame_size as usize) }
     }
 
-    /// How many of `size` bytes at `start` lie in a chunk.
-    #[inline(always)]
-    fn clamp(&self, start: usize, size: usize) -> usize {
-        if start + size <= self.frame_size() { size } else { self.frame_size().saturating_sub(start) }
-    }
-
-    /// `size` bytes at `start` of a frame; fewer if the chunk ends before.
+    /// `size` bytes at `start` of a frame; none if they are not all in its chunk.
     #[inline(always)]
     pub fn bytes<'a>(&'a self, frame: &'a Frame, start: usize, size: usize) -> &'a [u8] {
-        let size = self.clamp(start, size);
-        let start = if size == 0 { 0 } else { start };
-        // SAFETY: inside the chunk (clamped above); the frame is the only right to it and is borrowed for as long.
+        if start + size > self.frame_size() {
+            return &[];
+        }
+        // SAFETY: inside the chunk (seen above); the frame is the only right to it and is borrowed for as long.
         unsafe { std::slice::from_raw_parts(self.chunk(frame).add(start), size) }
     }
 
     #[inline(always)]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame, start: usize, size: usize) -> &'a mut [u8] {
-        let size = self.clamp(start, size);
-        let start = if size == 0 { 0 } else { start };
+        if start + size > self.frame_size() {
+            return &mut [];
+        }
         // SAFETY: as `bytes`; the frame is borrowed mutably, so this is the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.chunk(frame).add(start), size) }
     }
@@ -144,11 +142,11 @@ impl Memory {
         self.bytes_mut(&mut packet.head, start, size)
     }
 
-    /// The headers of a packet will be read soon.
+    /// The headers of the packet in this place will be read soon.
     #[inline(always)]
-    pub fn prefetch_head(&self, packet: &Packet) {
-        if let Some(first) = self.head(packet).first() {
-            tables::cpu::prefetch(first);
+    pub fn prefetch_head(&self, place: &Option<Packet>) {
+        if let Some(packet) = place {
+            tables::cpu::prefetch_at(self.chunk(&packet.head).wrapping_add(packet.start as usize));
         }
     }
 

@@ -6,7 +6,7 @@ use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
 use crate::packet::{BURST_MAX, Burst, Packet};
-use crate::parse::{Kind, Meta};
+use crate::parse::{Kind, Meta, PLAIN_L3, PLAIN_L4};
 use crate::punt;
 use crate::rewrite::{self, Change};
 use crate::worker::held::Held;
@@ -42,6 +42,8 @@ pub struct Item {
     pub origin: Origin,
     /// The packet enters this node here: one hop is counted for each node that it passes.
     pub enters: bool,
+    /// Its headers are as [`parse_plain`](crate::parse::parse_plain) wants them.
+    pub is_plain: bool,
     /// Where in the burst its packet stands.
     pub at: u16,
     /// The flow that it most likely belongs to.
@@ -93,9 +95,8 @@ pub struct Path {
     pub seed: u64,
     pub now_ms: u32,
     pub(super) tunnels: Tunnels,
-    /// The burst at hand. A place is empty once its packet has come to its end. Packets are changed in place and moved a
-    /// pass later: a processor is slow to read as a whole what was just written in parts.
-    pub(super) packets: Vec<Option<Packet>>,
+    /// Where handed packets stand while they are worked on.
+    handed: Burst,
     /// What waits for the next pass.
     pub(super) items: Vec<Item>,
     items_done: Vec<Item>,
@@ -127,7 +128,7 @@ impl Path {
             seed: 0,
             now_ms: 0,
             tunnels: Tunnels::new(),
-            packets: Vec::with_capacity(BURST_MAX),
+            handed: Burst::default(),
             items: Vec::with_capacity(BURST_MAX),
             items_done: Vec::with_capacity(BURST_MAX),
             segments: Vec::with_capacity(64),
@@ -142,25 +143,27 @@ impl Path {
     /// Forwards what an interface received.
     pub fn forward(&mut self, interface: u32, burst: &mut Burst) {
         self.with_tables(|path, context| {
-            let mut packets = std::mem::take(&mut path.packets);
-            packets.extend(burst.drain().map(Some));
-            path.look_at_burst(context, interface, &mut packets);
-            path.finish(context, packets);
+            path.look_at_burst(context, interface, burst.places_mut());
+            path.finish(context, burst.places_mut());
+            burst.clear();
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
     }
 
-    /// Forwards what another worker handed over, or what waited.
+    /// Forwards what another worker handed over, or what waited: one burst at most.
     pub fn forward_handed(&mut self, handed: impl Iterator<Item = Handed>) {
-        let mut handed = handed;
+        let mut handed = handed.fuse();
+        let mut burst = std::mem::take(&mut self.handed);
         self.with_tables(|path, context| {
-            let mut packets = std::mem::take(&mut path.packets);
-            for (at, Handed { packet, stage }) in handed.by_ref().enumerate() {
-                packets.push(Some(packet));
-                path.look(context, Place { packet: &mut packets[at], at: at as u16 }, stage);
+            while let Some(Handed { packet, stage }) = (!burst.is_full()).then(|| handed.next()).flatten() {
+                let at = burst.len();
+                let _ = burst.push(packet).map_err(|packet| path.drop_packet(packet, DropReason::HandoffFull));
+                path.look(context, Place { packet: &mut burst.places_mut()[at], at: at as u16 }, stage);
             }
-            path.finish(context, packets);
+            path.finish(context, burst.places_mut());
+            burst.clear();
         });
+        self.handed = burst;
         handed.for_each(|handed| self.drop_packet(handed.packet, DropReason::NoTables));
     }
 
@@ -174,84 +177,104 @@ impl Path {
         self.reader = Some(reader);
     }
 
-    /// The further passes, and again for packets between local ends, whose second half of a flow comes then.
-    fn finish(&mut self, context: &Context<'_>, mut packets: Vec<Option<Packet>>) {
+    /// The further passes, and again for packets between local ends, whose second half of a flow comes then. Packets are
+    /// changed in their places and moved a pass later: a processor is slow to read as a whole what was just written in
+    /// parts.
+    fn finish(&mut self, context: &Context<'_>, places: &mut [Option<Packet>]) {
         while !self.items.is_empty() {
             let done = std::mem::take(&mut self.items_done);
             let mut items = std::mem::replace(&mut self.items, done);
             for item in &mut items {
                 item.likely = self.flows.likely(item.hash);
             }
-            self.act_on_all(context, &mut packets, &mut items);
+            self.act_on_all(context, places, &mut items);
             for item in &items {
-                self.send_item(context, &mut packets[item.at as usize], item);
+                self.send_item(context, &mut places[item.at as usize], item);
             }
             items.clear();
             self.items_done = items;
         }
-        debug_assert!(packets.iter().all(Option::is_none), "a packet was forgotten");
-        packets.clear();
-        self.packets = packets;
     }
 
     #[inline(always)]
-    fn act_on_all(&mut self, context: &Context<'_>, packets: &mut [Option<Packet>], items: &mut [Item]) {
+    fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], items: &mut [Item]) {
         for i in 0..items.len() {
-            let ahead = items.get(i + AHEAD).and_then(|item| packets[item.at as usize].as_ref());
-            if let Some(packet) = ahead {
-                self.pool.memory().prefetch_head(packet);
+            if let Some(ahead) = items.get(i + AHEAD) {
+                self.pool.memory().prefetch_head(&places[ahead.at as usize]);
             }
-            self.act(context, &mut packets[items[i].at as usize], &mut items[i]);
+            let item = &mut items[i];
+            let place = &mut places[item.at as usize];
+            if item.is_plain {
+                // Said once more, where the compiler can see it: what follows is made for just these.
+                let meta = Meta { is_v4: true, kind: Kind::Transport, l3: PLAIN_L3, l4: PLAIN_L4, ..item.meta };
+                self.act(context, place, item, &meta);
+            } else {
+                self.act_any(context, place, item);
+            }
         }
+    }
+
+    #[inline(never)]
+    fn act_any(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
+        let meta = item.meta;
+        self.act(context, place, item, &meta);
     }
 
     #[inline(always)]
     fn send_item(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &Item) {
-        let to = item.to;
-        let Some(packet) = place.take_if(|_| !matches!(to, To::Nowhere)) else { return };
-        match to {
-            To::Interface(interface) => self.send(interface, packet),
-            To::Wire(hop) => self.fit_and_send(context, packet, item, &hop),
+        match item.to {
+            To::Interface(interface) => {
+                let Some(packet) = place.take() else { return };
+                if let Err(packet) = self.interfaces.stage(interface, packet) {
+                    self.send(interface, packet);
+                }
+            }
+            To::Wire(hop) => {
+                if let Some(packet) = place.take() {
+                    self.fit_and_send(context, packet, item, &hop);
+                }
+            }
             To::Nowhere => {}
         }
     }
 
     /// Does to one packet all that is to be done, or takes it to its end.
     #[inline(always)]
-    fn act(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
-        if item.meta.kind == Kind::IcmpError {
+    fn act(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item, meta: &Meta) {
+        if meta.kind == Kind::IcmpError {
             return self.icmp_error(context, place, item);
         }
         // An earlier packet of the burst may have opened, closed or replaced the flow.
         let found = self.flows.confirm(item.likely, &item.words, item.way, item.hash);
         let Some(id) = self.validate(context, place, item, found) else { return };
-        self.apply(context, place, item, id);
+        self.apply(context, place, item, meta, id);
     }
 
     /// Applies a flow's decision to a packet.
     #[inline(always)]
-    fn apply(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item, id: FlowId) {
+    fn apply(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item, meta: &Meta, id: FlowId) {
         let record = self.flows.record_mut(id);
         let hop = record.hop(item.way == Way::Out);
+        let kind = hop.kind();
         if item.way == Way::Back && item.origin != Origin::Local {
             let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
             if let Some(reason) = classify::route::forged(item.origin, &route) {
                 return self.drop_from(place, reason);
             }
         }
-        if !hop.kind().forwards() {
+        if !kind.forwards() {
             return self.drop_by_flow(place, item, id, &hop);
         }
         let next_hop = match next_hop(&mut self.tunnels, context, &hop) {
             Ok(next_hop) => next_hop,
             Err(addr) => return self.hold(place, addr),
         };
-        note(record, item.way, item.meta.tcp_flags, self.now_ms);
-        if item.enters && item.meta.ttl <= 1 {
+        note(record, item.way, meta.tcp_flags, self.now_ms);
+        if item.enters && meta.ttl <= 1 {
             return self.drop_from(place, DropReason::TtlExpired);
         }
         let change = (record.flags & FLAG_TRANSLATED != 0).then(|| Change::of_flow(record, item.way));
-        self.pass_on(context, place, item, (&hop, &next_hop), change.as_ref());
+        self.pass_on(context, place, item, meta, (&hop, &next_hop), change.as_ref());
     }
 
     /// Writes all headers, and says where the packet goes. A hop is counted where it enters this node.
@@ -261,17 +284,18 @@ impl Path {
         context: &Context<'_>,
         place: &mut Option<Packet>,
         item: &mut Item,
+        meta: &Meta,
         (hop, next_hop): (&Hop, &NextHop),
         change: Option<&Change>,
     ) {
         let Some(packet) = place else { return };
         let checksum = packet.checksum;
-        let front = room_in_front(context, packet, item, next_hop);
+        let front = room_in_front(context, packet, meta, next_hop);
         if !packet.push_front(front.unwrap_or(0)) {
             return self.drop_from(place, DropReason::Oversized);
         }
         let bytes = self.pool.memory().head_mut(packet);
-        rewrite::forward(&mut bytes[front.unwrap_or(0)..], &item.meta, change, item.enters, checksum);
+        rewrite::forward(&mut bytes[front.unwrap_or(0)..], meta, change, item.enters, checksum);
         match (hop.kind(), front) {
             (HopKind::Interface, _) => match self.interfaces.get(hop.target) {
                 Some(slot) => {
@@ -281,7 +305,7 @@ impl Path {
                 None => self.drop_from(place, DropReason::InterfaceGone),
             },
             (HopKind::Tunnel | HopKind::Uplink, Some(_)) => {
-                address(context, &self.tunnels, bytes, item, next_hop);
+                address(context, &self.tunnels, bytes, meta, item.hash, next_hop);
                 item.to = To::Interface(context.node.uplink);
             }
             (kind, _) => self.go_on_inside(place, item, hop, kind, change),
@@ -305,13 +329,13 @@ impl Path {
             item.to = To::Wire(*hop);
         } else if hop.worker == self.id {
             // Its own half of the flow is judged by its owner. No loop: towards a local end there is no further half.
-            self.queue(item.at, item.meta, Way::Back, Origin::Local);
+            self.queue(item.at, item.meta, item.is_plain, Way::Back, Origin::Local);
         } else {
             self.hand(hop.worker, place, Stage::Back(Origin::Local));
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn send(&mut self, interface: u32, packet: Packet) {
         let block = self.status.block(self.id as usize);
         self.interfaces.send(interface, packet, &mut self.pool, block);

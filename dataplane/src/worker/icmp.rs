@@ -46,7 +46,8 @@ impl Path {
         if record.flags & FLAG_TRANSLATED != 0 {
             self.translate_error(packet, item, &record, &quoted);
         }
-        self.pass_on(context, place, item, (&hop, &next_hop), None);
+        let meta = item.meta;
+        self.pass_on(context, place, item, &meta, (&hop, &next_hop), None);
     }
 
     /// An error towards a local end quotes what that end sent; one from it quotes what it received.

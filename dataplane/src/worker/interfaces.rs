@@ -88,6 +88,16 @@ impl Interfaces {
         self.slots.get_mut(index)
     }
 
+    /// Puts a finished packet into its interface's burst, if this worker polls it and there is room.
+    #[inline(always)]
+    pub fn stage(&mut self, id: u32, packet: Packet) -> Result<(), Packet> {
+        let index = self.index(id).unwrap_or(usize::MAX);
+        match self.slots.get_mut(index) {
+            Some(slot) if slot.device.is_some() => slot.out.push(packet),
+            _ => Err(packet),
+        }
+    }
+
     /// Puts a finished packet into its interface's burst, or into the mailbox of the worker that polls it.
     #[inline]
     pub fn send(&mut self, id: u32, packet: Packet, pool: &mut FramePool, status: Block<'_>) {

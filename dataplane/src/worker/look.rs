@@ -48,14 +48,14 @@ pub(super) struct Place<'p> {
 impl Path {
     /// First pass over what an interface received: parse, decapsulate, find the owner.
     #[inline(always)]
-    pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, packets: &mut [Option<Packet>]) {
+    pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, places: &mut [Option<Packet>]) {
         let sender = self.interfaces.get(interface).map(Sender::on);
-        packets.iter().take(AHEAD).flatten().for_each(|packet| self.pool.memory().prefetch_head(packet));
-        for at in 0..packets.len() {
-            if let Some(Some(ahead)) = packets.get(at + AHEAD) {
+        places.iter().take(AHEAD).for_each(|place| self.pool.memory().prefetch_head(place));
+        for at in 0..places.len() {
+            if let Some(ahead) = places.get(at + AHEAD) {
                 self.pool.memory().prefetch_head(ahead);
             }
-            let place = Place { packet: &mut packets[at], at: at as u16 };
+            let place = Place { packet: &mut places[at], at: at as u16 };
             match &sender {
                 Some(Sender::Uplink) => self.look_uplink(context, place),
                 Some(sender) => self.look_local(context, place, sender),
@@ -92,7 +92,7 @@ impl Path {
     #[inline(always)]
     fn look_local(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
         match self.parse_plain(place.packet) {
-            Some(meta) => self.admit(place, meta, sender),
+            Some(meta) => self.admit(place, meta, true, sender),
             None => self.look_local_any(context, place, sender),
         }
     }
@@ -100,7 +100,7 @@ impl Path {
     #[inline(never)]
     fn look_local_any(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
         match self.parse(place.packet) {
-            Parsed::Ip(meta) => self.admit(place, meta, sender),
+            Parsed::Ip(meta) => self.admit(place, meta, false, sender),
             Parsed::Arp => self.arp(context, place.packet),
             Parsed::Drop(reason) => self.drop_from(place.packet, reason),
         }
@@ -108,38 +108,37 @@ impl Path {
 
     /// A local end speaks from its own addresses only.
     #[inline(always)]
-    fn admit(&mut self, place: Place<'_>, meta: Meta, sender: &Sender) {
+    fn admit(&mut self, place: Place<'_>, meta: Meta, is_plain: bool, sender: &Sender) {
         if let Sender::Pod(mac, addrs) = sender {
             let is_its_mac = meta.src_mac == *mac;
             if !is_its_mac || meta.src != addrs[0] && meta.src != addrs[1] {
                 return self.drop_from(place.packet, spoofed(is_its_mac, &meta));
             }
         }
-        self.queue(place.at, meta, Way::Out, Origin::Local);
+        self.queue(place.at, meta, is_plain, Way::Out, Origin::Local);
     }
 
     /// From the uplink: out of a tunnel, or as it is.
     #[inline(always)]
     fn look_uplink(&mut self, context: &Context<'_>, place: Place<'_>) {
         match self.parse_plain(place.packet) {
-            Some(meta) => self.take_out(context, place, meta),
-            None => match self.parse_ip(place.packet) {
-                Some(meta) => self.take_out_any(context, place, meta),
-                None => {}
-            },
+            Some(meta) => self.take_out(context, place, meta, true),
+            None => self.look_uplink_any(context, place),
         }
     }
 
     #[inline(never)]
-    fn take_out_any(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta) {
-        self.take_out(context, place, meta);
+    fn look_uplink_any(&mut self, context: &Context<'_>, place: Place<'_>) {
+        if let Some(meta) = self.parse_ip(place.packet) {
+            self.take_out(context, place, meta, false);
+        }
     }
 
     /// Decapsulates what came through a tunnel.
     #[inline(always)]
-    fn take_out(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta) {
+    fn take_out(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool) {
         if !parse::is_tunnel(&meta, &context.node.node, context.node.tunnel_port) {
-            return self.queue_at_owner(context, place, meta, Origin::Uplink);
+            return self.queue_at_owner(context, place, meta, is_plain, Origin::Uplink);
         }
         let vxlan = meta.l4 as usize + 8;
         let Some(packet) = place.packet else { return };
@@ -152,23 +151,32 @@ impl Path {
             return self.drop_from(place.packet, DropReason::Truncated);
         }
         let origin = Origin::Tunnel(meta.src);
-        let inner = self.parse_plain(place.packet);
-        if let Some(inner) = inner.or_else(|| self.parse_ip(place.packet)) {
-            self.queue_at_owner(context, place, inner, origin);
+        match self.parse_plain(place.packet) {
+            Some(inner) => self.queue_at_owner(context, place, inner, true, origin),
+            None => self.look_inside_any(context, place, origin),
+        }
+    }
+
+    #[inline(never)]
+    fn look_inside_any(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
+        if let Some(inner) = self.parse_ip(place.packet) {
+            self.queue_at_owner(context, place, inner, false, origin);
         }
     }
 
     fn look_back(&mut self, place: Place<'_>, origin: Origin) {
-        if let Some(meta) = self.parse_ip(place.packet) {
-            self.queue(place.at, meta, Way::Back, origin);
+        if let Some(meta) = self.parse_plain(place.packet) {
+            self.queue(place.at, meta, true, Way::Back, origin);
+        } else if let Some(meta) = self.parse_ip(place.packet) {
+            self.queue(place.at, meta, false, Way::Back, origin);
         }
     }
 
     /// Keeps a packet that this worker owns, hands over one that it does not.
     #[inline(always)]
-    fn queue_at_owner(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, origin: Origin) {
+    fn queue_at_owner(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool, origin: Origin) {
         if self.status.workers() == 1 || !self.hand_to_owner(context, place.packet, &meta, origin) {
-            self.queue(place.at, meta, Way::Back, origin);
+            self.queue(place.at, meta, is_plain, Way::Back, origin);
         }
     }
 
@@ -238,13 +246,13 @@ impl Path {
 
     /// Queues a packet for the next passes.
     #[inline(always)]
-    pub(super) fn queue(&mut self, at: u16, meta: Meta, way: Way, origin: Origin) {
+    pub(super) fn queue(&mut self, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
         let tuple = if way == Way::Out { meta.from_local() } else { meta.from_remote() };
         let words = tuple.words();
         let hash = self.flows.hash_words(&words);
         self.flows.expect(hash);
         let enters = way == Way::Out || origin != Origin::Local;
-        self.items.push(Item { meta, words, hash, way, origin, enters, at, likely: None, to: To::Nowhere });
+        self.items.push(Item { meta, words, hash, way, origin, enters, is_plain, at, likely: None, to: To::Nowhere });
     }
 }
 

@@ -5,7 +5,7 @@ use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
 use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{Checksum, Gso, Packet};
-use crate::parse::ETHERNET_BYTES;
+use crate::parse::{ETHERNET_BYTES, Meta};
 use crate::rewrite;
 use crate::segment;
 use tables::counters::{DropReason, WorkerCounter};
@@ -69,14 +69,15 @@ impl Path {
         if !packet.push_front(next_hop.overhead()) {
             return self.drop_packet(packet, DropReason::Oversized);
         }
-        address(context, &self.tunnels, self.pool.memory().head_mut(&mut packet), item, next_hop);
+        let bytes = self.pool.memory().head_mut(&mut packet);
+        address(context, &self.tunnels, bytes, &item.meta, item.hash, next_hop);
         self.send(context.node.uplink, packet);
     }
 }
 
 /// Bytes of the outer headers of a packet that can leave by the uplink as it is; None if it cannot, or need not.
 #[inline(always)]
-pub(super) fn room_in_front(context: &Context<'_>, packet: &Packet, item: &Item, next_hop: &NextHop) -> Option<usize> {
+pub(super) fn room_in_front(context: &Context<'_>, packet: &Packet, meta: &Meta, next_hop: &NextHop) -> Option<usize> {
     let partial = matches!(packet.checksum, Checksum::Partial { .. });
     let plain = packet.gso == Gso::None && !partial && !packet.is_chained();
     let overhead = match next_hop {
@@ -84,18 +85,25 @@ pub(super) fn room_in_front(context: &Context<'_>, packet: &Packet, item: &Item,
         NextHop::Plain(_) => 0,
         NextHop::Tunnel(_) => OUTER_V4_BYTES,
     };
-    (plain && item.meta.ip_size() + overhead <= context.node.uplink_mtu as usize).then_some(overhead)
+    (plain && meta.ip_size() + overhead <= context.node.uplink_mtu as usize).then_some(overhead)
 }
 
 /// Writes what stands in front of the IP packet, for which there is room: `bytes` begin with it.
 #[inline(always)]
-pub(super) fn address(context: &Context<'_>, tunnels: &Tunnels, bytes: &mut [u8], item: &Item, next_hop: &NextHop) {
+pub(super) fn address(
+    context: &Context<'_>,
+    tunnels: &Tunnels,
+    bytes: &mut [u8],
+    meta: &Meta,
+    flow_hash: u64,
+    next_hop: &NextHop,
+) {
     match *next_hop {
         NextHop::Plain(mac) => rewrite::set_macs(bytes, context.node.uplink_mac, mac),
         NextHop::Tunnel(place) => {
-            let traffic_class = rewrite::traffic_class(&bytes[OUTER_V4_BYTES..], &item.meta);
+            let traffic_class = rewrite::traffic_class(&bytes[OUTER_V4_BYTES..], meta);
             if let Some(headers) = tunnels.headers(place) {
-                headers.write(bytes, item.hash, traffic_class);
+                headers.write(bytes, flow_hash, traffic_class);
             }
         }
         NextHop::Inside => {}

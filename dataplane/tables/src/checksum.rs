@@ -73,8 +73,11 @@ mod tests {
 
     /// The checksum of some words, as RFC 1071 writes it.
     fn checksum(words: &[u16]) -> u16 {
-        let sum: u32 = words.iter().map(|&word| word as u32).sum();
-        !((sum & 0xffff) + (sum >> 16)) as u16
+        let mut sum: u32 = words.iter().map(|&word| word as u32).sum();
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !sum as u16
     }
 
     fn words(addr: Addr) -> Vec<u16> {

@@ -15,6 +15,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+/// The size that `MFD_HUGETLB` means unless told otherwise on x86_64 and, with 4 KiB pages, on aarch64.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// A bigger claim is taken for damage, not for a table.
 const REGION_BYTES_MAX: u64 = 1 << 40;
 
@@ -56,8 +58,20 @@ unsafe impl Sync for Region {}
 impl Region {
     /// New zeroed memory of that many words, sealed, mapped for writing. `name` shows in /proc/PID/maps.
     pub fn create(name: &CStr, words: usize) -> Result<Region, RegionError> {
+        Region::create_with(name, words, 0)
+    }
+
+    /// The same, at least so many words, on huge pages if the machine has enough of them to spare (it then has them at
+    /// once): for memory that is read at random, and all of it.
+    pub fn create_huge(name: &CStr, words: usize) -> Result<Region, RegionError> {
+        let rounded = words.next_multiple_of(HUGE_PAGE_BYTES / 8);
+        Region::create_with(name, rounded, libc::MFD_HUGETLB).or_else(|_| Region::create(name, words))
+    }
+
+    fn create_with(name: &CStr, words: usize, flags: u32) -> Result<Region, RegionError> {
+        let flags = flags | libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: a C string and flags; returns a new fd or -1.
-        let raw = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+        let raw = unsafe { libc::memfd_create(name.as_ptr(), flags) };
         if raw < 0 {
             return Err(system("create"));
         }
