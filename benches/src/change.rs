@@ -13,12 +13,14 @@ mod pauses;
 mod rig;
 mod steady;
 mod updates;
+mod waits;
 mod world;
 
 const TITLE: &str = "tables under change";
 const ABOUT: &str = "From parsed objects to the first packet that a worker treats by them, through control's state, compiler \
-                     and publisher, while 10,000 established flows go through the worker; control has a core of its own. \
-                     nft loads what kube-proxy would write, from its start to its end.";
+                     and publisher, while 10,000 established flows go through the worker. Control has a core of its own; \
+                     changes during which others kept it or the worker from running are set apart. nft loads what \
+                     kube-proxy would write, from its start to its end.";
 
 const FULL: &str = "full load";
 const DELTA: &str = "one endpoint change: median";

@@ -3,6 +3,7 @@
 use super::eye::Eye;
 use super::rig::{self, Rig, wait_for_other};
 use super::updates::Updates;
+use super::waits::Waits;
 use super::world::{self, Size};
 use super::{DELTA, FULL, told};
 use crate::case::{AtMost, Case, Cost, Planned, Seen, Target};
@@ -25,6 +26,10 @@ const CHANGES: u32 = 1000;
 /// Between two changes, and how much more it may be: they come at any moment of a round.
 const GAP: Duration = Duration::from_millis(1);
 const JITTER_NS: u64 = 300_000;
+/// Fewer changes say nothing of their hundredth part.
+const CHANGES_MIN: u64 = 300;
+/// What looking for it takes at most.
+const PREEMPTED_NS: u64 = 2_000;
 const LONGEST_NS: u64 = 100_000_000_000;
 const FULL_TARGET: Target = Target { floor: Some(1000.0), aim: None, ratio_min: None };
 const DELTA_TARGET: Target = Target { floor: Some(1000.0), aim: Some(100.0), ratio_min: None };
@@ -39,6 +44,8 @@ struct Spread {
     max: Seen,
     /// Until control has published, median.
     control: Seen,
+    /// Changes set apart.
+    apart: Seen,
 }
 
 /// What is told of one size.
@@ -50,14 +57,15 @@ pub fn cases(size: Size) -> Vec<Planned> {
     let mut cases = vec![
         full.unit("ms").target(FULL_TARGET),
         told("first change after it: the other copy catches up", size.name, first, true).unit("ms"),
-        delta(DELTA, size, &shared, rig::other_core, &own, &bytes),
+        delta(DELTA, size, &shared, Place::OwnCore, &own, &bytes),
         told("of it in control, until it is published", size.name, own.control, true).unit("us"),
         told("one endpoint change: p99", size.name, own.p99, true).unit("us").target(DELTA_TARGET),
         told("one endpoint change: longest", size.name, own.max, true).unit("us"),
+        told("one endpoint change: preempted, set apart", size.name, own.apart, false).unit("changes"),
         told("tables, both copies", size.name, bytes, false).unit("bytes"),
     ];
     let what = "one endpoint change, control on the worker's core: median";
-    cases.push(delta(what, size, &shared, rig::same_core, &same, &Seen::default()));
+    cases.push(delta(what, size, &shared, Place::WorkersCore, &same, &Seen::default()));
     cases.push(told("the same: p99", size.name, same.p99, true).unit("us"));
     cases.push(told("the same: longest", size.name, same.max, true).unit("us"));
     cases
@@ -103,12 +111,24 @@ struct Changes {
     next: u32,
     /// When the last one was published, after its event.
     published_ns: u64,
+    worker: Waits,
+    /// How long control until then, and the worker until the packet, were kept from running.
+    waited_ns: u64,
 }
 
 impl Changes {
+    /// To be made on the worker's thread.
     fn of(rig: &Rig) -> Changes {
+        let worker = Waits::of_this_thread();
         let last = rig.size.services - 1;
-        Changes { service: rig.size.number(last), addrs: rig.size.addrs(last), next: 0, published_ns: 0 }
+        Changes {
+            service: rig.size.number(last),
+            addrs: rig.size.addrs(last),
+            next: 0,
+            published_ns: 0,
+            worker,
+            waited_ns: 0,
+        }
     }
 
     /// From the event to the first packet treated by it.
@@ -118,54 +138,102 @@ impl Changes {
         self.addrs[at] = world::fresh(self.next);
         self.next += 1;
         let event = ObjectChange::Put(world::slice(self.service, &self.addrs));
+        let control = Waits::of_this_thread();
+        let waited = control.ns()? + self.worker.ns()?;
         let start = eye.now_ns();
         updates.put(event)?;
         self.published_ns = eye.now_ns() - start;
+        let control_ns = control.ns()?;
         // Control has nothing else to do; where it shares the core, it must not hold the worker up.
         let seen = wait_for_other(eye, now, || sleep(Duration::from_micros(20)))?;
+        self.waited_ns = control_ns + self.worker.ns()? - waited;
         Ok(seen.saturating_sub(start))
     }
 }
 
-/// The median of many changes; the rest of them goes to others. Takes over the tables as the full load left them.
-fn delta(
-    what: &str,
-    size: Size,
-    shared: &Shared,
-    core: fn() -> Result<CoreId>,
-    spread: &Spread,
-    bytes: &Seen,
-) -> Planned {
+/// The median of many changes; the rest of them goes to others.
+fn delta(what: &str, size: Size, shared: &Shared, place: Place, spread: &Spread, bytes: &Seen) -> Planned {
     let (shared, spread, bytes) = (shared.clone(), spread.clone(), bytes.clone());
     let case = move || {
         let mut shared = shared.borrow_mut();
         let rig = shared.as_mut().context("nothing was loaded")?;
-        let [histogram, control] = many(rig, core()?)?;
+        let many = Many::run(rig, place)?;
         bytes.set(rig.updates.bytes()? as f64);
-        spread.p99.set(histogram.value_at_quantile(0.99) as f64);
-        spread.max.set(histogram.max() as f64);
-        spread.control.set(control.value_at_quantile(0.5) as f64);
-        Ok(Cost { ticks: f64::NAN, ..Cost::ns(histogram.value_at_quantile(0.5) as f64) })
+        many.tell(&spread);
+        Ok(Cost { ticks: f64::NAN, ..Cost::ns(many.all.value_at_quantile(0.5) as f64) })
     };
     Planned::ours(what, size.name, move || Ok(AtMost { case, rounds: 1 })).unit("us")
 }
 
-/// From the event to the packet, and of it in control.
-fn many(rig: &mut Rig, core: CoreId) -> Result<[Histogram<u64>; 2]> {
-    rig.start_anew()?;
-    rig.load()?;
-    let mut changes = Changes::of(rig);
-    let work = |updates: &mut Updates, eye: &Eye| {
+/// Where control runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    OwnCore,
+    WorkersCore,
+}
+
+impl Place {
+    fn core(self) -> Result<CoreId> {
+        match self {
+            Place::OwnCore => rig::other_core(),
+            Place::WorkersCore => rig::same_core(),
+        }
+    }
+
+    /// On one core they have to wait for each other; with a core each they have not, unless others use the machine.
+    fn may_wait_ns(self) -> u64 {
+        match self {
+            Place::OwnCore => PREEMPTED_NS,
+            Place::WorkersCore => u64::MAX,
+        }
+    }
+}
+
+/// What many changes took.
+struct Many {
+    /// From the event to the packet.
+    all: Histogram<u64>,
+    /// Of it in control.
+    control: Histogram<u64>,
+    /// Changes during which control or the worker was kept from running: in neither.
+    apart: u32,
+}
+
+impl Many {
+    fn run(rig: &mut Rig, place: Place) -> Result<Many> {
+        rig.start_anew()?;
+        rig.load()?;
+        let changes = Changes::of(rig);
+        Ok(rig.beside(place.core()?, move |updates, eye| Many::changes(changes, place, updates, eye))?.0)
+    }
+
+    fn changes(mut changes: Changes, place: Place, updates: &mut Updates, eye: &Eye) -> Result<Many> {
         // The first pays for the copy that catches up.
         changes.one(updates, eye)?;
         let histogram = || Histogram::new_with_bounds(1, LONGEST_NS, 3);
-        let mut histograms = [histogram()?, histogram()?];
+        let mut many = Many { all: histogram()?, control: histogram()?, apart: 0 };
         for i in 0..CHANGES as u64 {
             sleep(GAP + Duration::from_nanos(i * 7919 * 31 % JITTER_NS));
-            histograms[0].record(changes.one(updates, eye)?)?;
-            histograms[1].record(changes.published_ns)?;
+            let ns = changes.one(updates, eye)?;
+            if changes.waited_ns > place.may_wait_ns() {
+                many.apart += 1;
+            } else {
+                many.all.record(ns)?;
+                many.control.record(changes.published_ns)?;
+            }
         }
-        Ok(histograms)
-    };
-    Ok(rig.beside(core, work)?.0)
+        ensure!(
+            many.all.len() >= CHANGES_MIN,
+            "others kept control or the worker from running in {} of {CHANGES} changes",
+            many.apart
+        );
+        Ok(many)
+    }
+
+    fn tell(&self, spread: &Spread) {
+        spread.p99.set(self.all.value_at_quantile(0.99) as f64);
+        spread.max.set(self.all.max() as f64);
+        spread.control.set(self.control.value_at_quantile(0.5) as f64);
+        spread.apart.set(self.apart as f64);
+    }
 }
