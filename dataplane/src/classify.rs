@@ -10,6 +10,7 @@ pub mod policy;
 pub mod route;
 pub mod service;
 
+use crate::packet::BURST_MAX;
 use bytemuck::Zeroable;
 use tables::counters::DropReason;
 use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
@@ -18,6 +19,7 @@ use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::policy::Direction;
 use tables::scope::Scope;
+use tables::service::BackendRecord;
 use tables::{Addr, View};
 
 /// What a worker classifies with.
@@ -119,6 +121,30 @@ impl Decision {
     }
 }
 
+/// A packet that may be the first of its flow.
+pub trait Expected {
+    /// The tuple of a flow that a local end opens, and its hash.
+    fn opens(&self) -> Option<(Tuple, u64)>;
+}
+
+/// Packets of this burst will be judged: fetches what they will be judged by, step by step for all, so that none waits
+/// for each row by itself. Where a step finds nothing, so will the judgement.
+#[cold]
+pub fn expect(context: &Context, burst: &[impl Expected], seed: u64) {
+    let (view, first) = (&context.view, || burst.iter().filter_map(Expected::opens).take(BURST_MAX));
+    first().for_each(|(tuple, _)| service::expect(view, &tuple));
+    let mut backends = [None; BURST_MAX];
+    for ((tuple, hash), backend) in first().zip(&mut backends) {
+        *backend = service::expect_backend(view, &tuple, hash ^ seed);
+    }
+    for ((tuple, _), backend) in first().zip(backends) {
+        let remote = backend.map_or(tuple.remote, |row| view.row::<BackendRecord>(Table::Backend, row as usize).addr);
+        let local: Option<EndpointRecord> = view.find(Table::Endpoint, &tuple.local);
+        let policy_set = local.map_or(0, |local| local.policy_set);
+        policy::expect(view, policy_set, Direction::Egress, policy::identity(view, remote));
+    }
+}
+
 /// Judges a flow that a local end opens. `pick` chooses among a service's backends; `keep` is the backend that an
 /// established flow has.
 pub fn from_local(context: &Context, tuple: &Tuple, interface: u32, pick: u64, keep: Option<(Addr, u16)>) -> Decision {
@@ -180,6 +206,7 @@ fn to_host(context: &Context, origin: Origin, decision: Decision) -> Decision {
 }
 
 /// The sender, if it may speak from this address on this interface.
+#[inline(always)]
 fn local_end(context: &Context, tuple: &Tuple, interface: u32) -> Result<(EndpointRecord, EndpointKind), DropReason> {
     let found: Option<EndpointRecord> = context.view.find(Table::Endpoint, &tuple.local);
     if interface == context.node.host_interface {
@@ -229,6 +256,7 @@ fn local_target(context: &Context, tuple: &Tuple, origin: Origin) -> Target {
 }
 
 /// Judges the pod's policies; the host has none, and a pod reaches itself.
+#[inline(always)]
 fn allow(
     context: &Context,
     local: &EndpointRecord,

@@ -230,15 +230,17 @@ impl FlowTable {
     }
 
     /// Inserts a new flow. Refused if one of its tuples is taken, or if there is no room; an old flow never makes way.
-    pub fn insert(&mut self, mut record: FlowRecord) -> Result<FlowId, DropReason> {
-        let outside = record.outside();
-        let words = [record.inside.words(), outside.words()];
-        let hashes = [self.hash_words(&words[0]), self.hash_words(&words[1])];
-        let clashes = self.find_hashed(&words[1], Way::Back, hashes[1]).is_some()
-            || self.find_hashed(&words[0], Way::Out, hashes[0]).is_some();
-        if clashes {
-            return Err(DropReason::TupleClash);
-        }
+    pub fn insert(&mut self, record: FlowRecord) -> Result<FlowId, DropReason> {
+        let (inside, outside) = (record.inside.words(), record.outside().words());
+        let hashes = [self.hash_words(&inside), self.hash_words(&outside)];
+        let clashes = self.find_hashed(&outside, Way::Back, hashes[1]).is_some()
+            || self.find_hashed(&inside, Way::Out, hashes[0]).is_some();
+        if clashes { Err(DropReason::TupleClash) } else { self.insert_absent(record, hashes) }
+    }
+
+    /// As `insert`, of a flow that is known to be absent: the caller has looked for both of its tuples, whose hashes these
+    /// are.
+    pub fn insert_absent(&mut self, mut record: FlowRecord, hashes: [u64; 2]) -> Result<FlowId, DropReason> {
         if self.free_head == NONE {
             return Err(DropReason::FlowTableFull);
         }
@@ -246,7 +248,7 @@ impl FlowTable {
         let next = self.record(id).next_free();
         record.flags |= FLAG_USED;
         record.flags &= !FLAG_TRANSLATED;
-        if record.inside != outside {
+        if record.is_translated() {
             record.flags |= FLAG_TRANSLATED;
         }
         if !self.index_hashed(id, record.flags, hashes) {
@@ -255,6 +257,10 @@ impl FlowTable {
         *self.record_mut(id) = record;
         self.free_head = next;
         self.used += 1;
+        if let Some(after) = self.parts.second().get(next as usize) {
+            prefetch(&after.inside);
+            prefetch(&after.flags);
+        }
         Ok(id)
     }
 

@@ -64,7 +64,7 @@ fn find_burst(table: &FlowTable, tuples: &[Tuple], found: &mut [Option<FlowId>; 
         *likely = table.likely(hash);
     }
     for ((tuple, hash), found) in tuples.iter().zip(hashes).zip(found) {
-        *found = table.confirm(*found, tuple, Way::Out, hash);
+        *found = table.confirm(*found, &tuple.words(), Way::Out, hash);
     }
 }
 

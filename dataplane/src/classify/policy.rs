@@ -21,6 +21,11 @@ pub fn identity(view: &View, addr: Addr) -> u32 {
     view.longest_match(Lpm::Identity, addr).map_or(IDENTITY_WORLD, |identity| identity as u32)
 }
 
+/// The same will be judged soon: fetches the row of this identity.
+pub fn expect(view: &View, policy_set: u32, direction: Direction, identity: u32) {
+    view.expect(Table::Policy, &PolicyKey::new(policy_set, direction, identity));
+}
+
 /// Judges (policy set, direction, identity, protocol, destination port).
 #[inline]
 pub fn judge(

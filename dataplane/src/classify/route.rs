@@ -17,6 +17,7 @@ pub fn find(view: &View, addr: Addr) -> Option<(u32, RouteRecord)> {
 }
 
 /// The hop towards the decision's remote end.
+#[inline(always)]
 pub fn towards(context: &Context, decision: Decision) -> Result<Decision, Decision> {
     let Some((id, route)) = find(&context.view, decision.remote) else {
         return Err(decision.drop(DropReason::NoRoute));
@@ -28,6 +29,7 @@ pub fn towards(context: &Context, decision: Decision) -> Result<Decision, Decisi
     }
 }
 
+#[inline(always)]
 fn hop(context: &Context, remote: Addr, id: u32, route: &RouteRecord) -> Result<Hop, DropReason> {
     match route.kind() {
         Some(RouteKind::Local | RouteKind::Host) => {

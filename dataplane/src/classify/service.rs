@@ -18,8 +18,22 @@ pub struct Match {
     pub flags: u16,
 }
 
+/// The tuple will be translated soon: fetches the service's row ...
+pub fn expect(view: &View, tuple: &Tuple) {
+    view.expect(Table::Service, &ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol));
+}
+
+/// ... and then the backend that it will get, whose row this is.
+pub fn expect_backend(view: &View, tuple: &Tuple, pick: u64) -> Option<u32> {
+    let key = ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol);
+    let service = view.find::<_, ServiceRecord>(Table::Service, &key)?;
+    let row = service.backends_first.saturating_add(picked(pick, service.backends_count));
+    view.expect_row(Table::Backend, row as usize);
+    Some(row)
+}
+
 /// Replaces a service's address by one of its backends. `Err` ends the packet: rejected or dropped.
-#[inline]
+#[inline(always)]
 pub fn translate(
     context: &Context,
     tuple: &Tuple,
@@ -62,13 +76,17 @@ pub fn backend(view: &View, found: &Match, index: u32) -> BackendRecord {
     view.row(Table::Backend, found.backends_first.saturating_add(index) as usize)
 }
 
+/// One of `count` by a hash.
+fn picked(pick: u64, count: u32) -> u32 {
+    (((hash::fold(pick, 0x9e37_79b9_7f4a_7c15) >> 32) * count as u64) >> 32) as u32
+}
+
 /// Random by flow: `pick` is a hash of the flow with a private seed. The same `pick` and backends give the same answer.
 fn choose(view: &View, found: &Match, pick: u64) -> Option<(Addr, u16)> {
     if found.backends_count == 0 {
         return None;
     }
-    let index = ((hash::fold(pick, 0x9e37_79b9_7f4a_7c15) >> 32) * found.backends_count as u64) >> 32;
-    let backend = backend(view, found, index as u32);
+    let backend = backend(view, found, picked(pick, found.backends_count));
     (!backend.addr.is_unspecified()).then_some((backend.addr, backend.port))
 }
 

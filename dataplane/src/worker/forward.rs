@@ -1,7 +1,7 @@
 //! A burst through the path: parse all, look up all, then act on each: classify if it must be, rewrite, send or hand over.
 //! Passes, not callbacks: packet bytes are touched when parsed and when rewritten, all between works on [`Item`]s.
 
-use crate::classify::{self, Context, Origin};
+use crate::classify::{self, Context, Expected, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
@@ -50,6 +50,12 @@ pub struct Item {
     pub likely: Option<FlowId>,
     /// Where it goes at the end.
     pub to: To,
+}
+
+impl Expected for Item {
+    fn opens(&self) -> Option<(Tuple, u64)> {
+        (self.likely.is_none() && self.way == Way::Out).then(|| (self.tuple(), self.hash))
+    }
 }
 
 /// Where a packet goes once nothing else is to be done to its headers.
@@ -184,8 +190,13 @@ impl Path {
         while !self.items.is_empty() {
             let done = std::mem::take(&mut self.items_done);
             let mut items = std::mem::replace(&mut self.items, done);
+            let mut unknown = 0;
             for item in &mut items {
                 item.likely = self.flows.likely(item.hash);
+                unknown += item.likely.is_none() as usize;
+            }
+            if unknown > 1 {
+                classify::expect(context, &items, self.seed);
             }
             self.act_on_all(context, places, &mut items);
             for item in &items {

@@ -68,7 +68,7 @@ impl Path {
         let interface = place.as_ref()?.interface;
         let decision = self.classify(context, interface, item, &tuple);
         let refused = match decision.verdict {
-            Verdict::Forward => match self.insert(context, &tuple, &decision) {
+            Verdict::Forward => match self.insert(context, item, &decision) {
                 Ok(id) => return Some(id),
                 Err(reason) => Verdict::Drop(reason),
             },
@@ -100,11 +100,20 @@ impl Path {
         self.drop_packet(packet, reason);
     }
 
-    fn insert(&mut self, context: &Context<'_>, inside: &Tuple, decision: &Decision) -> Result<FlowId, DropReason> {
-        let outside = self.translate_local(inside, decision)?;
-        let mut record = FlowRecord::new(*inside, &outside);
+    /// Inserts the flow of a packet that has none.
+    fn insert(&mut self, context: &Context<'_>, item: &Item, decision: &Decision) -> Result<FlowId, DropReason> {
+        let inside = item.tuple();
+        let (outside, outside_hash) = match item.way {
+            Way::Out => self.translate_local(&inside, decision)?,
+            // The packet was looked for as one towards us; its flow must not be one from us, either.
+            Way::Back if self.flows.find_hashed(&item.words, Way::Out, item.hash).is_some() => {
+                return Err(DropReason::TupleClash);
+            }
+            Way::Back => (inside, item.hash),
+        };
+        let mut record = FlowRecord::new(inside, &outside);
         self.settle(context, &mut record, decision);
-        let id = self.flows.insert(record)?;
+        let id = self.flows.insert_absent(record, [item.hash, outside_hash])?;
         self.status().count(WorkerCounter::FlowsInserted, 1);
         Ok(id)
     }
@@ -129,19 +138,22 @@ impl Path {
         }
     }
 
-    /// The tuple that the network will see. Masqueraded flows get a port of this worker's block; so does a flow whose own
-    /// tuple is still in use (a pod may use one source port to a service and to its backend at once).
-    fn translate_local(&mut self, inside: &Tuple, decision: &Decision) -> Result<Tuple, DropReason> {
+    /// The tuple that the network will see, which no flow has, and its hash. Masqueraded flows get a port of this worker's
+    /// block; so does a flow whose own tuple is still in use (a pod may use one source port to a service and to its backend
+    /// at once).
+    fn translate_local(&mut self, inside: &Tuple, decision: &Decision) -> Result<(Tuple, u64), DropReason> {
         let outside = decision.outside(inside);
         let asks_by_id = inside.protocol.is_icmp() && inside.local_port != 0;
         let has_port = inside.protocol.has_ports() || asks_by_id;
         if decision.masquerade != Masquerade::No && has_port {
             return self.free_port(outside, inside).ok_or(DropReason::SnatExhausted);
         }
-        let Some(other) = self.flows.find(&outside, Way::Back) else { return Ok(outside) };
+        let words = outside.words();
+        let hash = self.flows.hash_words(&words);
+        let Some(other) = self.flows.find_hashed(&words, Way::Back, hash) else { return Ok((outside, hash)) };
         if self.flows.is_closed(other) {
             self.flows.remove(other);
-            return Ok(outside);
+            return Ok((outside, hash));
         }
         let moved = (decision.opened_locally && has_port).then(|| self.free_port(outside, inside)).flatten();
         moved.ok_or(DropReason::TupleClash)
@@ -149,13 +161,15 @@ impl Path {
 
     /// A free port of this worker's block, beginning at one that the tuple's hash names. "Free" is judged for each
     /// destination by the flow table itself.
-    fn free_port(&mut self, mut outside: Tuple, inside: &Tuple) -> Option<Tuple> {
+    fn free_port(&mut self, mut outside: Tuple, inside: &Tuple) -> Option<(Tuple, u64)> {
         let block = self.snat.block(self.id);
         let size = (*block.end() - *block.start()) as u32 + 1;
         let start = (self.flows.hash(inside) ^ self.seed) as u32 % size;
         (0..PORTS_TRIED.min(size)).find_map(|i| {
             outside.local_port = block.start() + ((start + i) % size) as u16;
-            self.flows.find(&outside, Way::Back).is_none().then_some(outside)
+            let words = outside.words();
+            let hash = self.flows.hash_words(&words);
+            self.flows.find_hashed(&words, Way::Back, hash).is_none().then_some((outside, hash))
         })
     }
 

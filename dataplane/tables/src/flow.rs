@@ -200,6 +200,11 @@ impl FlowRecord {
         if out { self.out } else { self.back }
     }
 
+    /// Whether the network sees other addresses or ports than the local end.
+    pub fn is_translated(&self) -> bool {
+        self.words(true).iter().zip(self.words(false)).fold(0, |all, (a, b)| all | (a ^ b)) != 0
+    }
+
     /// The words of the tuple that packets from the local end bear (`out`), or those towards it.
     #[inline(always)]
     pub fn words(&self, out: bool) -> [u64; 5] {

@@ -1,6 +1,7 @@
 //! One consistent copy of the tables, as a worker or a test sees it: rows by index and by key. Reads only; every index
 //! and length is a claim that is checked, a row out of range reads as zeroes.
 
+use crate::cpu::prefetch;
 use crate::layout::{Layout, Place, Table};
 use crate::limits::PROBES_MAX;
 use crate::{hash, lpm};
@@ -76,6 +77,29 @@ impl<'a> View<'a> {
     pub fn find<K: Pod + PartialEq, V: Pod>(&self, table: Table, key: &K) -> Option<V> {
         let slot = self.find_slot(table, key)?;
         Some(self.value(table, slot, size_of::<K>()))
+    }
+
+    /// `key` will be looked up soon.
+    #[inline]
+    pub fn expect<K: Pod>(&self, table: Table, key: &K) {
+        let place = self.layout.place(table);
+        let slot = hash::tag(key, self.seed) as usize & (place.capacity - 1);
+        self.expect_words(place.offset + slot * place.record_words, place.record_words);
+    }
+
+    /// Row `index` of an array table will be read soon.
+    #[inline]
+    pub fn expect_row(&self, table: Table, index: usize) {
+        let place = self.layout.place(table);
+        self.expect_words(place.offset + index * place.record_words, place.record_words);
+    }
+
+    /// A row is a cache line or two.
+    #[inline(always)]
+    fn expect_words(&self, at: usize, count: usize) {
+        for word in [at, at + count - 1].into_iter().filter_map(|at| self.words.get(at)) {
+            prefetch(word);
+        }
     }
 
     /// Where `key` stands, if it does. Probes are bounded: a damaged table costs time, never a hang.
