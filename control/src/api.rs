@@ -19,6 +19,7 @@ const REPLY_LIMIT: Duration = Duration::from_secs(30);
 #[serde(deny_unknown_fields, tag = "ask", rename_all = "kebab-case")]
 pub enum Request {
     Status,
+    Runtime,
     Interfaces,
     Endpoints,
     Services,

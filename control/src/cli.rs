@@ -1,6 +1,7 @@
 //! `fairway`: asks the control process and prints what it says, with kubectl's habits. Exit 0, 1 if something failed, 2 for
 //! a usage error. It must not know more than the listings.
 
+mod runtime;
 mod table;
 
 use crate::api::{self, ClientError, Question, Request};
@@ -57,7 +58,7 @@ pub enum Format {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Both processes, the workers, how full tables are, and what is wrong.
-    Status,
+    Status(Status),
     /// Uplink, host and pods as the dataplane serves them, with counters.
     #[command(visible_aliases = ["interface", "if"])]
     Interfaces,
@@ -81,6 +82,13 @@ pub enum Command {
     Drops,
     /// What would become of a packet: the worker's own decision on the tables in force.
     Explain(Explain),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Status {
+    /// What the workers do with their time: load, burst sizes, the cost of each stage.
+    #[arg(long)]
+    pub runtime: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -145,7 +153,8 @@ enum Failed {
 
 fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
     match &cli.command {
-        Command::Status => show(cli, out, &Request::Status, print_status),
+        Command::Status(Status { runtime: true }) => show(cli, out, &Request::Runtime, runtime::print),
+        Command::Status(Status { runtime: false }) => show(cli, out, &Request::Status, print_status),
         Command::Interfaces => list::<InterfaceView>(cli, out, &Request::Interfaces),
         Command::Endpoints => list::<EndpointView>(cli, out, &Request::Endpoints),
         Command::Services => list::<ServiceView>(cli, out, &Request::Services),

@@ -125,3 +125,54 @@ fn a_destination_names_address_port_and_protocol() {
         assert!(parsed(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn runtime_shows_load_bursts_and_what_each_stage_costs() {
+    let stage = |name: &str, ns: Option<f64>, share: f64| StageView {
+        stage: name.into(),
+        sentence: "It.".into(),
+        packets: 640,
+        burst_mean: 64.0,
+        ticks_per_packet: ns.map(|ns| ns * 2.0),
+        ns_per_packet: ns,
+        share,
+    };
+    let worker = WorkerRuntime {
+        id: 1,
+        asleep: false,
+        shares_core: true,
+        busy_1s: 0.375,
+        busy_10s: 0.25,
+        packets_per_s: 1e6,
+        packets: 640,
+        rounds: 10,
+        empty_rounds: 90,
+        sleeps: 3,
+        handoffs_out: 0,
+        handoffs_in: 0,
+        sampled_rounds: 2,
+        preempted_rounds: 1,
+        tick_hz: 2_000_000_000,
+        burst_mean: 64.0,
+        bursts: vec![BurstView { size: "1".into(), bursts: 1 }, BurstView { size: "64+".into(), bursts: 3 }],
+        stages: vec![stage("Receive", Some(5.0), 0.25), stage("HandOff", None, 0.0), stage("Act", Some(15.0), 0.75)],
+        ticks_per_packet: Some(40.0),
+        ns_per_packet: Some(20.0),
+    };
+    let view = RuntimeView { node: "n".into(), polling: "adaptive".into(), workers: vec![worker] };
+    let directory = control("runtime", Reply::Done(json!(view)));
+    let (code, text) = fairway(&directory.0, "status --runtime");
+    assert_eq!(code, ExitCode::SUCCESS);
+    for expected in [
+        "Worker 1:  awake, shares its core",
+        "37.5% (last second), 25.0% (last 10 s)",
+        "1: 25%  64+: 75%",
+        "Act       640       64.0        15.0        30.0           75.0%",
+        "HandOff   640       64.0        -           -              0.0%",
+        "all       640       64.0        20.0        40.0",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    let (_, json) = fairway(&directory.0, "status --runtime -o json");
+    assert_eq!(serde_json::from_str::<RuntimeView>(&json).unwrap(), view);
+}

@@ -42,7 +42,7 @@ pub struct WorkerView {
     /// Acknowledged last.
     pub generation: u64,
     pub asleep: bool,
-    /// Share of the last second or more that was spent on packets.
+    /// Share of the last second that was spent on packets; polling without finding any is idle.
     pub busy_ratio: f64,
     pub shares_core: bool,
     pub handoffs_out: u64,
@@ -50,6 +50,68 @@ pub struct WorkerView {
     pub packets: u64,
     pub flows: u64,
     pub flows_limit: u64,
+}
+
+/// `fairway status --runtime`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuntimeView {
+    pub node: String,
+    pub polling: String,
+    pub workers: Vec<WorkerRuntime>,
+}
+
+/// What a worker does with its time, since it started where nothing else is said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerRuntime {
+    pub id: u16,
+    pub asleep: bool,
+    pub shares_core: bool,
+    /// Share of the last second that was spent on packets, exponentially weighted; polling without finding any is idle.
+    pub busy_1s: f64,
+    pub busy_10s: f64,
+    /// In the last second.
+    pub packets_per_s: f64,
+    pub packets: u64,
+    /// Rounds of the poll loop that found packets, and that found none.
+    pub rounds: u64,
+    pub empty_rounds: u64,
+    pub sleeps: u64,
+    pub handoffs_out: u64,
+    pub handoffs_in: u64,
+    /// Rounds whose stages were measured; those of `rounds` in which another thread took the core are left out.
+    pub sampled_rounds: u64,
+    pub preempted_rounds: u64,
+    /// Ticks of the worker's clock in a second.
+    pub tick_hz: u64,
+    /// Packets of an average burst.
+    pub burst_mean: f64,
+    pub bursts: Vec<BurstView>,
+    pub stages: Vec<StageView>,
+    /// Of all stages together; null before the first sample.
+    pub ticks_per_packet: Option<f64>,
+    pub ns_per_packet: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BurstView {
+    /// Packets: `1`, `2-3`, ...
+    pub size: String,
+    pub bursts: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageView {
+    pub stage: String,
+    pub sentence: String,
+    /// Estimated from the sampled rounds.
+    pub packets: u64,
+    /// Of those bursts that had packets here.
+    pub burst_mean: f64,
+    /// null for a stage that had no packets.
+    pub ticks_per_packet: Option<f64>,
+    pub ns_per_packet: Option<f64>,
+    /// Of the time that all stages took.
+    pub share: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ mod cluster;
 mod kernel;
 mod metrics;
 mod publish;
+mod runtime;
 mod session;
 mod view;
 
@@ -44,7 +45,7 @@ const RECONNECT: Duration = Duration::from_millis(50);
 const RECONNECT_REFUSED: Duration = Duration::from_secs(2);
 /// How often acknowledgements are looked for while some are missing.
 const ACKNOWLEDGE_POLL: Duration = Duration::from_micros(500);
-/// How often rates are measured.
+/// How often neighbour requests are looked at without a bell.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the kernel's routes and neighbours are read without having been told of a change.
 const KERNEL_READ_TICKS: u64 = 30;
@@ -194,9 +195,8 @@ impl Supervisor {
         }
     }
 
-    /// Rates are measured; and whatever was said or not, requests are looked at and now and then the whole kernel.
+    /// Whatever was said or not, requests are looked at and now and then the whole kernel.
     async fn tick(&mut self) {
-        self.measure();
         self.take_neighbour_requests().await;
         self.ticks += 1;
         self.kernel_changed |= self.ticks.is_multiple_of(KERNEL_READ_TICKS);

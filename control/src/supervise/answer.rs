@@ -17,6 +17,7 @@ impl Supervisor {
     pub(super) async fn answer(&mut self, request: Request, reply: ReplyTo) {
         let answer = match request {
             Request::Status => Reply::of(Ok(self.status_view())),
+            Request::Runtime => Reply::of(self.need_dataplane().map(|()| self.runtime_view())),
             Request::Interfaces => Reply::of(Ok(self.interface_views())),
             Request::Endpoints => Reply::of(Ok(self.endpoint_views())),
             Request::Services => Reply::of(Ok(self.service_views())),

@@ -1,17 +1,20 @@
 //! `/metrics` in the OpenMetrics text format. Values are read when asked for; nothing is kept here.
 
 use super::Supervisor;
+use super::runtime::now_ms;
 use super::session::Dataplane;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
-use tables::counters::{DropReason, WorkerCounter};
+use tables::counters::{DropReason, WorkStage, WorkerCounter};
+use tables::status::burst_size_name;
 
 type Labels = Vec<(&'static str, String)>;
 type GaugeFamily = Family<Labels, Gauge<f64, AtomicU64>>;
+type SecondsFamily = Family<Labels, Counter<f64, AtomicU64>>;
 
 impl Supervisor {
     pub(super) fn metrics(&self) -> String {
@@ -22,6 +25,7 @@ impl Supervisor {
             drop_metrics(&mut registry, dataplane);
             self.interface_metrics(&mut registry);
             worker_metrics(&mut registry, dataplane);
+            runtime_metrics(&mut registry, dataplane);
         }
         let mut text = String::new();
         // Writing into a string cannot fail.
@@ -80,7 +84,7 @@ impl Supervisor {
     }
 }
 
-fn counters() -> Family<Labels, prometheus_client::metrics::counter::Counter> {
+fn counters() -> Family<Labels, Counter> {
     Family::default()
 }
 
@@ -97,18 +101,49 @@ fn drop_metrics(registry: &mut Registry, dataplane: &Dataplane) {
 }
 
 fn worker_metrics(registry: &mut Registry, dataplane: &Dataplane) {
-    let busy = GaugeFamily::default();
-    for worker in dataplane.workers() {
-        busy.get_or_create(&vec![("worker", worker.id.to_string())]).set(worker.busy_ratio);
-    }
-    registry.register("worker_busy_ratio", "Share of its time that a worker spent on packets lately", busy);
-    for &counter in WorkerCounter::ALL {
+    let times = [WorkerCounter::BusyTime, WorkerCounter::TotalTime];
+    for &counter in WorkerCounter::ALL.iter().filter(|counter| !times.contains(counter)) {
         let family = GaugeFamily::default();
         for id in 0..dataplane.status.workers() {
             let value = dataplane.status.block(id).get(counter);
             family.get_or_create(&vec![("worker", id.to_string())]).set(value as f64);
         }
         registry.register(format!("worker_{}", snake(counter.name())), counter.sentence(), family);
+    }
+}
+
+/// Time and bursts. Sums of stages are of the sampled rounds: their quotients need no more.
+fn runtime_metrics(registry: &mut Registry, dataplane: &Dataplane) {
+    let (busy, bursts) = (GaugeFamily::default(), counters());
+    let [busy_s, total_s, stage_s] = [(); 3].map(|()| SecondsFamily::default());
+    let (stage_packets, now_ms) = (counters(), now_ms());
+    for id in 0..dataplane.status.workers() {
+        let (block, worker) = (dataplane.status.block(id), ("worker", id.to_string()));
+        let runtime = block.runtime();
+        for (window, ratio) in ["1s", "10s"].into_iter().zip(runtime.busy_ratios(now_ms)) {
+            busy.get_or_create(&vec![worker.clone(), ("window", window.to_owned())]).set(ratio);
+        }
+        for (family, counter) in [(&busy_s, WorkerCounter::BusyTime), (&total_s, WorkerCounter::TotalTime)] {
+            family.get_or_create(&vec![worker.clone()]).inc_by(block.get(counter) as f64 / 1e9);
+        }
+        for (index, &count) in runtime.bursts.iter().enumerate() {
+            bursts.get_or_create(&vec![worker.clone(), ("size", burst_size_name(index))]).inc_by(count);
+        }
+        for &stage in WorkStage::ALL {
+            let (labels, cost) = (vec![worker.clone(), ("stage", snake(stage.name()))], runtime.stage(stage));
+            stage_s.get_or_create(&labels).inc_by(cost.ticks as f64 / runtime.tick_hz.max(1) as f64);
+            stage_packets.get_or_create(&labels).inc_by(cost.packets);
+        }
+    }
+    registry.register("worker_busy_ratio", "Share of its time that a worker spent on packets lately", busy);
+    registry.register("worker_bursts_by_size", "Bursts by packets in them, 0 for rounds without", bursts);
+    registry.register("worker_stage_packets", "Packets of the sampled rounds, by stage", stage_packets);
+    for (name, help, family) in [
+        ("worker_busy", WorkerCounter::BusyTime.sentence(), busy_s),
+        ("worker_lifetime", "Time since the worker started", total_s),
+        ("worker_stage", "Time of the sampled rounds, by stage", stage_s),
+    ] {
+        registry.register_with_unit(name, help, Unit::Seconds, family);
     }
 }
 

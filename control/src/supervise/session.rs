@@ -49,8 +49,6 @@ pub struct Dataplane {
     pub sockets: Vec<OwnedFd>,
     /// It has this process's tables.
     pub has_tables: bool,
-    /// Busy and total time of each worker when last measured, and the share between.
-    pub busy: Vec<(u64, u64, f64)>,
 }
 
 pub enum Incoming {
@@ -90,7 +88,6 @@ impl Dataplane {
             interfaces: BTreeMap::new(),
             sockets: Vec::new(),
             has_tables: false,
-            busy: vec![(0, 0, 0.0); readers],
         })
     }
 

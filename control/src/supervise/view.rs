@@ -2,6 +2,7 @@
 
 use super::Supervisor;
 use super::publish::acknowledged;
+use super::runtime::now_ms;
 use super::session::Dataplane;
 use crate::attachment::Attachment;
 use crate::listing::*;
@@ -51,7 +52,7 @@ impl Dataplane {
             id: id as u16,
             generation: block.get(Generation),
             asleep: block.get(Asleep) != 0,
-            busy_ratio: self.busy.get(id).map_or(0.0, |(_, _, ratio)| *ratio),
+            busy_ratio: block.runtime().busy_ratios(now_ms())[0],
             shares_core: block.get(SharesCore) != 0,
             handoffs_out: block.get(HandoffsOut),
             handoffs_in: block.get(HandoffsIn),
@@ -60,24 +61,9 @@ impl Dataplane {
             flows_limit: block.get(FlowsLimit),
         }
     }
-
-    /// Takes the share of time spent on packets since the last call.
-    fn measure(&mut self) {
-        for (id, kept) in self.busy.iter_mut().enumerate() {
-            let block = self.status.block(id);
-            let (busy, total) = (block.get(WorkerCounter::BusyTime), block.get(WorkerCounter::TotalTime));
-            let (busy_by, total_by) = (busy.saturating_sub(kept.0), total.saturating_sub(kept.1));
-            let ratio = if total_by == 0 { 0.0 } else { (busy_by as f64 / total_by as f64).min(1.0) };
-            *kept = (busy, total, ratio);
-        }
-    }
 }
 
 impl Supervisor {
-    pub(super) fn measure(&mut self) {
-        self.dataplane.iter_mut().for_each(Dataplane::measure);
-    }
-
     pub(super) fn status_view(&self) -> StatusView {
         let dataplane = self.dataplane.as_ref();
         let names = KINDS.iter().map(|kind| kind.name().to_owned());
