@@ -9,7 +9,7 @@ use tables::status::{Block, RECENT_S, RuntimeRecord, StageCost, burst_size_index
 
 /// One round of so many has its stages measured, on average: the distance varies, so that nothing that repeats is always
 /// met or always missed.
-const SAMPLE: u64 = 16;
+const SAMPLE: u64 = 32;
 const SHOWN_HZ: u64 = 1_000;
 /// A sampled round that took longer is suspected of having been interrupted by another thread. A fraction of a second.
 const SUSPECT_HZ: u64 = 10_000;
