@@ -164,6 +164,19 @@ pub fn worker(
     pool: FramePool,
     flows_max: usize,
 ) -> Worker {
+    let path = path(id, publisher, status, mailboxes, pool, flows_max);
+    Worker::new(path, mailboxes.clone(), Polling::Poll).expect("an epoll")
+}
+
+/// What such a worker forwards with.
+pub fn path(
+    id: u16,
+    publisher: &Publisher,
+    status: &Status,
+    mailboxes: &Arc<[Mailbox]>,
+    pool: FramePool,
+    flows_max: usize,
+) -> Path {
     let workers = mailboxes.len() as u16;
     let flows = FlowLayout::for_capacity(flows_max).create(id, workers, 7, 0).expect("memory for flows");
     let flows = FlowTable::new(flows).expect("fresh memory");
@@ -172,7 +185,7 @@ pub fn worker(
     let mut path = Path::new(id, snat, flows, pool, interfaces, status.clone());
     let fd = publisher.region().fd().try_clone_to_owned().expect("a descriptor");
     path.reader = Some(Box::new(Reader::from_fd(fd).expect("good tables")));
-    Worker::new(path, mailboxes.clone(), Polling::Poll).expect("an epoll")
+    path
 }
 
 /// Frames for each of so many workers.

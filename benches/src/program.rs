@@ -3,7 +3,7 @@
 use crate::case::Group;
 use crate::conditions::Conditions;
 use crate::report::{Chapter, Report};
-use crate::{change, check, cores, engine, handoffs, huge, lookups, new_flows, peers, run, table};
+use crate::{change, check, cores, engine, handoffs, huge, idle, lookups, new_flows, peers, run, table};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use std::path::PathBuf;
@@ -45,6 +45,7 @@ fn groups(full: bool) -> Vec<Group> {
     groups.extend(lookups::groups());
     groups.extend(peers::groups(full));
     groups.extend(change::groups(full));
+    groups.extend(idle::groups());
     groups.push(engine::empty_round());
     groups
 }
