@@ -33,6 +33,7 @@ use policy::Policies;
 use problem::Problems;
 use route::Routes;
 use service::Services;
+use std::sync::Arc;
 use tables::Addr;
 use tables::publish::Batch;
 
@@ -40,7 +41,7 @@ use tables::publish::Batch;
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Every next hop of the underlay that a route in force needs, sorted: the kernel is to resolve these.
-    pub next_hops: Vec<Addr>,
+    pub next_hops: Arc<[Addr]>,
     /// What could not be put in force, now or in an earlier update, until it is.
     pub problems: Vec<CompileError>,
 }

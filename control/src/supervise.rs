@@ -33,6 +33,7 @@ use futures_util::StreamExt;
 use session::Incoming;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tables::owner::Worker;
 use tables::{Addr, Publisher};
@@ -78,7 +79,7 @@ pub struct Supervisor {
     attaching: Attaching,
     waiters: Vec<Waiter>,
     /// Next hops of the routes in force, and what workers asked for besides.
-    next_hops: Vec<Addr>,
+    next_hops: Arc<[Addr]>,
     asked: kernel::Asked,
     kernel_changed: bool,
     ticks: u64,
@@ -133,7 +134,7 @@ impl Supervisor {
             custody: Custody::default(),
             attaching: Attaching::new(),
             waiters: Vec::new(),
-            next_hops: Vec::new(),
+            next_hops: Arc::default(),
             asked: kernel::Asked::default(),
             kernel_changed: true,
             ticks: 0,

@@ -5,6 +5,7 @@ use crate::alloc::Ids;
 use crate::state::{Changes, State};
 use bytemuck::Zeroable;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tables::Addr;
 use tables::layout::Table;
 use tables::limits::NEIGHBOURS_MAX;
@@ -33,12 +34,22 @@ pub struct Neighbours {
     dirty: BTreeSet<Addr>,
     /// Rows without a user any more, to be cleared.
     freed: Vec<u32>,
+    /// Sorted; made anew only when one comes or goes.
+    next_hops: Arc<[Addr]>,
+    next_hops_changed: bool,
 }
 
 impl Neighbours {
     pub fn new() -> Neighbours {
         let ids = Ids::new(Table::Neighbour.name(), 1, NEIGHBOURS_MAX);
-        Neighbours { ids, rows: BTreeMap::new(), dirty: BTreeSet::new(), freed: Vec::new() }
+        Neighbours {
+            ids,
+            rows: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            freed: Vec::new(),
+            next_hops: Arc::default(),
+            next_hops_changed: false,
+        }
     }
 
     pub fn update(&mut self, changes: &Changes) {
@@ -53,14 +64,20 @@ impl Neighbours {
         }
         let row = self.rows.get_mut(&addr).expect("just made");
         row.users += 1;
-        row.as_next_hop += (purpose == Use::NextHop) as usize;
+        if purpose == Use::NextHop {
+            self.next_hops_changed |= row.as_next_hop == 0;
+            row.as_next_hop += 1;
+        }
         Ok(row.index)
     }
 
     pub fn release(&mut self, addr: Addr, purpose: Use) {
         let Some(row) = self.rows.get_mut(&addr) else { return };
         row.users -= 1;
-        row.as_next_hop -= (purpose == Use::NextHop) as usize;
+        if purpose == Use::NextHop {
+            row.as_next_hop -= 1;
+            self.next_hops_changed |= row.as_next_hop == 0;
+        }
         if row.users == 0 {
             self.freed.push(row.index);
             self.ids.free(row.index);
@@ -84,8 +101,11 @@ impl Neighbours {
     }
 
     /// Sorted.
-    pub fn next_hops(&self) -> Vec<Addr> {
-        self.rows.iter().filter(|(_, row)| row.as_next_hop > 0).map(|(&addr, _)| addr).collect()
+    pub fn next_hops(&mut self) -> Arc<[Addr]> {
+        if std::mem::take(&mut self.next_hops_changed) {
+            self.next_hops = self.rows.iter().filter(|(_, row)| row.as_next_hop > 0).map(|(&addr, _)| addr).collect();
+        }
+        self.next_hops.clone()
     }
 
     pub fn addr_of(&self, index: u32) -> Option<Addr> {

@@ -235,7 +235,7 @@ proptest! {
         prop_assert_eq!(used(&rig), used(&fresh));
         let answers = |rig: &Rig| everything(&rig.view()).into_iter().map(|(asked, (answer, _))| (asked, answer)).collect::<BTreeMap<_, _>>();
         prop_assert_eq!(answers(&rig), answers(&fresh));
-        let nodes: BTreeSet<Addr> = report.next_hops.into_iter().collect();
-        prop_assert_eq!(rig.update().next_hops.into_iter().collect::<BTreeSet<_>>(), nodes);
+        let nodes: BTreeSet<Addr> = report.next_hops.iter().copied().collect();
+        prop_assert_eq!(rig.update().next_hops.iter().copied().collect::<BTreeSet<_>>(), nodes);
     }
 }

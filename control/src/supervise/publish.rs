@@ -60,6 +60,14 @@ impl Supervisor {
             self.published.lag = since.elapsed();
             self.published.lag_max = self.published.lag_max.max(self.published.lag);
             self.published.awaited_since = None;
+            self.catch_up();
+        }
+    }
+
+    /// Opening a batch brings the copy that nobody reads any more up to date: now, so that the next change need not wait.
+    fn catch_up(&mut self) {
+        if let Some(dataplane) = &self.dataplane {
+            let _ = self.publisher.batch(dataplane.status.acks());
         }
     }
 

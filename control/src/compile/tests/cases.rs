@@ -186,7 +186,7 @@ fn a_peer_behind_a_gateway_is_reached_through_it_and_the_gateway_is_asked_for() 
         KernelRoute { prefix: prefix("192.168.0.0/24"), via: None },
         KernelRoute { prefix: prefix("0.0.0.0/0"), via },
     ]);
-    assert_eq!(rig.update().next_hops, [addr("192.168.0.254")]);
+    assert_eq!(*rig.update().next_hops, [addr("192.168.0.254")]);
     let found = route(&rig.view(), addr("10.2.0.9")).0;
     assert_eq!(found, Route::Tunnel { peer: addr("192.168.7.3"), next_hop: addr("192.168.0.254") });
     let flags = |to: &str| {
