@@ -84,8 +84,7 @@ impl Rig {
         self.updates = updates;
         self.forward(1024);
         // Both copies have it: it is not part of what comes now.
-        self.updates.publish()?;
-        self.forward(1024);
+        self.updates.catch_up();
         self.eye.forget();
         Ok(())
     }
@@ -95,6 +94,7 @@ impl Rig {
         self.size.load().into_iter().for_each(|change| self.updates.apply(change));
         self.updates.publish()?;
         self.forward(1024);
+        self.updates.catch_up();
         Ok(())
     }
 

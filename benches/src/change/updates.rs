@@ -60,6 +60,14 @@ impl Updates {
         Ok(())
     }
 
+    /// Brings the other copy up to date, as control does once a publish is acknowledged.
+    pub fn catch_up(&mut self) {
+        while !self.is_acknowledged() {
+            sleep(ACKNOWLEDGE_POLL);
+        }
+        let _ = self.publisher.batch(self.status.acks());
+    }
+
     pub fn put(&mut self, change: ObjectChange) -> Result<()> {
         self.apply(change);
         self.publish()
