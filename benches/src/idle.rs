@@ -212,7 +212,7 @@ impl Node {
         packet.interface = POD;
         let mailbox = &self.mailboxes[0];
         self.sent.after(|| {
-            let _ = mailbox.push(Handed { packet, stage: Stage::Arrived });
+            mailbox.send(&mut vec![Handed { packet, stage: Stage::Arrived }]);
             mailbox.ring();
         })
     }

@@ -1,10 +1,11 @@
 //! Rings between workers. Each worker has one mailbox: packets that it owns but another received, and commands from the
-//! main thread. Contract for sleepers: the sender pushes, fences, and reads the sleep word; the sleeper sets its sleep
+//! main thread. Packets come in batches, one for each round of a sender at most. Contract for sleepers: the sender pushes, fences, and reads the sleep word; the sleeper sets its sleep
 //! word, fences, and looks at its mailbox once more. One of them sees the other, so no packet waits for a sleeper
-//! (shown under loom in tests/loom.rs). One eventfd write a burst.
+//! (shown under loom in tests/loom.rs). One eventfd write a batch.
 
 use crate::classify::Origin;
-use crate::packet::Packet;
+use crate::packet::{BURST_MAX, Packet};
+use crate::parcels::Parcels;
 use crate::worker::interfaces::Slot;
 use crossbeam::queue::ArrayQueue;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tables::publish::Reader;
 use tables::word::Word;
 
-/// Packets that may wait for a worker: a few bursts from every other one.
-const PACKETS_MAX: usize = 1024;
+/// Batches that may wait for a worker: a few from every other one.
+const BATCHES_MAX: usize = 64;
 const COMMANDS_MAX: usize = 2 * tables::limits::INTERFACES_MAX;
 
 /// How far a packet has come.
@@ -61,7 +62,7 @@ pub fn must_ring<W: Word>(sleep: &W) -> bool {
 
 /// One worker's mailbox.
 pub struct Mailbox {
-    packets: ArrayQueue<Handed>,
+    packets: Parcels<Handed>,
     commands: ArrayQueue<Command>,
     sleep: AtomicU64,
     bell: OwnedFd,
@@ -71,7 +72,7 @@ impl Mailbox {
     pub fn new() -> std::io::Result<Mailbox> {
         use rustix::event::{EventfdFlags, eventfd};
         Ok(Mailbox {
-            packets: ArrayQueue::new(PACKETS_MAX),
+            packets: Parcels::new(BATCHES_MAX, BURST_MAX),
             commands: ArrayQueue::new(COMMANDS_MAX),
             sleep: AtomicU64::new(0),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -83,10 +84,10 @@ impl Mailbox {
         (0..workers).map(|_| Mailbox::new()).collect()
     }
 
-    /// Gives the packet back if the ring is full. Follow a burst of these with `ring`.
-    #[inline(always)]
-    pub fn push(&self, handed: Handed) -> Result<(), Handed> {
-        self.packets.push(handed)
+    /// Sends a batch, and leaves an empty one in its place; nothing happens if the owner is too far behind. Follow with
+    /// `ring`.
+    pub fn send(&self, batch: &mut Vec<Handed>) -> bool {
+        self.packets.send(batch)
     }
 
     /// Wakes the owner if it sleeps.
@@ -103,9 +104,14 @@ impl Mailbox {
         pushed
     }
 
+    /// The oldest batch, at most a burst; `give_back` it once it is empty.
     #[inline(always)]
-    pub fn take(&self) -> Option<Handed> {
-        self.packets.pop()
+    pub fn take(&self) -> Option<Vec<Handed>> {
+        self.packets.receive()
+    }
+
+    pub fn give_back(&self, batch: Vec<Handed>) {
+        self.packets.give_back(batch);
     }
 
     #[inline(always)]

@@ -22,6 +22,7 @@ pub mod handoff;
 pub mod io;
 pub mod overlay;
 pub mod packet;
+pub mod parcels;
 pub mod parse;
 pub mod punt;
 pub mod rewrite;

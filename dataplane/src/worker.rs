@@ -154,12 +154,15 @@ impl Worker {
     fn take_from_mailbox(&mut self) -> usize {
         let mailbox = &self.mailboxes[self.path.id as usize];
         let mut packets = 0;
-        let handed = std::iter::from_fn(|| mailbox.take()).fuse().take(BURST_MAX).inspect(|_| packets += 1);
-        self.path.forward_handed(handed);
-        self.runtime.mark(WorkStage::HandOff, packets);
-        if packets > 0 {
-            self.runtime.count_burst(packets);
+        while packets < BURSTS_PER_ROUND * BURST_MAX {
+            let Some(mut batch) = mailbox.take() else { break };
+            let count = batch.len();
+            self.path.forward_handed(batch.drain(..));
+            mailbox.give_back(batch);
+            self.runtime.count_burst(count);
+            packets += count;
         }
+        self.runtime.mark(WorkStage::HandOff, packets);
         packets
     }
 
@@ -200,7 +203,7 @@ impl Worker {
     fn sleep(&mut self) {
         let id = self.path.id as usize;
         let block = self.path.status.block(id);
-        if !self.mailboxes[id].may_sleep() {
+        if self.path.interfaces.is_handing() || !self.mailboxes[id].may_sleep() {
             return;
         }
         self.runtime.show(block, self.path.now_ms);

@@ -3,12 +3,14 @@
 
 use super::frames::{Frame, HEADROOM, LINK_BYTES, Memory};
 use crate::packet::{FRAMES_PER_PACKET_MAX, Packet};
-use crossbeam::queue::ArrayQueue;
+use crate::parcels::Parcels;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Frames sent home at once.
+/// Frames sent home at once, if there are so many in a round.
 const BATCH: usize = 32;
+/// Batches that may be on their way to one worker.
+const BATCHES_MAX: usize = 64;
 
 /// One worker's frames.
 pub struct FramePool {
@@ -21,14 +23,16 @@ pub struct FramePool {
     /// Frames of other workers, by home.
     foreign: Vec<Vec<Frame>>,
     /// Rings by home worker: this worker takes from its own and pushes to the others'.
-    returns: Arc<[ArrayQueue<Frame>]>,
+    returns: Arc<[Parcels<Frame>]>,
 }
 
 impl FramePool {
     /// Divides the frames of a memory between `workers`.
     pub fn divide(memory: Arc<Memory>, frames: Vec<Frame>, workers: usize) -> Vec<FramePool> {
         let per_worker = (frames.len() / workers).max(1);
-        let returns: Arc<[ArrayQueue<Frame>]> = (0..workers).map(|_| ArrayQueue::new(frames.len())).collect();
+        // A worker that is far behind is sent no more; then all its frames may have to wait in one place.
+        let room = per_worker + frames.len() % workers + BATCH;
+        let returns: Arc<[Parcels<Frame>]> = (0..workers).map(|_| Parcels::new(BATCHES_MAX, room)).collect();
         let mut pools: Vec<FramePool> = (0..workers)
             .map(|worker| FramePool {
                 memory: memory.clone(),
@@ -36,7 +40,7 @@ impl FramePool {
                 frames_per_worker: per_worker as u32,
                 own: own(worker, workers, per_worker as u32),
                 free: Vec::with_capacity(frames.len()),
-                foreign: (0..workers).map(|_| Vec::with_capacity(BATCH)).collect(),
+                foreign: (0..workers).map(|_| Vec::with_capacity(room)).collect(),
                 returns: returns.clone(),
             })
             .collect();
@@ -119,8 +123,9 @@ impl FramePool {
     /// Takes in the frames that other workers sent home.
     #[cold]
     fn collect(&mut self) {
-        while let Some(frame) = self.returns[self.worker].pop() {
-            self.free.push(frame);
+        while let Some(mut frames) = self.returns[self.worker].receive() {
+            self.free.append(&mut frames);
+            self.returns[self.worker].give_back(frames);
         }
     }
 
@@ -136,16 +141,14 @@ impl FramePool {
     fn put_foreign(&mut self, frame: Frame) {
         let home = ((frame.index() / self.frames_per_worker) as usize).min(self.returns.len() - 1);
         self.foreign[home].push(frame);
-        if self.foreign[home].len() >= BATCH {
+        if self.foreign[home].len() % BATCH == 0 {
             self.send_home(home);
         }
     }
 
+    /// What does not go now goes with the next batch, or when the worker keeps house.
     fn send_home(&mut self, home: usize) {
-        for frame in self.foreign[home].drain(..) {
-            // The ring has room for every frame there is.
-            let _ = self.returns[home].push(frame).map_err(|frame| debug_assert!(false, "no room for {frame:?}"));
-        }
+        self.returns[home].send(&mut self.foreign[home]);
     }
 
     /// Gives back all frames of a packet.

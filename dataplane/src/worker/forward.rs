@@ -11,7 +11,6 @@ use crate::punt;
 use crate::rewrite::{self, Change};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
-use crate::worker::look::Place;
 use crate::worker::tunnels::Tunnels;
 use crate::worker::uplink::{NextHop, address, next_hop, room_in_front};
 use std::os::fd::OwnedFd;
@@ -158,19 +157,19 @@ impl Path {
 
     /// Forwards what another worker handed over, or what waited: one burst at most.
     pub fn forward_handed(&mut self, handed: impl Iterator<Item = Handed>) {
-        let mut handed = handed.fuse();
         let mut burst = std::mem::take(&mut self.handed);
+        let mut stages = [Stage::Arrived; BURST_MAX];
+        for (Handed { packet, stage }, place) in handed.zip(&mut stages) {
+            *place = stage;
+            let _ = burst.push(packet).map_err(|packet| self.drop_packet(packet, DropReason::HandoffFull));
+        }
         self.with_tables(|path, context| {
-            while let Some(Handed { packet, stage }) = (!burst.is_full()).then(|| handed.next()).flatten() {
-                let at = burst.len();
-                let _ = burst.push(packet).map_err(|packet| path.drop_packet(packet, DropReason::HandoffFull));
-                path.look(context, Place { packet: &mut burst.places_mut()[at], at: at as u16 }, stage);
-            }
+            path.look_at_handed(context, burst.places_mut(), &stages);
             path.finish(context, burst.places_mut());
             burst.clear();
         });
+        burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
         self.handed = burst;
-        handed.for_each(|handed| self.drop_packet(handed.packet, DropReason::NoTables));
     }
 
     /// Runs with the pinned tables, if there are any.

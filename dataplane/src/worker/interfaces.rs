@@ -3,7 +3,7 @@
 use crate::handoff::{Handed, Mailbox, Stage};
 use crate::io::Interface;
 use crate::io::pool::FramePool;
-use crate::packet::{Burst, Packet};
+use crate::packet::{BURST_MAX, Burst, Packet};
 use std::sync::Arc;
 use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
 use tables::limits::INTERFACES_MAX;
@@ -36,13 +36,13 @@ pub struct Interfaces {
     /// Index into `slots` plus one.
     by_id: Box<[u16; INTERFACES_MAX]>,
     mailboxes: Arc<[Mailbox]>,
-    /// Workers that were handed something since the last flush.
-    handed: Vec<bool>,
+    /// What is to be handed to each worker at the next flush, a burst at most.
+    handed: Vec<Vec<Handed>>,
 }
 
 impl Interfaces {
     pub fn new(worker: Worker, mailboxes: Arc<[Mailbox]>) -> Interfaces {
-        let handed = vec![false; mailboxes.len()];
+        let handed = mailboxes.iter().map(|_| Vec::with_capacity(BURST_MAX)).collect();
         let slots = Vec::with_capacity(INTERFACES_MAX);
         Interfaces { worker, slots, by_id: Box::new([0; INTERFACES_MAX]), mailboxes, handed }
     }
@@ -117,16 +117,19 @@ impl Interfaces {
 
     /// Hands a packet to the worker that owns it.
     pub fn hand(&mut self, to: Worker, handed: Handed, pool: &mut FramePool, status: Block<'_>) {
-        let Some(mailbox) = self.mailboxes.get(to as usize).filter(|_| to != self.worker) else {
+        let Some(batch) = self.handed.get_mut(to as usize).filter(|_| to != self.worker) else {
             return discard(handed.packet, DropReason::Loop, pool, status);
         };
-        match mailbox.push(handed) {
-            Ok(()) => {
-                self.handed[to as usize] = true;
-                status.count(WorkerCounter::HandoffsOut, 1);
-            }
-            Err(handed) => discard(handed.packet, DropReason::HandoffFull, pool, status),
+        if batch.len() >= BURST_MAX && !self.mailboxes[to as usize].send(batch) {
+            return discard(handed.packet, DropReason::HandoffFull, pool, status);
         }
+        batch.push(handed);
+        status.count(WorkerCounter::HandoffsOut, 1);
+    }
+
+    /// Whether something waits here for a worker that is too far behind.
+    pub fn is_handing(&self) -> bool {
+        self.handed.iter().any(|batch| !batch.is_empty())
     }
 
     /// Sends everything staged and wakes the workers that were handed something.
@@ -134,9 +137,10 @@ impl Interfaces {
         for slot in self.slots.iter_mut().filter(|slot| !slot.out.is_empty()) {
             flush(slot, pool, status);
         }
-        for (worker, handed) in self.handed.iter_mut().enumerate().filter(|(_, handed)| **handed) {
-            self.mailboxes[worker].ring();
-            *handed = false;
+        for (batch, mailbox) in self.handed.iter_mut().zip(&*self.mailboxes).filter(|(batch, _)| !batch.is_empty()) {
+            // What does not go now goes with the next flush.
+            mailbox.send(batch);
+            mailbox.ring();
         }
     }
 }

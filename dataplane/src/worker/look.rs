@@ -64,8 +64,19 @@ impl Path {
         }
     }
 
-    /// The same of a packet that was handed over or waited.
-    pub(super) fn look(&mut self, context: &Context<'_>, place: Place<'_>, stage: Stage) {
+    /// The same over what was handed over or waited.
+    pub(super) fn look_at_handed(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], stages: &[Stage]) {
+        places.iter().take(AHEAD).for_each(|place| self.pool.memory().prefetch_head(place));
+        for at in 0..places.len() {
+            if let Some(ahead) = places.get(at + AHEAD) {
+                self.pool.memory().prefetch_head(ahead);
+            }
+            let place = Place { packet: &mut places[at], at: at as u16 };
+            self.look(context, place, stages[at]);
+        }
+    }
+
+    fn look(&mut self, context: &Context<'_>, place: Place<'_>, stage: Stage) {
         match stage {
             Stage::Send { interface } => {
                 self.status().count(WorkerCounter::HandoffsIn, 1);
