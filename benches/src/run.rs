@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn what_takes_long_runs_in_the_first_rounds_only() {
-        let log = Rc::default();
-        let logged = Rc::clone(&log);
+        let log: Rc<RefCell<Vec<&str>>> = Rc::default();
+        let logged = log.clone();
         let case = move || {
             logged.borrow_mut().push("few");
             Ok(Cost::plain(1.0))

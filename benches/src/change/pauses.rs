@@ -106,7 +106,10 @@ fn measure(turns: u32) -> Result<Log> {
     let core = rig::other_core()?;
     let (mut others, mut all) = (0, 0);
     for _ in 0..turns {
-        rig.beside(core, |_, _| Ok(sleep(TURN)))?;
+        rig.beside(core, |_, _| {
+            sleep(TURN);
+            Ok(())
+        })?;
         others += rig.beside(core, |updates, _| change_others(updates, others, PER_SECOND, TURN))?.0;
         all = rig.beside(core, |updates, _| change_all(updates, all))?.0;
     }
