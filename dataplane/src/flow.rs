@@ -198,14 +198,21 @@ impl FlowTable {
         prefetch(&buckets[index::home(buckets, hash)]);
     }
 
-    /// The record that a tuple with this hash most likely has, being fetched: to be confirmed.
+    /// The record that a tuple with this hash most likely has in this way: to be confirmed, for which it is being fetched.
     #[inline(always)]
-    pub fn likely(&self, hash: u64) -> Option<FlowId> {
+    pub fn likely(&self, way: Way, hash: u64) -> Option<FlowId> {
         let id = index::likely(self.parts.first(), hash)?;
         let record = self.parts.second().get(id as usize)?;
-        prefetch(&record.inside);
-        prefetch(&record.flags);
+        prefetch(record.half(way == Way::Out));
         Some(id)
+    }
+
+    /// Both halves of a record will be used.
+    #[inline(always)]
+    pub fn expect_whole(&self, id: FlowId, way: Way) {
+        if let Some(record) = self.parts.second().get(id as usize) {
+            prefetch(record.half(way == Way::Back));
+        }
     }
 
     /// The record whose tuple in this way has these words, given the one that was likely before other packets were
@@ -258,8 +265,8 @@ impl FlowTable {
         self.free_head = next;
         self.used += 1;
         if let Some(after) = self.parts.second().get(next as usize) {
-            prefetch(&after.inside);
-            prefetch(&after.flags);
+            prefetch(after.half(true));
+            prefetch(after.half(false));
         }
         Ok(id)
     }
@@ -306,7 +313,7 @@ impl FlowTable {
             let record = self.record(id);
             // Wrapping time: ages of over 24 days do not occur, since expiry comes round far more often.
             let age_ms = now_ms.wrapping_sub(record.last_seen_ms) as i32;
-            // A record that was used of late is judged by its first line alone.
+            // A record that was used of late is judged by one of its lines alone.
             if age_ms < shortest_ms || record.flags & FLAG_USED == 0 {
                 continue;
             }
@@ -333,12 +340,12 @@ pub fn note(record: &mut FlowRecord, way: Way, tcp_flags: u8, now_ms: u32) {
     }
 }
 
-/// Whether a used record has this tuple in this way.
+/// Whether a record has this tuple in this way; one that is unused has none.
 #[inline(always)]
 fn bears(record: &FlowRecord, words: &[u64; 5], way: Way) -> bool {
     let held = record.words(way == Way::Out);
     let differences = held.iter().zip(words).fold(0, |all, (a, b)| all | (a ^ b));
-    differences == 0 && record.flags & FLAG_USED != 0
+    differences == 0
 }
 
 /// Towards its local end a flow ends at an interface: a damaged record that says otherwise would send its packets round

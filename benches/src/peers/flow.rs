@@ -6,7 +6,7 @@ use crate::node::shuffled;
 use anyhow::{Result, anyhow};
 use dataplane::flow::{FlowId, FlowTable, Way};
 use hashbrown::HashMap;
-use tables::flow::{FlowLayout, FlowRecord, Tuple};
+use tables::flow::{FlowLayout, FlowRecord, Hop, HopKind, Tuple};
 
 const WHAT: &str = "flow look-up";
 const SIZES: [u32; 4] = [10_000, 100_000, 1_000_000, 4_000_000];
@@ -44,7 +44,7 @@ fn group(flows: u32) -> Group {
 fn record(i: u32) -> FlowRecord {
     let inside = keys::tuple(i);
     let mut record = FlowRecord::new(inside, &inside);
-    record.service = i + 1;
+    record.out = Hop::new(HopKind::Interface, i + 1);
     record
 }
 
@@ -61,7 +61,7 @@ fn find_burst(table: &FlowTable, tuples: &[Tuple], found: &mut [Option<FlowId>; 
         table.expect(*hash);
     }
     for (&hash, likely) in hashes.iter().zip(&mut *found) {
-        *likely = table.likely(hash);
+        *likely = table.likely(Way::Out, hash);
     }
     for ((tuple, hash), found) in tuples.iter().zip(hashes).zip(found) {
         *found = table.confirm(*found, &tuple.words(), Way::Out, hash);
@@ -75,14 +75,14 @@ fn ours(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
         table.insert(record(i)).map_err(|reason| anyhow!("flow {i} of {flows} finds no room: {}", reason.name()))?;
     }
     let tuples = tuples(flows);
-    let found = |tuple| table.find(tuple, Way::Out).map_or(0, |id| table.record(id).service as u64);
+    let found = |tuple| table.find(tuple, Way::Out).map_or(0, |id| table.record(id).out.target as u64);
     agreement.check(tuples.iter().map(found).sum())?;
     let (mut cursor, mut found) = (Cursor::new(tuples.len()), [None; BURST]);
     let bursts = move |count| {
         let mut answers = 0;
         for _ in 0..count {
             find_burst(&table, &tuples[cursor.advance()], &mut found);
-            answers += found.iter().flatten().map(|&id| table.record(id).service as u64).sum::<u64>();
+            answers += found.iter().flatten().map(|&id| table.record(id).out.target as u64).sum::<u64>();
         }
         answers
     };

@@ -150,6 +150,16 @@ impl Memory {
         }
     }
 
+    /// They will be written soon, and outer headers in front of them.
+    #[inline(always)]
+    pub fn prefetch_front(&self, place: &Option<Packet>) {
+        if let Some(packet) = place {
+            let head = self.chunk(&packet.head).wrapping_add(packet.start as usize);
+            tables::cpu::prefetch_at(head);
+            tables::cpu::prefetch_at(head.wrapping_sub(64));
+        }
+    }
+
     fn link(&self, frame: &Frame) -> Link {
         // SAFETY: the chunk begins with room for a link, aligned to its size, only written by `set_link`.
         unsafe { self.chunk(frame).cast::<Link>().read() }

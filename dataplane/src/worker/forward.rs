@@ -33,9 +33,7 @@ pub(super) const AHEAD: usize = 6;
 /// What is known of a packet on its way; the packet itself stands beside it.
 pub struct Item {
     pub meta: Meta,
-    /// The flow's tuple by its local end.
-    pub words: [u64; 5],
-    /// Of the tuple.
+    /// Of the flow's tuple.
     pub hash: u64,
     pub way: Way,
     pub origin: Origin,
@@ -70,8 +68,9 @@ pub enum To {
 
 impl Item {
     /// The flow's tuple by its local end.
+    #[inline(always)]
     pub fn tuple(&self) -> Tuple {
-        bytemuck::cast(self.words)
+        tuple(&self.meta, self.way)
     }
 
     /// Whether all of the packet's bytes lie in its head frame.
@@ -191,8 +190,11 @@ impl Path {
             let mut items = std::mem::replace(&mut self.items, done);
             let mut unknown = 0;
             for item in &mut items {
-                item.likely = self.flows.likely(item.hash);
-                unknown += item.likely.is_none() as usize;
+                item.likely = self.flows.likely(item.way, item.hash);
+                match item.likely {
+                    Some(id) => self.flows.expect_whole(id, item.way),
+                    None => unknown += 1,
+                }
             }
             if unknown > 1 {
                 classify::expect(context, &items, self.seed);
@@ -210,7 +212,7 @@ impl Path {
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], items: &mut [Item]) {
         for i in 0..items.len() {
             if let Some(ahead) = items.get(i + AHEAD) {
-                self.pool.memory().prefetch_head(&places[ahead.at as usize]);
+                self.pool.memory().prefetch_front(&places[ahead.at as usize]);
             }
             let item = &mut items[i];
             let place = &mut places[item.at as usize];
@@ -255,7 +257,8 @@ impl Path {
             return self.icmp_error(context, place, item);
         }
         // An earlier packet of the burst may have opened, closed or replaced the flow.
-        let found = self.flows.confirm(item.likely, &item.words, item.way, item.hash);
+        let words = tuple(meta, item.way).words();
+        let found = self.flows.confirm(item.likely, &words, item.way, item.hash);
         let Some(id) = self.validate(context, place, item, found) else { return };
         self.apply(context, place, item, meta, id);
     }
@@ -406,4 +409,10 @@ impl Path {
             self.drop_packet(packet, DropReason::NeighbourUnknown);
         }
     }
+}
+
+/// The tuple of a packet's flow, by its local end.
+#[inline(always)]
+pub(super) fn tuple(meta: &Meta, way: Way) -> Tuple {
+    if way == Way::Out { meta.from_local() } else { meta.from_remote() }
 }

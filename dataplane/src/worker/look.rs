@@ -1,7 +1,7 @@
 //! The first pass over a burst: parse, decapsulate, see that a sender may speak, find the flow's owner. What this worker
 //! owns is queued for the further passes; all else goes at once. Must not look into flows.
 
-use super::forward::{AHEAD, Item, Path, To};
+use super::forward::{AHEAD, Item, Path, To, tuple};
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::handoff::{Handed, Stage};
@@ -258,12 +258,10 @@ impl Path {
     /// Queues a packet for the next passes.
     #[inline(always)]
     pub(super) fn queue(&mut self, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
-        let tuple = if way == Way::Out { meta.from_local() } else { meta.from_remote() };
-        let words = tuple.words();
-        let hash = self.flows.hash_words(&words);
+        let hash = self.flows.hash_words(&tuple(&meta, way).words());
         self.flows.expect(hash);
         let enters = way == Way::Out || origin != Origin::Local;
-        self.items.push(Item { meta, words, hash, way, origin, enters, is_plain, at, likely: None, to: To::Nowhere });
+        self.items.push(Item { meta, hash, way, origin, enters, is_plain, at, likely: None, to: To::Nowhere });
     }
 }
 

@@ -106,7 +106,7 @@ impl Path {
         let (outside, outside_hash) = match item.way {
             Way::Out => self.translate_local(&inside, decision)?,
             // The packet was looked for as one towards us; its flow must not be one from us, either.
-            Way::Back if self.flows.find_hashed(&item.words, Way::Out, item.hash).is_some() => {
+            Way::Back if self.flows.find_hashed(&inside.words(), Way::Out, item.hash).is_some() => {
                 return Err(DropReason::TupleClash);
             }
             Way::Back => (inside, item.hash),

@@ -128,17 +128,17 @@ pub struct FlowRecord {
     /// From the local end to the remote one.
     pub out: Hop,
     pub scopes: Scopes,
-    /// Milliseconds of the worker's clock, wrapping.
-    pub last_seen_ms: u32,
-    outside_local: Addr,
-    outside_remote: Addr,
-    outside_local_port: u16,
-    outside_remote_port: u16,
     /// TCP: FINs and RSTs seen, see the dataplane's flow.rs.
     pub state: u8,
     pub flags: u8,
     /// What translating a packet from the local end does to a checksum over its addresses.
     addresses_difference: u16,
+    outside_local: Addr,
+    outside_remote: Addr,
+    outside_local_port: u16,
+    outside_remote_port: u16,
+    /// Milliseconds of the worker's clock, wrapping.
+    pub last_seen_ms: u32,
     /// From the remote end to the local one.
     pub back: Hop,
     /// What it does to the layer-4 checksum.
@@ -200,6 +200,12 @@ impl FlowRecord {
         if out { self.out } else { self.back }
     }
 
+    /// Where the half begins that packets `out` of the local end need first, or those towards it: each is a cache line.
+    #[inline(always)]
+    pub fn half(&self, out: bool) -> &Addr {
+        if out { &self.inside.local } else { &self.outside_local }
+    }
+
     /// Whether the network sees other addresses or ports than the local end.
     pub fn is_translated(&self) -> bool {
         self.words(true).iter().zip(self.words(false)).fold(0, |all, (a, b)| all | (a ^ b)) != 0
@@ -222,7 +228,7 @@ impl FlowRecord {
         self.service
     }
 
-    /// Makes it an unused record that names the next one.
+    /// Makes it an unused record that names the next one. No packet bears its tuples: they are all zeroes.
     pub fn free(&mut self, next: u32) {
         *self = FlowRecord { service: next, ..FlowRecord::zeroed() };
     }
