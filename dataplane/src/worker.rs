@@ -19,7 +19,6 @@ use crate::packet::{BURST_MAX, Burst};
 use forward::Path;
 use idle::Idle;
 use interfaces::{Slot, weight};
-use runtime::Runtime;
 use std::sync::Arc;
 use std::time::Instant;
 use tables::counters::{InterfaceCounter, WorkStage, WorkerCounter};
@@ -35,7 +34,6 @@ pub struct Worker {
     mailboxes: Arc<[Mailbox]>,
     burst: Burst,
     idle: Idle,
-    runtime: Runtime,
     housekept_ms: u32,
     stopped: bool,
 }
@@ -44,15 +42,7 @@ impl Worker {
     pub fn new(path: Path, mailboxes: Arc<[Mailbox]>, polling: Polling) -> std::io::Result<Worker> {
         let idle = Idle::new(polling, mailboxes[path.id as usize].bell())?;
         let housekept_ms = now_ms();
-        Ok(Worker {
-            path,
-            mailboxes,
-            burst: Burst::default(),
-            idle,
-            runtime: Runtime::new(),
-            housekept_ms,
-            stopped: false,
-        })
+        Ok(Worker { path, mailboxes, burst: Burst::default(), idle, housekept_ms, stopped: false })
     }
 
     pub fn path(&mut self) -> &mut Path {
@@ -74,19 +64,19 @@ impl Worker {
 
     /// One round. Returns how many packets were taken.
     pub fn round(&mut self) -> usize {
-        self.runtime.begin();
+        self.path.runtime.begin();
         self.commands();
         self.path.now_ms = now_ms();
         if self.path.pin() && !self.path.held.is_empty() {
             self.path.retry_held();
         }
-        self.runtime.mark(WorkStage::Pin, 0);
+        self.path.runtime.mark(WorkStage::Pin, 0);
         let packets = self.take_from_interfaces() + self.take_from_mailbox();
         self.path.flush();
-        self.runtime.mark(WorkStage::Send, 0);
+        self.path.runtime.mark(WorkStage::Send, 0);
         self.keep_house();
-        self.runtime.mark(WorkStage::Housekeep, 0);
-        if self.runtime.end(packets) {
+        self.path.runtime.mark(WorkStage::Housekeep, 0);
+        if self.path.runtime.end(packets) {
             self.show_runtime();
         }
         packets
@@ -137,7 +127,7 @@ impl Worker {
     fn take_burst(&mut self, id: u32) -> usize {
         let Some(device) = self.path.interfaces.slot_mut(id).and_then(|slot| slot.device.as_mut()) else { return 0 };
         device.rx(&mut self.path.pool, &mut self.burst);
-        self.runtime.mark(WorkStage::Receive, self.burst.len());
+        self.path.runtime.mark(WorkStage::Receive, self.burst.len());
         if self.burst.is_empty() {
             return 0;
         }
@@ -145,9 +135,8 @@ impl Worker {
         let status = self.path.status.block(self.path.id as usize);
         status.count_interface(id as usize, InterfaceCounter::RxPackets, packets);
         status.count_interface(id as usize, InterfaceCounter::RxBytes, bytes);
-        self.runtime.count_burst(packets as usize);
+        self.path.runtime.count_burst(packets as usize);
         self.path.forward(id, &mut self.burst);
-        self.runtime.mark(WorkStage::Act, packets as usize);
         packets as usize
     }
 
@@ -159,10 +148,10 @@ impl Worker {
             let count = batch.len();
             self.path.forward_handed(batch.drain(..));
             mailbox.give_back(batch);
-            self.runtime.count_burst(count);
+            self.path.runtime.count_burst(count);
             packets += count;
         }
-        self.runtime.mark(WorkStage::HandOff, packets);
+        self.path.runtime.mark(WorkStage::HandOff, 0);
         packets
     }
 
@@ -195,7 +184,7 @@ impl Worker {
     }
 
     fn show_runtime(&mut self) {
-        self.runtime.show(self.path.status.block(self.path.id as usize), self.path.now_ms);
+        self.path.runtime.show(self.path.status.block(self.path.id as usize), self.path.now_ms);
     }
 
     /// Sleeps until something is ready. Contract: unpinned and announced before, so neither publisher nor other workers
@@ -206,7 +195,7 @@ impl Worker {
         if self.path.interfaces.is_handing() || !self.mailboxes[id].may_sleep() {
             return;
         }
-        self.runtime.show(block, self.path.now_ms);
+        self.path.runtime.show(block, self.path.now_ms);
         unpin(block.ack());
         block.count(WorkerCounter::Sleeps, 1);
         block.set(WorkerCounter::Asleep, 1);
@@ -215,7 +204,7 @@ impl Worker {
         self.idle.sleep(has_flows);
         self.mailboxes[id].awake();
         block.set(WorkerCounter::Asleep, 0);
-        self.runtime.skip();
+        self.path.runtime.skip();
     }
 }
 

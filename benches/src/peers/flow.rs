@@ -95,11 +95,11 @@ fn hashbrown(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
     let mut map: HashMap<[u64; 5], FlowRecord> = HashMap::with_capacity(flows as usize);
     map.extend((0..flows).map(|i| (words(keys::tuple(i)), record(i))));
     let keys: Vec<[u64; 5]> = tuples(flows).into_iter().map(words).collect();
-    agreement.check(keys.iter().map(|key| map[key].service as u64).sum())?;
+    agreement.check(keys.iter().map(|key| map[key].out.target as u64).sum())?;
     let (bytes, mut cursor) = (map.allocation_size() as u64, Cursor::new(keys.len()));
     let bursts = move |count| {
         let bursts = (0..count).map(|_| cursor.advance());
-        bursts.flat_map(|burst| &keys[burst]).map(|key| map.get(key).map_or(0, |record| record.service as u64)).sum()
+        bursts.flat_map(|burst| &keys[burst]).map(|key| map.get(key).map_or(0, |record| record.out.target as u64)).sum()
     };
     Ok(Lookups { bytes, bursts })
 }

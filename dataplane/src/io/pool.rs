@@ -141,7 +141,7 @@ impl FramePool {
     fn put_foreign(&mut self, frame: Frame) {
         let home = ((frame.index() / self.frames_per_worker) as usize).min(self.returns.len() - 1);
         self.foreign[home].push(frame);
-        if self.foreign[home].len() % BATCH == 0 {
+        if self.foreign[home].len().is_multiple_of(BATCH) {
             self.send_home(home);
         }
     }

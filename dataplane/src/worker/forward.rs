@@ -11,12 +11,13 @@ use crate::punt;
 use crate::rewrite::{self, Change};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
+use crate::worker::runtime::Runtime;
 use crate::worker::tunnels::Tunnels;
 use crate::worker::uplink::{NextHop, address, next_hop, room_in_front};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::Addr;
-use tables::counters::{DropReason, WorkerCounter};
+use tables::counters::{DropReason, WorkStage, WorkerCounter};
 use tables::flow::{FLAG_TRANSLATED, Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
@@ -89,6 +90,7 @@ pub struct Path {
     pub reader: Option<Box<Reader>>,
     pub interfaces: Interfaces,
     pub status: Status,
+    pub runtime: Runtime,
     pub held: Held,
     /// Rung after control was asked for a neighbour.
     pub bell: Option<Arc<OwnedFd>>,
@@ -125,6 +127,7 @@ impl Path {
             reader: None,
             interfaces,
             status,
+            runtime: Runtime::new(),
             held: Held::default(),
             bell: None,
             asked: false,
@@ -148,6 +151,7 @@ impl Path {
     pub fn forward(&mut self, interface: u32, burst: &mut Burst) {
         self.with_tables(|path, context| {
             path.look_at_burst(context, interface, burst.places_mut());
+            path.runtime.mark(WorkStage::Parse, burst.len());
             path.finish(context, burst.places_mut());
             burst.clear();
         });
@@ -164,6 +168,7 @@ impl Path {
         }
         self.with_tables(|path, context| {
             path.look_at_handed(context, burst.places_mut(), &stages);
+            path.runtime.mark(WorkStage::HandOff, burst.len());
             path.finish(context, burst.places_mut());
             burst.clear();
         });
@@ -199,10 +204,13 @@ impl Path {
             if unknown > 1 {
                 classify::expect(context, &items, self.seed);
             }
+            self.runtime.mark(WorkStage::Lookup, items.len());
             self.act_on_all(context, places, &mut items);
+            self.runtime.mark(WorkStage::Act, items.len());
             for item in &items {
                 self.send_item(context, &mut places[item.at as usize], item);
             }
+            self.runtime.mark(WorkStage::Send, items.len());
             items.clear();
             self.items_done = items;
         }
