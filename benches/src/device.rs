@@ -7,6 +7,9 @@ use dataplane::io::pool::FramePool;
 use dataplane::packet::{Burst, Packet};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Packets that were written and not yet received: a NIC's ring.
 const RING_LEN: usize = 1024;
@@ -22,16 +25,36 @@ pub struct Traffic {
     order: Vec<u32>,
     next: usize,
     ring: VecDeque<Packet>,
+    written: Arc<AtomicU64>,
 }
 
 impl Traffic {
     pub fn new(interface: u32, template: Vec<u8>, patch: Patch, order: Vec<u32>) -> Traffic {
-        Traffic { interface, template, patch, order, next: 0, ring: VecDeque::with_capacity(RING_LEN + 1) }
+        Traffic {
+            interface,
+            template,
+            patch,
+            order,
+            next: 0,
+            ring: VecDeque::with_capacity(RING_LEN),
+            written: Arc::default(),
+        }
     }
 
     /// A device that receives nothing.
     pub fn silent(interface: u32) -> Traffic {
         Traffic::new(interface, Vec::new(), Box::new(|_, _| {}), Vec::new())
+    }
+
+    /// Adds the nanoseconds that writing packets takes, which a NIC does by itself, to this count.
+    pub fn counting(self, written: Arc<AtomicU64>) -> Traffic {
+        Traffic { written, ..self }
+    }
+
+    fn fill(&mut self, pool: &mut FramePool) {
+        let start = Instant::now();
+        while self.ring.len() < RING_LEN && self.write(pool).is_some() {}
+        self.written.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
     #[inline(always)]
@@ -52,12 +75,11 @@ impl Interface for Traffic {
         if self.order.is_empty() {
             return;
         }
-        while self.ring.len() < RING_LEN && self.write(pool).is_some() {}
-        while !burst.is_full() {
-            if self.write(pool).is_none() {
-                break;
-            }
-            let Some(packet) = self.ring.pop_front() else { break };
+        if self.ring.is_empty() {
+            self.fill(pool);
+        }
+        let count = burst.room().min(self.ring.len());
+        for packet in self.ring.drain(..count) {
             let _ = burst.push(packet).map_err(|packet| pool.put_packet(packet));
         }
     }

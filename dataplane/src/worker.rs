@@ -8,6 +8,7 @@ mod idle;
 pub mod interfaces;
 mod look;
 mod open;
+mod owners;
 pub mod runtime;
 mod tunnels;
 mod uplink;
@@ -213,6 +214,7 @@ impl Path {
     pub fn use_tables(&mut self, reader: Box<Reader>) {
         self.reader = Some(reader);
         self.tunnels.clear();
+        self.owners.clear();
     }
 
     /// Pins the live tables; true if they changed.

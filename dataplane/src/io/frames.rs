@@ -20,6 +20,9 @@ pub const LINK_BYTES: usize = 16;
 /// Where received bytes begin: XDP_PACKET_HEADROOM, of which the outer headers take up to 128.
 pub const HEADROOM: usize = 256;
 
+/// Headers that most packets have at their start: Ethernet, IPv4, TCP or UDP as far as it is written.
+const PLAIN_HEADERS_BYTES: usize = 14 + 20 + 18;
+
 /// The exclusive right to one chunk. The number is the chunk's index plus one, so that an `Option<Frame>` is four bytes.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a dropped frame is lost: give it back to the pool"]
@@ -142,21 +145,23 @@ impl Memory {
         self.bytes_mut(&mut packet.head, start, size)
     }
 
-    /// The headers of the packet in this place will be read soon.
+    /// So many bytes from the start of the packet in this place on will be read soon, at most two cache lines of them.
     #[inline(always)]
-    pub fn prefetch_head(&self, place: &Option<Packet>) {
-        if let Some(packet) = place {
-            tables::cpu::prefetch_at(self.chunk(&packet.head).wrapping_add(packet.start as usize));
-        }
-    }
-
-    /// They will be written soon, and outer headers in front of them.
-    #[inline(always)]
-    pub fn prefetch_front(&self, place: &Option<Packet>) {
+    pub fn prefetch_head(&self, place: &Option<Packet>, bytes: usize) {
         if let Some(packet) = place {
             let head = self.chunk(&packet.head).wrapping_add(packet.start as usize);
             tables::cpu::prefetch_at(head);
-            tables::cpu::prefetch_at(head.wrapping_sub(64));
+            tables::cpu::prefetch_at(head.wrapping_add(bytes - 1));
+        }
+    }
+
+    /// So many bytes in front of it will be written soon, and its headers.
+    #[inline(always)]
+    pub fn prefetch_front(&self, place: &Option<Packet>, bytes: usize) {
+        if let Some(packet) = place {
+            let head = self.chunk(&packet.head).wrapping_add(packet.start as usize);
+            tables::cpu::prefetch_at(head.wrapping_add(PLAIN_HEADERS_BYTES - 1));
+            tables::cpu::prefetch_at(head.wrapping_sub(bytes));
         }
     }
 

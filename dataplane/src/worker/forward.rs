@@ -5,12 +5,14 @@ use crate::classify::{self, Context, Expected, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
+use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{BURST_MAX, Burst, Packet};
 use crate::parse::{Kind, Meta, PLAIN_L3, PLAIN_L4};
 use crate::punt;
 use crate::rewrite::{self, Change};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
+use crate::worker::owners::Owners;
 use crate::worker::runtime::Runtime;
 use crate::worker::tunnels::Tunnels;
 use crate::worker::uplink::{NextHop, address, next_hop, room_in_front};
@@ -101,6 +103,7 @@ pub struct Path {
     pub seed: u64,
     pub now_ms: u32,
     pub(super) tunnels: Tunnels,
+    pub(super) owners: Owners,
     /// Where handed packets stand while they are worked on.
     handed: Burst,
     /// What waits for the next pass.
@@ -135,6 +138,7 @@ impl Path {
             seed: 0,
             now_ms: 0,
             tunnels: Tunnels::new(),
+            owners: Owners::default(),
             handed: Burst::default(),
             items: Vec::with_capacity(BURST_MAX),
             items_done: Vec::with_capacity(BURST_MAX),
@@ -220,7 +224,7 @@ impl Path {
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], items: &mut [Item]) {
         for i in 0..items.len() {
             if let Some(ahead) = items.get(i + AHEAD) {
-                self.pool.memory().prefetch_front(&places[ahead.at as usize]);
+                self.pool.memory().prefetch_front(&places[ahead.at as usize], OUTER_V4_BYTES);
             }
             let item = &mut items[i];
             let place = &mut places[item.at as usize];

@@ -5,7 +5,7 @@ use super::forward::{AHEAD, Item, Path, To, tuple};
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::handoff::{Handed, Stage};
-use crate::overlay;
+use crate::overlay::{self, OUTER_V4_BYTES};
 use crate::packet::Packet;
 use crate::parse::{self, Kind, Meta, Parsed};
 use crate::rewrite;
@@ -36,6 +36,11 @@ impl Sender {
     }
 }
 
+/// What comes from another core's cache takes longer: more is under way at once, as much as the stride leaves room for.
+const AHEAD_HANDED: usize = 24;
+/// Ethernet, IPv4, and what is read of TCP or UDP.
+const HEADERS_BYTES: usize = 14 + 20 + 14;
+
 /// An address that no packet has for its source: a multicast one that was never assigned (RFC 5771, 3).
 const NOBODY: Addr = Addr::v4([239, 255, 255, 255]);
 
@@ -50,10 +55,12 @@ impl Path {
     #[inline(always)]
     pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, places: &mut [Option<Packet>]) {
         let sender = self.interfaces.get(interface).map(Sender::on);
-        places.iter().take(AHEAD).for_each(|place| self.pool.memory().prefetch_head(place));
+        // Inner headers are read, too.
+        let bytes = if let Some(Sender::Uplink) = sender { OUTER_V4_BYTES + HEADERS_BYTES } else { HEADERS_BYTES };
+        places.iter().take(AHEAD).for_each(|place| self.pool.memory().prefetch_head(place, bytes));
         for at in 0..places.len() {
             if let Some(ahead) = places.get(at + AHEAD) {
-                self.pool.memory().prefetch_head(ahead);
+                self.pool.memory().prefetch_head(ahead, bytes);
             }
             let place = Place { packet: &mut places[at], at: at as u16 };
             match &sender {
@@ -66,10 +73,10 @@ impl Path {
 
     /// The same over what was handed over or waited.
     pub(super) fn look_at_handed(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], stages: &[Stage]) {
-        places.iter().take(AHEAD).for_each(|place| self.pool.memory().prefetch_head(place));
+        places.iter().take(AHEAD_HANDED).for_each(|place| self.pool.memory().prefetch_head(place, HEADERS_BYTES));
         for at in 0..places.len() {
-            if let Some(ahead) = places.get(at + AHEAD) {
-                self.pool.memory().prefetch_head(ahead);
+            if let Some(ahead) = places.get(at + AHEAD_HANDED) {
+                self.pool.memory().prefetch_head(ahead, HEADERS_BYTES);
             }
             let place = Place { packet: &mut places[at], at: at as u16 };
             self.look(context, place, stages[at]);
@@ -186,25 +193,29 @@ impl Path {
     /// Keeps a packet that this worker owns, hands over one that it does not.
     #[inline(always)]
     fn queue_at_owner(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool, origin: Origin) {
-        if self.status.workers() == 1 || !self.hand_to_owner(context, place.packet, &meta, origin) {
-            self.queue(place.at, meta, is_plain, Way::Back, origin);
+        if self.status.workers() == 1 {
+            return self.queue(place.at, meta, is_plain, Way::Back, origin);
+        }
+        let only = if meta.kind == Kind::IcmpError { None } else { self.owners.find(&context.view, meta.dst) };
+        match only {
+            Some(worker) if worker == self.id => self.queue(place.at, meta, is_plain, Way::Back, origin),
+            Some(worker) if (worker as usize) < self.status.workers() => {
+                self.hand(worker, place.packet, Stage::Back(origin));
+            }
+            _ => self.queue_or_hand(context, place, origin),
         }
     }
 
-    /// False: it is ours.
+    /// The same of a packet whose owner the tables must tell. It is parsed again: what is lent to a call lies in memory,
+    /// and the usual way would wait for that.
     #[inline(never)]
-    fn hand_to_owner(
-        &mut self,
-        context: &Context<'_>,
-        place: &mut Option<Packet>,
-        meta: &Meta,
-        origin: Origin,
-    ) -> bool {
-        let owned_by = place.as_ref().and_then(|packet| self.owner_of(context, packet, meta));
-        let others = owned_by.filter(|&worker| worker != self.id && (worker as usize) < self.status.workers());
-        let Some(worker) = others else { return false };
-        self.hand(worker, place, Stage::Back(origin));
-        true
+    fn queue_or_hand(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
+        let Some(meta) = self.parse_ip(place.packet) else { return };
+        let owned_by = place.packet.as_ref().and_then(|packet| self.owner_of(context, packet, &meta));
+        match owned_by.filter(|&worker| worker != self.id && (worker as usize) < self.status.workers()) {
+            Some(worker) => self.hand(worker, place.packet, Stage::Back(origin)),
+            None => self.queue(place.at, meta, false, Way::Back, origin),
+        }
     }
 
     /// Hands a packet to another worker.

@@ -7,6 +7,10 @@
 use crate::limits::SCOPE_SLOTS;
 use bytemuck::{Pod, Zeroable};
 
+/// Slots of all scopes but services. Services change often and many flows share a policy set, an identity or a route: a
+/// service in the slot of one of these would have all those flows looked at again with each of its changes.
+const SHARED_SLOTS: usize = SCOPE_SLOTS / 8;
+
 /// A thing that flows depend on, by its stable id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -28,8 +32,12 @@ impl Scope {
             Scope::Identity(id) => (3, id),
             Scope::Route(id) => (4, id),
         };
-        let mixed = crate::hash::fold(kind << 32 | id as u64, 0x9e37_79b9_7f4a_7c15);
-        (mixed as usize % SCOPE_SLOTS) as u16
+        let mixed = crate::hash::fold(kind << 32 | id as u64, 0x9e37_79b9_7f4a_7c15) as usize;
+        let slot = match self {
+            Scope::Service(_) => SHARED_SLOTS + mixed % (SCOPE_SLOTS - SHARED_SLOTS),
+            _ => mixed % SHARED_SLOTS,
+        };
+        slot as u16
     }
 }
 
