@@ -9,6 +9,7 @@ pub mod interfaces;
 mod look;
 mod open;
 mod owners;
+mod renewals;
 pub mod runtime;
 mod tunnels;
 mod uplink;
@@ -215,6 +216,7 @@ impl Path {
         self.reader = Some(reader);
         self.tunnels.clear();
         self.owners.clear();
+        self.renewals.clear();
     }
 
     /// Pins the live tables; true if they changed.

@@ -13,6 +13,7 @@ use crate::rewrite::{self, Change};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
 use crate::worker::owners::Owners;
+use crate::worker::renewals::Renewals;
 use crate::worker::runtime::Runtime;
 use crate::worker::tunnels::Tunnels;
 use crate::worker::uplink::{NextHop, address, next_hop, room_in_front};
@@ -104,6 +105,7 @@ pub struct Path {
     pub now_ms: u32,
     pub(super) tunnels: Tunnels,
     pub(super) owners: Owners,
+    pub(super) renewals: Renewals,
     /// Where handed packets stand while they are worked on.
     handed: Burst,
     /// What waits for the next pass.
@@ -139,6 +141,7 @@ impl Path {
             now_ms: 0,
             tunnels: Tunnels::new(),
             owners: Owners::default(),
+            renewals: Renewals::new(),
             handed: Burst::default(),
             items: Vec::with_capacity(BURST_MAX),
             items_done: Vec::with_capacity(BURST_MAX),

@@ -176,7 +176,13 @@ impl Path {
     /// Classifies a flow again. False: it is gone, the packet opens a new one.
     pub(super) fn revalidate(&mut self, context: &Context<'_>, id: FlowId) -> bool {
         self.status().count(WorkerCounter::FlowsRevalidated, 1);
-        let record = *self.flows.record(id);
+        let generation = context.view.generation();
+        let record = self.flows.record_mut(id);
+        if self.renewals.renew(record, generation) {
+            self.scopes.depend_again(&mut record.scopes);
+            return true;
+        }
+        let record = *record;
         let decision = self.classify_again(context, &record);
         if !fits(&record, &decision) {
             self.flows.remove(id);
@@ -190,6 +196,7 @@ impl Path {
             (renewed.out, renewed.back) = (hop, hop);
             renewed.scopes = self.scopes.depend_keeping(decision.scopes(), &record.scopes);
         }
+        self.renewals.keep(&renewed, generation);
         *self.flows.record_mut(id) = renewed;
         true
     }

@@ -124,6 +124,11 @@ impl ScopeCounters {
         Scopes { slots, sum: self.sum(&slots) }
     }
 
+    /// Goes on depending on the same slots, as of now.
+    pub fn depend_again(&self, scopes: &mut Scopes) {
+        scopes.sum = self.sum(&scopes.slots);
+    }
+
     /// As `depend`, and where there is nothing to depend on now, on what the flow depended on before: a flow that is cut
     /// must be looked at again when what it stood on comes back.
     pub fn depend_keeping(&self, scopes: [Option<Scope>; 4], before: &Scopes) -> Scopes {

@@ -110,6 +110,25 @@ fn when_a_backend_goes_udp_moves_and_tcp_stays() {
 }
 
 #[test]
+fn flows_of_one_pod_to_one_backend_are_renewed_alike_until_the_next_change() {
+    let mut node = node();
+    node.publish(|rows| rows.service(2, DNS, &[(REMOTE, 5353)]));
+    let asked: Vec<_> = (1000..1004).map(|port| udp((A, port), (SERVICE, 53))).collect();
+    let elsewhere = udp((A, 1000), (REMOTE_TWO, 53));
+    asked.iter().chain([&elsewhere]).for_each(|packet| drop(node.pass(POD_A, packet)));
+    for backends in
+        [&[(REMOTE, 5353), (REMOTE_TWO, 5353)][..], &[(REMOTE_TWO, 5353)], &[(REMOTE_TWO, 5353), (REMOTE, 5353)]]
+    {
+        node.publish(|rows| rows.service(2, DNS, backends));
+        let stays = if backends.contains(&(REMOTE, 5353)) && backends[0].0 == REMOTE { REMOTE } else { REMOTE_TWO };
+        for packet in &asked {
+            assert_eq!(node.pass(POD_A, packet), node.tunnelled(packet.clone().to(stays, 5353).hop()), "{backends:?}");
+        }
+        assert_eq!(node.pass(POD_A, &elsewhere), node.tunnelled(elsewhere.clone().hop()));
+    }
+}
+
+#[test]
 fn when_a_backend_comes_established_flows_stay_where_they_are() {
     let mut node = node();
     node.publish(|rows| rows.service(2, DNS, &[(REMOTE, 5353)]));
