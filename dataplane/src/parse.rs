@@ -99,6 +99,13 @@ pub enum Parsed {
     Drop(DropReason),
 }
 
+impl Parsed {
+    /// The IP packet that it is, if it is one.
+    pub fn ip(self) -> Option<Meta> {
+        if let Parsed::Ip(meta) = self { Some(meta) } else { None }
+    }
+}
+
 /// Offsets of the headers of a plain packet.
 pub const PLAIN_L3: u16 = ETHERNET_BYTES as u16;
 pub const PLAIN_L4: u16 = PLAIN_L3 + 20;
