@@ -159,7 +159,7 @@ impl Path {
         self.with_tables(|path, context| {
             path.look_at_burst(context, interface, burst.places_mut());
             path.runtime.mark(WorkStage::Parse, burst.len());
-            path.finish(context, burst.places_mut());
+            path.finish(context, burst);
             burst.clear();
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
@@ -176,7 +176,7 @@ impl Path {
         self.with_tables(|path, context| {
             path.look_at_handed(context, burst.places_mut(), &stages);
             path.runtime.mark(WorkStage::HandOff, burst.len());
-            path.finish(context, burst.places_mut());
+            path.finish(context, &mut burst);
             burst.clear();
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
@@ -196,7 +196,7 @@ impl Path {
     /// The further passes, and again for packets between local ends, whose second half of a flow comes then. Packets are
     /// changed in their places and moved a pass later: a processor is slow to read as a whole what was just written in
     /// parts.
-    fn finish(&mut self, context: &Context<'_>, places: &mut [Option<Packet>]) {
+    fn finish(&mut self, context: &Context<'_>, burst: &mut Burst) {
         while !self.items.is_empty() {
             let done = std::mem::take(&mut self.items_done);
             let mut items = std::mem::replace(&mut self.items, done);
@@ -212,10 +212,11 @@ impl Path {
                 classify::expect(context, &items, self.seed);
             }
             self.runtime.mark(WorkStage::Lookup, items.len());
-            self.act_on_all(context, places, &mut items);
+            self.act_on_all(context, burst.places_mut(), &mut items);
             self.runtime.mark(WorkStage::Act, items.len());
-            for item in &items {
-                self.send_item(context, &mut places[item.at as usize], item);
+            if !self.send_whole(&items, burst) {
+                let places = burst.places_mut();
+                items.iter().for_each(|item| self.send_item(context, &mut places[item.at as usize], item));
             }
             self.runtime.mark(WorkStage::Send, items.len());
             items.clear();
@@ -245,6 +246,15 @@ impl Path {
     fn act_any(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
         let meta = item.meta;
         self.act(context, place, item, &meta);
+    }
+
+    /// Sends a burst as it is, if all of it goes out of one interface. False: packet by packet.
+    #[inline(always)]
+    fn send_whole(&mut self, items: &[Item], burst: &mut Burst) -> bool {
+        let Some(Item { to: To::Interface(interface), .. }) = items.first() else { return false };
+        let goes = |item: &Item| matches!(item.to, To::Interface(other) if other == *interface);
+        let is_whole = items.len() == burst.len() && self.items.is_empty() && items.iter().all(goes);
+        is_whole && self.interfaces.stage_whole(*interface, burst)
     }
 
     #[inline(always)]

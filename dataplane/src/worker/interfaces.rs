@@ -98,6 +98,18 @@ impl Interfaces {
         }
     }
 
+    /// The same of a whole burst, whose places must all be full: they change owners, and no packet is moved. The burst is
+    /// empty then.
+    #[inline(always)]
+    pub fn stage_whole(&mut self, id: u32, burst: &mut Burst) -> bool {
+        let Some(slot) = self.index(id).and_then(|index| self.slots.get_mut(index)) else { return false };
+        let fits = slot.device.is_some() && slot.out.is_empty();
+        if fits {
+            std::mem::swap(&mut slot.out, burst);
+        }
+        fits
+    }
+
     /// Puts a finished packet into its interface's burst, or into the mailbox of the worker that polls it.
     #[inline]
     pub fn send(&mut self, id: u32, packet: Packet, pool: &mut FramePool, status: Block<'_>) {

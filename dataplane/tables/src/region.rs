@@ -1,5 +1,6 @@
-//! Memory shared between processes: a sealed memfd, mapped once, seen as words. The file of this crate with
-//! `unsafe`; everything above it works on `&[AtomicU64]` (shared) or `&mut [T]` (memory that one process keeps for itself).
+//! Memory shared between processes: a sealed memfd, mapped once, seen as words. Beside `cpu.rs` the only file of this crate
+//! with `unsafe`; everything above it works on `&[AtomicU64]` (shared) or `&mut [T]` (memory that one process keeps for
+//! itself).
 //!
 //! Contract: the creator seals the size (F_SEAL_SHRINK | F_SEAL_GROW), so a mapping can never fault by the file being
 //! cut. Shared words are only ever touched as atomics, so a writer in another process, even one gone mad, can make a
