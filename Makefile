@@ -73,7 +73,7 @@ fuzz: deps rust
 sanitize: deps rust
 	@command -v valgrind >/dev/null || $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends valgrind
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --release --target $(HOST) --target-dir $(TARGET_DIR)/asan \
-		-p fairway-tables -p fairway-dataplane --lib -- region status publish::tests::a_ io::frames io::pool io::mem flow
+		-p fairway-tables -p fairway-dataplane --lib -- region status publish::tests::a_ lpm::tests cpu io::frames io::pool io::mem flow parcels
 	programs=$$($(CARGO) test --release --no-run -p fairway-tables -p fairway-dataplane --lib --message-format=json \
 		| sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'); \
 	for program in $$programs; do \
