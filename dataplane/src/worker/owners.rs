@@ -54,3 +54,57 @@ impl Owners {
         Some(owner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tables::Publisher;
+
+    /// Publishes which worker owns each pod.
+    fn publish(publisher: &mut Publisher, pods: &[(Addr, Worker)]) {
+        let mut batch = publisher.batch([]).unwrap();
+        for &(addr, owner_first) in pods {
+            let mut record = EndpointRecord::new(EndpointKind::Pod);
+            record.owner_first = owner_first;
+            batch.insert(Table::Endpoint, &addr, &record).unwrap();
+        }
+        batch.publish();
+    }
+
+    #[test]
+    fn an_owner_is_known_until_the_tables_change() {
+        let (mut publisher, mut owners, pod) =
+            (Publisher::create(7).unwrap(), Owners::default(), Addr::v4([10, 1, 0, 4]));
+        for owner in [1, 2] {
+            publish(&mut publisher, &[(pod, owner)]);
+            assert_eq!([(); 2].map(|()| owners.find(&publisher.live(), pod)), [Some(owner); 2]);
+        }
+    }
+
+    #[test]
+    fn addresses_that_share_a_place_keep_their_own_owners() {
+        let (mut publisher, mut owners) = (Publisher::create(7).unwrap(), Owners::default());
+        // As many pods as there are places, and one more.
+        let pods: Vec<(Addr, Worker)> =
+            (0..=PLACES as u16).map(|i| (Addr::v4([10, 1, (i >> 8) as u8, i as u8]), i % 3)).collect();
+        publish(&mut publisher, &pods);
+        for (addr, owner) in pods.iter().chain(&pods) {
+            assert_eq!(owners.find(&publisher.live(), *addr), Some(*owner));
+        }
+    }
+
+    #[test]
+    fn what_has_several_owners_or_none_is_left_to_the_tables() {
+        let (mut publisher, mut owners) = (Publisher::create(7).unwrap(), Owners::default());
+        let [spread, node, nobody] = [4, 5, 6].map(|i| Addr::v4([10, 1, 0, i]));
+        let mut batch = publisher.batch([]).unwrap();
+        let mut several = EndpointRecord::new(EndpointKind::Pod);
+        several.owner_count = 2;
+        batch.insert(Table::Endpoint, &spread, &several).unwrap();
+        batch.insert(Table::Endpoint, &node, &EndpointRecord::new(EndpointKind::Node)).unwrap();
+        batch.publish();
+        for addr in [spread, node, nobody] {
+            assert_eq!(owners.find(&publisher.live(), addr), None);
+        }
+    }
+}

@@ -87,3 +87,61 @@ impl Renewals {
         self.kept[key.place()] = Some(Kept { generation, key, out, back, scopes, route, service });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tables::flow::Tuple;
+    use tables::{Addr, Protocol};
+
+    /// A flow of a pod that was opened to a service, on a backend; `target` tells answers apart.
+    fn record(local_port: u16, service: u32, target: u32) -> FlowRecord {
+        let addr = |net: u8, i: u32| Addr::v4([net, (i >> 16) as u8, (i >> 8) as u8, i as u8]);
+        let inside = Tuple {
+            local: Addr::v4([10, 1, 0, 4]),
+            remote: addr(172, service),
+            local_port,
+            remote_port: 80,
+            protocol: Protocol::UDP,
+            reserved: 0,
+            network: 0,
+        };
+        let mut record = FlowRecord::new(inside, &Tuple { remote: addr(10, service), ..inside });
+        record.flags = FLAG_OPENED_LOCALLY;
+        record.out = Hop::new(HopKind::Tunnel, target);
+        record
+    }
+
+    #[test]
+    fn an_answer_holds_for_another_port_of_the_client_and_for_one_generation() {
+        let mut renewals = Renewals::new();
+        renewals.keep(&record(1000, 1, 7), 3);
+        let mut other = record(2000, 1, 0);
+        assert!(!renewals.renew(&mut other, 4));
+        assert!(renewals.renew(&mut other, 3));
+        assert_eq!(other.out.target, 7);
+        other.flags = 0;
+        assert!(!renewals.renew(&mut other, 3), "opened from the other side");
+    }
+
+    #[test]
+    fn a_flow_that_shares_the_place_by_chance_gets_no_answer() {
+        let mut renewals = Renewals::new();
+        let kept = record(1000, 1, 7);
+        renewals.keep(&kept, 3);
+        let place = Key::of(&kept).place();
+        let mut others = (2..).map(|service| record(1000, service, 0));
+        let mut other = others.find(|other| Key::of(other).place() == place).unwrap();
+        assert!(!renewals.renew(&mut other, 3));
+    }
+
+    #[test]
+    fn flows_that_end_here_or_are_cut_are_not_kept() {
+        for kind in [HopKind::Endpoint, HopKind::Drop] {
+            let (mut renewals, mut cut) = (Renewals::new(), record(1000, 1, 7));
+            cut.out = Hop::new(kind, 7);
+            renewals.keep(&cut, 3);
+            assert!(!renewals.renew(&mut cut, 3));
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! What happens over time: neighbours appear, backends go, tables fill, devices die, processes are replaced.
 
 use crate::node;
+use crate::support::node::Sent;
 use crate::support::packets::tcp;
 use crate::support::rows::{NEIGHBOUR_PEER, NEIGHBOUR_ROUTER};
 use crate::support::*;
@@ -87,6 +88,27 @@ fn a_next_hops_new_ethernet_address_counts_from_the_next_packet_on() {
     assert_eq!(node.pass(HOST, &packet), node.routed(ROUTER_MAC, packet.clone().hop()));
     node.publish(|rows| rows.neighbour(NEIGHBOUR_ROUTER, ROUTER, Some(OTHER_MAC)));
     assert_eq!(node.pass(HOST, &packet), node.routed(OTHER_MAC, packet.hop()));
+}
+
+#[test]
+fn a_peers_new_ethernet_address_counts_from_the_next_packet_on() {
+    let mut node = node();
+    let packet = udp((A, 1000), (REMOTE, 53));
+    assert_eq!(node.pass(POD_A, &packet), node.tunnelled(packet.clone().hop()));
+    node.publish(|rows| rows.neighbour(NEIGHBOUR_PEER, PEER, Some(OTHER_MAC)));
+    let mut moved = node.tunnelled(packet.clone().hop());
+    let Sent::Tunnel(outer, _) = &mut moved.sent[0] else { panic!("not tunnelled") };
+    outer.dst_mac = OTHER_MAC;
+    assert_eq!(node.pass(POD_A, &packet), moved);
+}
+
+#[test]
+fn a_client_that_a_pod_speaks_to_as_the_node_does_not_break_into_that_flow() {
+    let mut node = node();
+    let asked = node.pass(POD_A, &udp((A, 1000), (CLIENT, 53))).packet().src_port();
+    let intrusion = udp((CLIENT, 53), (A, 1000));
+    assert_eq!(node.pass(UPLINK, &intrusion), Outcome::dropped(DropReason::TupleClash));
+    assert_eq!(node.pass(POD_A, &udp((A, 1000), (CLIENT, 53))).packet().src_port(), asked);
 }
 
 #[test]
