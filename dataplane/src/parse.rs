@@ -79,9 +79,12 @@ impl Meta {
         self.from_local().reversed()
     }
 
-    /// What is left of it after a translation.
-    pub fn become_translated(&mut self, to: &Translation) {
-        (self.src, self.dst, self.src_port, self.dst_port) = (to.src, to.dst, to.src_port, to.dst_port);
+    /// Says how the packet is after [`rewrite::forward`](crate::rewrite::forward), which changes bytes alone.
+    pub fn follow(&mut self, to: Option<&Translation>, hop: bool) {
+        self.ttl -= hop as u8;
+        if let Some(to) = to {
+            (self.src, self.dst, self.src_port, self.dst_port) = (to.src, to.dst, to.src_port, to.dst_port);
+        }
     }
 
     /// Bytes of the IP packet.

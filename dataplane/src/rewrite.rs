@@ -120,14 +120,9 @@ pub fn can_complete(checksum: Checksum, meta: &Meta) -> bool {
 
 /// Gives a packet other addresses and ports, and its `Meta` too.
 pub fn translate(bytes: &mut [u8], meta: &mut Meta, to: &Translation, checksum: Checksum) {
-    forward(bytes, meta, Some(&Change::of_packet(meta, to)), false, checksum);
-    meta.become_translated(to);
-}
-
-/// Takes one off the time to live. The caller has seen that it is above one.
-pub fn decrement_ttl(bytes: &mut [u8], meta: &mut Meta) {
-    forward(bytes, meta, None, true, Checksum::Unverified);
-    meta.ttl -= 1;
+    let change = Change::of_packet(meta, to);
+    forward(bytes, meta, Some(&change), false, checksum);
+    meta.follow(Some(to), false);
 }
 
 /// All that forwarding does to an IP packet: other addresses and ports if there is a change, and one off the time to live

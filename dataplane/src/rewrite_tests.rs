@@ -86,7 +86,8 @@ proptest! {
         let to = Translation { src: addr(src), dst: addr(dst), src_port: ports[0], dst_port };
         let mut told = before;
         translate(&mut bytes, &mut told, &to, Checksum::Unverified);
-        decrement_ttl(&mut bytes, &mut told);
+        forward(&mut bytes, &told, None, true, Checksum::Unverified);
+        told.follow(None, true);
         let after = meta(&bytes);
         prop_assert_eq!(Translation::of(&after), to);
         prop_assert_eq!(Translation::of(&told), to);

@@ -60,7 +60,8 @@ fn translate(input: &mut Input, mut bytes: Vec<u8>, meta: Meta) {
     let mut after = meta;
     rewrite::translate(&mut bytes, &mut after, &to, Checksum::Unverified);
     if meta.ttl > 0 {
-        rewrite::decrement_ttl(&mut bytes, &mut after);
+        rewrite::forward(&mut bytes, &after, None, true, Checksum::Unverified);
+        after.follow(None, true);
     }
     assert_eq!(errors(&bytes, &after), before, "{meta:?} to {to:?}");
     assert!(!fill || rewrite::verify_l4(&bytes, &after), "{after:?}");

@@ -359,10 +359,7 @@ impl Path {
         kind: HopKind,
         change: Option<&Change>,
     ) {
-        item.meta.ttl -= item.enters as u8;
-        if let Some(change) = change {
-            item.meta.become_translated(&change.to);
-        }
+        item.meta.follow(change.map(|change| &change.to), item.enters);
         if kind != HopKind::Endpoint {
             item.to = To::Wire(*hop);
         } else if hop.worker == self.id {

@@ -41,8 +41,9 @@ const AHEAD_HANDED: usize = 24;
 /// Ethernet, IPv4, and what is read of TCP or UDP.
 const HEADERS_BYTES: usize = 14 + 20 + 14;
 
-/// An address that no packet has for its source: a multicast one that was never assigned (RFC 5771, 3).
-const NOBODY: Addr = Addr::v4([239, 255, 255, 255]);
+/// An address that nobody has and that no packet may have for its source (RFC 1122, 3.2.1.3); one that does is judged spoofed
+/// by the look-up of its sender.
+const NOBODY: Addr = Addr::v4([255; 4]);
 
 /// A packet in its place of the burst, for as long as it has not come to its end.
 pub(super) struct Place<'p> {
