@@ -6,10 +6,27 @@ use dataplane::io::Interface;
 use dataplane::io::pool::FramePool;
 use dataplane::packet::{Burst, Packet};
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+/// What is the same of all devices of memory: a part of their `impl Interface`.
+macro_rules! of_memory {
+    () => {
+        fn readiness(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+            None
+        }
+
+        fn is_cheap_to_ask(&self) -> bool {
+            true
+        }
+
+        fn takes_super_frames(&self) -> bool {
+            true
+        }
+    };
+}
+pub(crate) use of_memory;
 
 /// Packets that were written and not yet received: a NIC's ring.
 const RING_LEN: usize = 1024;
@@ -89,17 +106,7 @@ impl Interface for Traffic {
         burst.drain().for_each(|packet| pool.put_packet(packet));
     }
 
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn is_cheap_to_ask(&self) -> bool {
-        true
-    }
-
-    fn takes_super_frames(&self) -> bool {
-        true
-    }
+    of_memory!();
 
     fn close(&mut self, pool: &mut FramePool) {
         self.ring.drain(..).for_each(|packet| pool.put_packet(packet));

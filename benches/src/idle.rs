@@ -5,6 +5,7 @@ use crate::case::{By, Case, Cost, Derived, Group, Planned, Seen};
 use crate::cluster::{POD, POD_ADDR, POD_MAC, SERVICES_USED, UPLINK};
 use crate::cores;
 use crate::device::Traffic;
+use crate::device::of_memory;
 use crate::node::{Kind, path, pools, traffic};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use dataplane::handoff::{Command, Handed, Mailbox, Stage};
@@ -15,7 +16,7 @@ use dataplane::worker::interfaces::Slot;
 use dataplane::worker::{Polling, Worker};
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -243,17 +244,7 @@ impl Interface for Wire {
         burst.drain().for_each(|packet| pool.put_packet(packet));
     }
 
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn is_cheap_to_ask(&self) -> bool {
-        true
-    }
-
-    fn takes_super_frames(&self) -> bool {
-        true
-    }
+    of_memory!();
 
     fn close(&mut self, _pool: &mut FramePool) {}
 }

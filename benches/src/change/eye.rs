@@ -2,12 +2,12 @@
 //! packets went last, and since when. Must not change what happens to them.
 
 use crate::cluster::{self, OTHER_POD, OTHER_POD_ADDR, SERVICE_PORT};
+use crate::device::of_memory;
 use crate::node::OUTER;
 use dataplane::io::Interface;
 use dataplane::io::pool::FramePool;
 use dataplane::packet::{Burst, Packet};
 use etherparse::PacketBuilder;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -70,17 +70,7 @@ impl Interface for WatchedUplink {
         burst.drain().for_each(|packet| pool.put_packet(packet));
     }
 
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn is_cheap_to_ask(&self) -> bool {
-        true
-    }
-
-    fn takes_super_frames(&self) -> bool {
-        true
-    }
+    of_memory!();
 
     fn close(&mut self, _: &mut FramePool) {}
 }
@@ -119,17 +109,7 @@ impl Interface for Prober {
         burst.drain().for_each(|packet| pool.put_packet(packet));
     }
 
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn is_cheap_to_ask(&self) -> bool {
-        true
-    }
-
-    fn takes_super_frames(&self) -> bool {
-        true
-    }
+    of_memory!();
 
     fn close(&mut self, _: &mut FramePool) {}
 }

@@ -8,13 +8,13 @@ use super::told;
 use super::updates::Updates;
 use crate::case::{AtMost, Cost, Group, Planned, Seen, Target};
 use crate::device::Traffic;
+use crate::device::of_memory;
 use anyhow::Result;
 use dataplane::io::Interface;
 use dataplane::io::pool::FramePool;
 use dataplane::packet::Burst;
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
@@ -246,17 +246,7 @@ impl Interface for Timed {
         self.inner.tx(pool, burst);
     }
 
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn is_cheap_to_ask(&self) -> bool {
-        true
-    }
-
-    fn takes_super_frames(&self) -> bool {
-        true
-    }
+    of_memory!();
 
     fn close(&mut self, pool: &mut FramePool) {
         self.inner.close(pool);
