@@ -92,7 +92,7 @@ fn route(view: &View, addr: Addr) -> Answer<Route> {
         Some(RouteKind::Host) => Route::Host,
         Some(RouteKind::Blackhole) => Route::Blackhole,
         Some(RouteKind::Services) => Route::Services,
-        Some(RouteKind::Tunnel) => Route::Tunnel { peer: row.peer, next_hop },
+        Some(RouteKind::Tunnel | RouteKind::Ipip) => Route::Tunnel { peer: row.peer, next_hop },
         Some(RouteKind::Via) => Route::Via { next_hop },
         Some(RouteKind::OnLink) => Route::OnLink,
     };

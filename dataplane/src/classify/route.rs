@@ -37,7 +37,7 @@ fn hop(context: &Context, remote: Addr, id: u32, route: &RouteRecord) -> Result<
             let interface = endpoint.map_or(context.node.host_interface, |e| e.interface);
             Ok(Hop::new(HopKind::Endpoint, interface))
         }
-        Some(RouteKind::Tunnel) => Ok(Hop::new(HopKind::Tunnel, id)),
+        Some(RouteKind::Tunnel | RouteKind::Ipip) => Ok(Hop::new(HopKind::Tunnel, id)),
         Some(RouteKind::Via) => Ok(Hop::new(HopKind::Uplink, route.next_hop)),
         // Nobody on the link has that address yet: control resolves it and publishes a host route.
         Some(RouteKind::OnLink) => Err(DropReason::NeighbourUnknown),
@@ -66,9 +66,9 @@ pub fn forged(origin: Origin, route: &RouteRecord) -> Option<DropReason> {
     use RouteKind::*;
     match (origin, route.kind()) {
         (Origin::Local, _) => None,
-        (Origin::Tunnel(peer), Some(Tunnel)) if route.peer == peer => None,
+        (Origin::Tunnel(peer), Some(Tunnel | Ipip)) if route.peer == peer => None,
         (Origin::Tunnel(_), _) => Some(DropReason::TunnelPeer),
-        (Origin::Uplink, Some(Local | Tunnel | Host | Services | Blackhole)) => Some(DropReason::ForgedOutside),
+        (Origin::Uplink, Some(Local | Tunnel | Ipip | Host | Services | Blackhole)) => Some(DropReason::ForgedOutside),
         (Origin::Uplink, _) => None,
     }
 }
@@ -78,7 +78,7 @@ pub fn stray(context: &Context, dst: Addr) -> Option<DropReason> {
     match find(&context.view, dst).and_then(|(_, route)| route.kind()) {
         Some(RouteKind::Blackhole) => Some(DropReason::Blackhole),
         Some(RouteKind::Services) => Some(DropReason::ServiceUnknown),
-        Some(RouteKind::Tunnel) => Some(DropReason::NoRoute),
+        Some(RouteKind::Tunnel | RouteKind::Ipip) => Some(DropReason::NoRoute),
         _ => None,
     }
 }

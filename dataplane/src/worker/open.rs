@@ -286,7 +286,7 @@ fn origin_of(context: &Context<'_>, record: &FlowRecord) -> Origin {
     let found = classify::route::find(&context.view, record.inside.remote);
     let route = found.map_or(RouteRecord::zeroed(), |(_, route)| route);
     match route.kind() {
-        Some(RouteKind::Tunnel) => Origin::Tunnel(route.peer),
+        Some(RouteKind::Tunnel | RouteKind::Ipip) => Origin::Tunnel(route.peer),
         Some(RouteKind::Local | RouteKind::Host) => Origin::Local,
         _ => Origin::Uplink,
     }

@@ -43,8 +43,16 @@ counters! {
         EtherType,
         /// The frame carries a VLAN tag that is not configured.
         Vlan,
-        /// A fragment whose first part has not been seen or whose handling needs ports.
+        /// A fragment of a tunnel packet or of an ICMP error: these are not put together.
         Fragment,
+        /// A fragment that is too short to hold what is judged, or not the last and of no whole number of eight bytes.
+        FragmentTiny,
+        /// A fragment that overlaps one that came before; the rest of its packet is dropped, too.
+        FragmentOverlap,
+        /// A later fragment whose first one did not come in time.
+        FragmentLost,
+        /// Too many fragmented packets, or fragments of one packet, wait for their first part.
+        FragmentsFull,
         /// The time to live ran out here.
         TtlExpired,
         /// A pod sent from an address that is not its own.
@@ -59,6 +67,8 @@ counters! {
         TunnelNetwork,
         /// A tunnel packet whose inner destination is not on this node.
         TunnelStray,
+        /// A Geneve packet with an option that must not be ignored, and that Fairway does not know.
+        TunnelOption,
         /// Multicast, broadcast or link-local that Fairway does not carry.
         LinkLocal,
         /// No route to the destination.
@@ -164,6 +174,16 @@ counters! {
         FlowsAdopted,
         /// Segments cut from super-frames.
         SegmentsCut,
+        /// Fragments cut from packets that the way out does not take whole.
+        FragmentsCut,
+        /// Fragments that followed the first one of their packet.
+        FragmentsFollowed,
+        /// ICMP errors sent: time exceeded, too big, unreachable.
+        ErrorsSent,
+        /// ICMP errors that the limit on their rate held back.
+        ErrorsWithheld,
+        /// Unanswered flows that made room for others.
+        FlowsEvicted,
     }
 }
 

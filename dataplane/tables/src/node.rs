@@ -15,7 +15,7 @@ pub struct NodeRecord {
     pub host: [Addr; 2],
     /// Source of what Fairway sends into the pod network for something that is not a pod.
     pub snat: [Addr; 2],
-    /// VXLAN network identifier, 24 bits.
+    /// VXLAN or Geneve network identifier, 24 bits.
     pub vni: u32,
     /// UDP destination port of the tunnel.
     pub tunnel_port: u16,
@@ -32,6 +32,26 @@ pub struct NodeRecord {
     pub ready: u16,
     /// Interface id of fairway0.
     pub host_interface: u32,
+    /// An [`Encapsulation`]; what is unknown counts as VXLAN.
+    pub encapsulation: u32,
+    pub reserved: u32,
+}
+
+/// How packets to other nodes' pods are wrapped where a route is a tunnel; one way for the whole cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Encapsulation {
+    /// RFC 7348.
+    #[default]
+    Vxlan = 0,
+    /// RFC 8926.
+    Geneve = 1,
+}
+
+impl NodeRecord {
+    pub fn encapsulation(&self) -> Encapsulation {
+        if self.encapsulation == Encapsulation::Geneve as u32 { Encapsulation::Geneve } else { Encapsulation::Vxlan }
+    }
 }
 
 /// Index of an address's family in the arrays above.

@@ -21,12 +21,14 @@ pub enum RouteKind {
     Blackhole = 6,
     /// The range of service addresses: dropped where no service answered before.
     Services = 7,
+    /// Another node's pods: IP in IP (RFC 2003, 2473, 4213) to `peer`, as for `Tunnel`, without Ethernet inside.
+    Ipip = 8,
 }
 
 impl RouteKind {
     pub fn from_byte(byte: u8) -> Option<RouteKind> {
         use RouteKind::*;
-        [Local, Tunnel, Via, OnLink, Host, Blackhole, Services].into_iter().find(|k| *k as u8 == byte)
+        [Local, Tunnel, Via, OnLink, Host, Blackhole, Services, Ipip].into_iter().find(|k| *k as u8 == byte)
     }
 }
 
@@ -41,7 +43,7 @@ pub struct RouteRecord {
     pub reserved: [u8; 2],
     /// Index into the neighbour table. For `OnLink` the destination's own row is found by address.
     pub next_hop: u32,
-    /// The other node's address, for `Tunnel`: also the only source that its pods' packets may come from.
+    /// The other node's address, for `Tunnel` and `Ipip`: also the only source that its pods' packets may come from.
     pub peer: Addr,
 }
 
