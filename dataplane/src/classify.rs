@@ -284,7 +284,7 @@ fn allow(
 }
 
 /// Never routed: RFC 3927, RFC 4291 2.5.6, multicast and broadcast.
-fn is_link_local(addr: Addr) -> bool {
+pub(crate) fn is_link_local(addr: Addr) -> bool {
     let v6_link_local = !addr.is_v4() && addr.words()[0] >> 54 == 0xfe80 >> 6;
     let v4_link_local = addr.is_v4() && addr.v4_octets()[..2] == [169, 254];
     v6_link_local || v4_link_local || addr.is_multicast() || addr.is_v4_broadcast() || addr.is_unspecified()

@@ -2,6 +2,7 @@ use super::*;
 use crate::parse::{Parsed, parse};
 use etherparse::{ArpHardwareId, ArpOperation as Operation, ArpPacket as Arp, EtherType, Icmpv4Type, NetSlice};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use tables::Addr;
 
 const GATEWAY: Addr = Addr::v4([10, 1, 0, 1]);
 const GATEWAY_MAC: Mac = Mac([2, 0xfa, 0, 0, 0, 1]);
@@ -50,7 +51,7 @@ fn an_echo_comes_back_as_it_went() {
         .write(&mut bytes, b"hello")
         .unwrap();
     let asked = meta(&bytes);
-    assert!(answer_echo(&mut bytes, &asked, GATEWAY_MAC));
+    assert_eq!(answer_echo(&mut bytes, &asked, GATEWAY_MAC), Some(bytes.len()));
     let sliced = SlicedPacket::from_ethernet(&bytes).unwrap();
     let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("no ICMP") };
     assert!(matches!(icmp.icmp_type(), Icmpv4Type::EchoReply(echo) if echo.id == 7 && echo.seq == 3));

@@ -23,6 +23,8 @@ mod pods;
 mod policy;
 #[path = "golden/services.rs"]
 mod services;
+#[path = "golden/v6.rs"]
+mod v6;
 #[path = "golden/workers.rs"]
 mod workers;
 

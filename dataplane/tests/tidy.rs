@@ -24,13 +24,12 @@ const UNSAFE: [(&str, &str); 5] = [
 const UNFINISHED: [&str; 3] = ["dbg", "todo", "unimplemented"];
 
 /// Words that have another one here (one word a thing).
-const SYNONYMS: [(&str, &str); 8] = [
+const SYNONYMS: [(&str, &str); 7] = [
     ("upstream", "backend"),
     ("nexthop", "next_hop"),
     ("vxlan_id", "vni"),
     ("conntrack", "flow"),
     ("decapsulation", "decap"),
-    ("encapsulation", "encap"),
     ("hand_off", "handoff"),
     ("pkt", "packet"),
 ];

@@ -54,6 +54,20 @@ pub fn arp(mac: Mac, addr: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     [&head.concat()[..], &addr.octets(), &[0; 6], &target.octets()].concat()
 }
 
+/// Who has `target`? Of a neighbour that has an address already.
+pub fn solicitation(mac: Mac, addr: Addr, target: Addr) -> Vec<u8> {
+    let [.., a, b, c] = target.v6_octets();
+    let to = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c];
+    let payload = [&target.v6_octets()[..], &[1, 1], &mac.0].concat();
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(mac.0, [0x33, 0x33, 0xff, a, b, c])
+        .ipv6(addr.v6_octets(), to, 255)
+        .icmpv6_raw(135, 0, [0; 4])
+        .write(&mut bytes, &payload)
+        .expect("a vector takes all bytes");
+    bytes
+}
+
 /// Frames that pod `pod` or the host would send.
 fn from_local(mac: Mac, own: Addr) -> Vec<Vec<u8>> {
     let family = !own.is_v4() as usize;
@@ -102,6 +116,9 @@ pub fn all(interface: u32) -> Vec<Vec<u8>> {
     let Some((mac, addrs)) = cluster::local_end(interface) else { return from_outside() };
     let mut frames: Vec<_> = addrs.into_iter().flat_map(|addr| from_local(mac, addr)).collect();
     frames.push(arp(mac, Ipv4Addr::from(addrs[0].v4_octets()), Ipv4Addr::from(cluster::GATEWAY[0].v4_octets())));
+    for target in [cluster::GATEWAY[1], cluster::pod_addr(1, 1)] {
+        frames.push(solicitation(mac, addrs[1], target));
+    }
     frames
 }
 

@@ -9,7 +9,7 @@ use dataplane::io::pool::FramePool;
 use dataplane::overlay::{OUTER_V4_BYTES, Outer, OuterHeaders};
 use dataplane::packet::Checksum;
 use dataplane::parse::{Kind, Meta, Parsed, parse, quoted};
-use dataplane::punt;
+use dataplane::punt::{self, ndp};
 use dataplane::rewrite::{self, Translation};
 use etherparse::checksum::Sum16BitWords;
 use std::sync::Arc;
@@ -127,6 +127,12 @@ fn translate_quoted(input: &mut Input, mut bytes: Vec<u8>, meta: &Meta) {
 fn answer(mut bytes: Vec<u8>, meta: &Meta) {
     if meta.kind == Kind::Echo {
         punt::answer_echo(&mut bytes.clone(), meta, Mac::default());
+    }
+    if let Ok(asked) = ndp::solicitation(&bytes, meta, Checksum::Unverified) {
+        let mut bytes = [&bytes[..], &[0; ndp::ADVERTISEMENT_BYTES]].concat();
+        let end = ndp::advertise(&mut bytes, meta, &asked, Mac::default(), true).expect("room");
+        let Some(read) = parse(&bytes[..end], end).ip() else { panic!("no advertisement for {meta:?}") };
+        assert_eq!((read.src, read.ttl, errors(&bytes[..end], &read)), (asked.target, 255, [0, 0]));
     }
     punt::answer_arp(&mut bytes.clone(), meta.dst, Mac::default());
     if let Some(end) = punt::refuse(&mut bytes, meta, Mac::default()) {

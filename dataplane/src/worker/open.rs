@@ -225,17 +225,16 @@ impl Path {
     }
 
     fn punt(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) {
-        let (size, is_whole) = (item.meta.end as usize, item.is_whole(&packet));
+        let is_whole = item.is_whole(&packet);
         let bytes = self.pool.memory().head_mut(&mut packet);
-        if !is_whole || !punt::answer_echo(bytes, &item.meta, context.node.gateway_mac) {
-            return self.drop_packet(packet, DropReason::NoRoute);
-        }
+        let answered = is_whole.then(|| punt::answer_echo(bytes, &item.meta, context.node.gateway_mac)).flatten();
+        let Some(size) = answered else { return self.drop_packet(packet, DropReason::NoRoute) };
         self.status().count(WorkerCounter::Punted, 1);
         self.answer(packet, size);
     }
 
     /// Sends an answer that was written over its question back where it came from.
-    fn answer(&mut self, mut packet: Packet, size: usize) {
+    pub(super) fn answer(&mut self, mut packet: Packet, size: usize) {
         packet.truncate(size);
         packet.checksum = Checksum::Valid;
         packet.gso = Gso::None;

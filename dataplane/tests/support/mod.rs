@@ -6,8 +6,8 @@ pub mod node;
 pub mod packets;
 pub mod rows;
 
-pub use node::{Node, Outcome, Shape};
-pub use packets::{L4, Spec, udp};
+pub use node::{Node, Outcome, Sent, Shape};
+pub use packets::{L4, Spec, Wrapped, udp};
 pub use rows::{Rows, Rule};
 pub use tables::{Addr, Mac};
 
@@ -21,6 +21,7 @@ pub const POD_C: u32 = 6;
 
 pub const VNI: u32 = 7;
 pub const TUNNEL_PORT: u16 = 4789;
+pub const GENEVE_PORT: u16 = 6081;
 pub const UPLINK_MTU: u16 = 1500;
 pub const SNAT_FIRST: u16 = 40_000;
 pub const SNAT_LAST: u16 = 40_999;
@@ -45,6 +46,45 @@ pub const SERVICE: Addr = Addr::v4([172, 30, 0, 10]);
 
 pub const GATEWAY_MAC: Mac = Mac([2, 0xfa, 0, 0, 0, 1]);
 pub const ROUTER_MAC: Mac = Mac([2, 0xee, 0, 0, 0, 254]);
+
+/// The same ends by IPv6.
+pub mod v6 {
+    use super::{Addr, pod_v6};
+
+    pub const NODE: Addr = super::node_addr_v6(1);
+    pub const PEER: Addr = super::node_addr_v6(2);
+    pub const ROUTER: Addr = super::node_addr_v6(254);
+    pub const CLIENT: Addr = super::in_net(0x999, 9);
+    pub const GATEWAY: Addr = pod_v6(1, 1);
+    pub const HOST_ADDR: Addr = pod_v6(1, 2);
+    pub const SNAT: Addr = pod_v6(1, 3);
+    pub const A: Addr = pod_v6(1, 4);
+    pub const B: Addr = pod_v6(1, 5);
+    pub const C: Addr = pod_v6(1, 6);
+    pub const REMOTE: Addr = pod_v6(2, 4);
+    pub const REMOTE_TWO: Addr = pod_v6(2, 5);
+    pub const SERVICE: Addr = super::in_net(0x30, 10);
+}
+
+/// 2001:db8:NET::HOST
+const fn in_net(net: u16, host: u8) -> Addr {
+    let [high, low] = net.to_be_bytes();
+    Addr::v6([0x20, 1, 0xd, 0xb8, high, low, 0, 0, 0, 0, 0, 0, 0, 0, 0, host])
+}
+
+/// As `pod`: in 2001:db8:NUMBER::/64.
+pub const fn pod_v6(number: u8, octet: u8) -> Addr {
+    in_net(number as u16, octet)
+}
+
+/// The address of a pod or node range in a family: 0 IPv4, 1 IPv6.
+pub const fn pod_in(family: usize, number: u8, octet: u8) -> Addr {
+    if family == 0 { pod(number, octet) } else { pod_v6(number, octet) }
+}
+
+pub const fn node_addr_v6(number: u8) -> Addr {
+    in_net(0x192, number)
+}
 
 /// Address `.octet` in the pod range of node `number`.
 pub const fn pod(number: u8, octet: u8) -> Addr {

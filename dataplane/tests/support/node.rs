@@ -38,12 +38,44 @@ pub struct Shape {
     pub host_owner: u16,
     pub flows_max: usize,
     pub ring_len: usize,
+    /// The family of the addresses between nodes: 0 IPv4, 1 IPv6. Pods have both.
+    pub underlay: usize,
+    pub wrapped: Wrapped,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
         let pods = vec![(4, 0), (5, 0), (6, 0)];
-        Shape { number: 1, workers: 1, uplink_queues: 1, pods, host_owner: 0, flows_max: 1024, ring_len: 512 }
+        Shape {
+            number: 1,
+            workers: 1,
+            uplink_queues: 1,
+            pods,
+            host_owner: 0,
+            flows_max: 1024,
+            ring_len: 512,
+            underlay: 0,
+            wrapped: Wrapped::Vxlan,
+        }
+    }
+}
+
+impl Shape {
+    /// The outer headers of a packet from one node to another.
+    pub fn outer(&self, from: u8, to: u8) -> Outer {
+        let addr = if self.underlay == 0 { node_addr } else { node_addr_v6 };
+        let vni = if self.wrapped == Wrapped::Ip { 0 } else { VNI };
+        let usual = outer(addr(from), uplink_mac(from), addr(to), uplink_mac(to));
+        Outer { wrapped: self.wrapped, vni, ..usual }
+    }
+
+    /// The Ethernet address of a node inside the tunnel; IP in IP has none.
+    pub fn inner_mac(&self, number: u8) -> Mac {
+        match (self.wrapped, self.underlay) {
+            (Wrapped::Ip, _) => Mac::default(),
+            (_, 0) => inner_mac(number),
+            _ => Mac([2, 0xfa, 0, 0, 0, number]),
+        }
     }
 }
 
@@ -130,7 +162,7 @@ impl Node {
         ];
         for (octet, owner) in self.shape.pods.clone() {
             let mut slot = self.slot(octet as u32, InterfaceKind::Pod, owner, pod_mac(n, octet), Some(worker));
-            slot.addrs = vec![pod(n, octet)];
+            slot.addrs = vec![pod(n, octet), pod_v6(n, octet)];
             slots.push(slot);
         }
         slots
@@ -244,8 +276,8 @@ impl Node {
     /// The tunnel packet that the peer sends.
     pub fn peers_packet(&self, inner: &Spec) -> Spec {
         let n = self.shape.number;
-        let outer = outer(node_addr(3 - n), uplink_mac(3 - n), node_addr(n), uplink_mac(n));
-        encapsulate(&outer, 55_555, &inner.clone().macs(inner_mac(3 - n), inner_mac(n)).bytes())
+        let inner = inner.clone().macs(self.shape.inner_mac(3 - n), self.shape.inner_mac(n));
+        encapsulate(&self.shape.outer(3 - n, n), 55_555, &inner.bytes())
     }
 
     /// What `pass` answers for a packet that reaches a pod or the host.
@@ -256,8 +288,9 @@ impl Node {
     /// ... that goes through the tunnel.
     pub fn tunnelled(&self, inner: Spec) -> Outcome {
         let n = self.shape.number;
-        let outer = outer(node_addr(n), uplink_mac(n), node_addr(3 - n), uplink_mac(3 - n));
-        Outcome::sent(Sent::Tunnel(outer, inner.macs(inner_mac(n), inner_mac(3 - n))))
+        let inner = inner.macs(self.shape.inner_mac(n), self.shape.inner_mac(3 - n));
+        let outer = Outer { traffic_class: inner.traffic_class, ..self.shape.outer(n, 3 - n) };
+        Outcome::sent(Sent::Tunnel(outer, inner))
     }
 
     /// ... that leaves plainly to a next hop.
@@ -290,7 +323,8 @@ impl Sent {
         let spec = Spec::judge(&packet.bytes);
         match decapsulate(&spec) {
             Some((outer, src_port, inner)) if interface == UPLINK => {
-                assert!(src_port >= 49_152, "{src_port} is not in the dynamic range");
+                let has_port = outer.wrapped != Wrapped::Ip;
+                assert!(src_port >= 49_152 || !has_port, "{src_port} is not in the dynamic range");
                 Sent::Tunnel(outer, inner)
             }
             _ => Sent::Plain(interface, spec),

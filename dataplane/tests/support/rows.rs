@@ -6,7 +6,7 @@ use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
-use tables::node::NodeRecord;
+use tables::node::{Encapsulation, NodeRecord, family};
 use tables::policy::{Direction, IDENTITY_NODE, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
@@ -23,10 +23,13 @@ pub const ROUTE_SERVICES: u32 = 5;
 pub const ROUTE_NEIGHBOUR: u32 = 6;
 /// Those of own addresses and pods, by last octet.
 pub const ROUTE_OWN: u32 = 16;
+/// Added to the id of a route for its IPv6 twin.
+pub const ROUTE_V6: u32 = 512;
 /// Neighbour indexes.
 pub const NEIGHBOUR_PEER: u32 = 1;
 pub const NEIGHBOUR_ROUTER: u32 = 2;
 pub const NEIGHBOUR_LINK: u32 = 3;
+pub const NEIGHBOUR_ROUTER_V6: u32 = 4;
 /// Identities: that of a pod is `100 * node + last octet`.
 pub const fn identity(number: u8, octet: u8) -> u32 {
     100 * number as u32 + octet as u32
@@ -53,29 +56,37 @@ pub struct Rows<'a, 'p> {
 impl Rows<'_, '_> {
     /// Everything that a node has before any service or policy.
     pub fn base(&mut self, shape: &Shape) {
-        self.node();
+        self.node(shape);
         self.own_addresses(shape);
-        self.routes();
+        self.routes(shape);
         for &(octet, owner) in &shape.pods {
             self.pod(octet, owner, 0);
         }
-        self.neighbour(NEIGHBOUR_PEER, node_addr(3 - self.number), Some(uplink_mac(3 - self.number)));
+        let peer = shape.outer(self.number, 3 - self.number).dst;
+        self.neighbour(NEIGHBOUR_PEER, peer, Some(uplink_mac(3 - self.number)));
         self.neighbour(NEIGHBOUR_ROUTER, ROUTER, Some(ROUTER_MAC));
+        self.neighbour(NEIGHBOUR_ROUTER_V6, v6::ROUTER, Some(ROUTER_MAC));
         for number in [1, 2] {
-            let own = [node_addr(number), pod(number, 1), pod(number, 2), pod(number, 3)];
-            let nodes = own.into_iter().filter(|_| number == self.number).map(|addr| (addr, IDENTITY_NODE));
-            for (addr, identity) in nodes.chain((4..8).map(|o| (pod(number, o), identity(number, o)))) {
+            let own = [node_addr(number), node_addr_v6(number)].into_iter();
+            let own = own.chain((1..4).flat_map(|octet| [pod(number, octet), pod_v6(number, octet)]));
+            let nodes = own.filter(|_| number == self.number).map(|addr| (addr, IDENTITY_NODE));
+            let pods = (4..8).flat_map(|o| [pod(number, o), pod_v6(number, o)].map(|addr| (addr, identity(number, o))));
+            for (addr, identity) in nodes.chain(pods) {
                 self.batch.insert_prefix(Lpm::Identity, &Prefix::host(addr), identity as u64).unwrap();
             }
         }
     }
 
-    fn node(&mut self) {
+    fn node(&mut self, shape: &Shape) {
         let mut record = NodeRecord::zeroed();
         let n = self.number;
-        (record.node[0], record.gateway[0]) = (node_addr(n), pod(n, 1));
-        (record.host[0], record.snat[0]) = (pod(n, 2), pod(n, 3));
+        record.node = [node_addr(n), node_addr_v6(n)];
+        record.gateway = [pod(n, 1), pod_v6(n, 1)];
+        (record.host, record.snat) = ([pod(n, 2), pod_v6(n, 2)], [pod(n, 3), pod_v6(n, 3)]);
         (record.vni, record.tunnel_port, record.uplink_mtu) = (VNI, TUNNEL_PORT, UPLINK_MTU);
+        if shape.wrapped == Wrapped::Geneve {
+            (record.tunnel_port, record.encapsulation) = (GENEVE_PORT, Encapsulation::Geneve as u32);
+        }
         (record.uplink, record.host_interface) = (UPLINK, HOST);
         (record.uplink_mac, record.gateway_mac, record.ready) = (uplink_mac(n), GATEWAY_MAC, 1);
         self.batch.set(Table::Node, 0, &record).unwrap();
@@ -83,35 +94,50 @@ impl Rows<'_, '_> {
 
     fn own_addresses(&mut self, shape: &Shape) {
         let n = self.number;
-        let own = [(node_addr(n), EndpointKind::Node, 0), (pod(n, 1), EndpointKind::Gateway, 1)];
-        let of_range = [(pod(n, 2), EndpointKind::Host, 2), (pod(n, 3), EndpointKind::Snat, 3)];
-        for (addr, kind, octet) in own.into_iter().chain(of_range) {
-            let mut row = EndpointRecord::new(kind);
-            (row.interface, row.identity, row.route) = (HOST, IDENTITY_NODE, ROUTE_OWN + octet);
-            (row.mac, row.flags, row.owner_first) = (host_mac(n), FLAG_POLICY_IN_FORCE, shape.host_owner);
-            if kind == EndpointKind::Snat {
-                (row.owner_first, row.owner_count) = (0, shape.workers);
-            }
-            self.batch.insert(Table::Endpoint, &addr, &row).unwrap();
-            let is_host = matches!(kind, EndpointKind::Node | EndpointKind::Host);
-            let kind = if is_host { RouteKind::Host } else { RouteKind::Local };
-            self.route(ROUTE_OWN + octet, Prefix::host(addr), RouteRecord::new(kind));
+        for family in [0, 1] {
+            let of_range = |octet: u8| pod_in(family, n, octet);
+            let node = if family == 0 { node_addr(n) } else { node_addr_v6(n) };
+            self.own_address(shape, node, EndpointKind::Node, 0);
+            self.own_address(shape, of_range(1), EndpointKind::Gateway, 1);
+            self.own_address(shape, of_range(2), EndpointKind::Host, 2);
+            self.own_address(shape, of_range(3), EndpointKind::Snat, 3);
         }
     }
 
-    fn routes(&mut self) {
-        let range = |number: u8| Prefix::new(pod(number, 0), 24).unwrap();
-        let mut tunnel = RouteRecord::new(RouteKind::Tunnel);
-        (tunnel.peer, tunnel.next_hop) = (node_addr(3 - self.number), NEIGHBOUR_PEER);
-        let mut default = RouteRecord::new(RouteKind::Via);
-        (default.next_hop, default.flags) = (NEIGHBOUR_ROUTER, FLAG_MASQUERADE);
+    fn own_address(&mut self, shape: &Shape, addr: Addr, kind: EndpointKind, octet: u32) {
+        let id = ROUTE_OWN + octet + ROUTE_V6 * family(addr) as u32;
+        let mut row = EndpointRecord::new(kind);
+        (row.interface, row.identity, row.route) = (HOST, IDENTITY_NODE, id);
+        (row.mac, row.flags, row.owner_first) = (host_mac(self.number), FLAG_POLICY_IN_FORCE, shape.host_owner);
+        if kind == EndpointKind::Snat {
+            (row.owner_first, row.owner_count) = (0, shape.workers);
+        }
+        self.batch.insert(Table::Endpoint, &addr, &row).unwrap();
+        let is_host = matches!(kind, EndpointKind::Node | EndpointKind::Host);
+        let kind = if is_host { RouteKind::Host } else { RouteKind::Local };
+        self.route(id, Prefix::host(addr), RouteRecord::new(kind));
+    }
+
+    fn routes(&mut self, shape: &Shape) {
+        let mut tunnel =
+            RouteRecord::new(if shape.wrapped == Wrapped::Ip { RouteKind::Ipip } else { RouteKind::Tunnel });
+        (tunnel.peer, tunnel.next_hop) = (shape.outer(self.number, 3 - self.number).dst, NEIGHBOUR_PEER);
         let mut link = RouteRecord::new(RouteKind::OnLink);
         link.flags = FLAG_MASQUERADE;
-        self.route(ROUTE_POD_RANGE, range(self.number), RouteRecord::new(RouteKind::Blackhole));
-        self.route(ROUTE_PEER, range(3 - self.number), tunnel);
-        self.route(ROUTE_DEFAULT, "0.0.0.0/0".parse().unwrap(), default);
-        self.route(ROUTE_LINK, "192.168.0.0/24".parse().unwrap(), link);
-        self.route(ROUTE_SERVICES, "172.30.0.0/16".parse().unwrap(), RouteRecord::new(RouteKind::Services));
+        for (v6, default, on_link, services, router) in [
+            (0, "0.0.0.0/0", "192.168.0.0/24", "172.30.0.0/16", NEIGHBOUR_ROUTER),
+            (1, "::/0", "2001:db8:192::/64", "2001:db8:30::/64", NEIGHBOUR_ROUTER_V6),
+        ] {
+            let range = |number: u8| Prefix::new(pod_in(v6, number, 0), if v6 == 0 { 24 } else { 64 }).unwrap();
+            let mut via = RouteRecord::new(RouteKind::Via);
+            (via.next_hop, via.flags) = (router, FLAG_MASQUERADE);
+            let id = |id: u32| id + ROUTE_V6 * v6 as u32;
+            self.route(id(ROUTE_POD_RANGE), range(self.number), RouteRecord::new(RouteKind::Blackhole));
+            self.route(id(ROUTE_PEER), range(3 - self.number), tunnel);
+            self.route(id(ROUTE_DEFAULT), default.parse().unwrap(), via);
+            self.route(id(ROUTE_LINK), on_link.parse().unwrap(), link);
+            self.route(id(ROUTE_SERVICES), services.parse().unwrap(), RouteRecord::new(RouteKind::Services));
+        }
     }
 
     pub fn route(&mut self, id: u32, prefix: Prefix, record: RouteRecord) {
@@ -120,28 +146,30 @@ impl Rows<'_, '_> {
         self.batch.touch(Scope::Route(id));
     }
 
-    /// A pod, by the last octet of its address, which is its interface's id too.
+    /// A pod, by the last octet of its addresses, which is its interface's id too.
     pub fn pod(&mut self, octet: u8, owner: u16, policy_set: u32) {
-        let mut row = EndpointRecord::new(EndpointKind::Pod);
-        (row.interface, row.policy_set, row.identity) = (octet as u32, policy_set, identity(self.number, octet));
-        (row.route, row.owner_first) = (ROUTE_OWN + octet as u32, owner);
-        (row.mac, row.flags) = (pod_mac(self.number, octet), FLAG_POLICY_IN_FORCE);
-        let addr = pod(self.number, octet);
-        let before: Option<EndpointRecord> = self.batch.view().find(Table::Endpoint, &addr);
-        self.batch.insert(Table::Endpoint, &addr, &row).unwrap();
-        self.route(row.route, Prefix::host(addr), RouteRecord::new(RouteKind::Local));
-        for set in [Some(policy_set), before.map(|b| b.policy_set)].into_iter().flatten() {
-            self.batch.touch(Scope::PolicySet(set));
+        for addr in [pod(self.number, octet), pod_v6(self.number, octet)] {
+            let mut row = EndpointRecord::new(EndpointKind::Pod);
+            (row.interface, row.policy_set, row.identity) = (octet as u32, policy_set, identity(self.number, octet));
+            (row.route, row.owner_first) = (ROUTE_OWN + octet as u32 + ROUTE_V6 * family(addr) as u32, owner);
+            (row.mac, row.flags) = (pod_mac(self.number, octet), FLAG_POLICY_IN_FORCE);
+            let before: Option<EndpointRecord> = self.batch.view().find(Table::Endpoint, &addr);
+            self.batch.insert(Table::Endpoint, &addr, &row).unwrap();
+            self.route(row.route, Prefix::host(addr), RouteRecord::new(RouteKind::Local));
+            for set in [Some(policy_set), before.map(|b| b.policy_set)].into_iter().flatten() {
+                self.batch.touch(Scope::PolicySet(set));
+            }
         }
     }
 
     /// The pod has no policy in force yet.
     pub fn pending(&mut self, octet: u8) {
-        let addr = pod(self.number, octet);
-        let mut row: EndpointRecord = self.batch.view().find(Table::Endpoint, &addr).unwrap();
-        row.flags = 0;
-        self.batch.insert(Table::Endpoint, &addr, &row).unwrap();
-        self.batch.touch(Scope::PolicySet(row.policy_set));
+        for addr in [pod(self.number, octet), pod_v6(self.number, octet)] {
+            let mut row: EndpointRecord = self.batch.view().find(Table::Endpoint, &addr).unwrap();
+            row.flags = 0;
+            self.batch.insert(Table::Endpoint, &addr, &row).unwrap();
+            self.batch.touch(Scope::PolicySet(row.policy_set));
+        }
     }
 
     pub fn neighbour(&mut self, index: u32, addr: Addr, mac: Option<Mac>) {
