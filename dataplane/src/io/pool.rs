@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Frames sent home at once, if there are so many in a round.
-const BATCH: usize = 32;
+const BATCH: usize = 128;
 /// Batches that may be on their way to one worker.
 const BATCHES_MAX: usize = 64;
 

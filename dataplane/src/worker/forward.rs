@@ -12,6 +12,7 @@ use crate::punt;
 use crate::rewrite::{self, Change};
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
+use crate::worker::look::Leaving;
 use crate::worker::owners::Owners;
 use crate::worker::renewals::Renewals;
 use crate::worker::runtime::Runtime;
@@ -111,6 +112,8 @@ pub struct Path {
     /// What waits for the next pass.
     pub(super) items: Vec<Item>,
     items_done: Vec<Item>,
+    /// What is to be handed to other workers after the first pass.
+    pub(super) leaving: Vec<Leaving>,
     pub(super) segments: Vec<(Packet, Meta)>,
 }
 
@@ -145,6 +148,7 @@ impl Path {
             handed: Burst::default(),
             items: Vec::with_capacity(BURST_MAX),
             items_done: Vec::with_capacity(BURST_MAX),
+            leaving: Vec::with_capacity(BURST_MAX),
             segments: Vec::with_capacity(64),
         }
     }
@@ -254,7 +258,8 @@ impl Path {
         let Some(Item { to: To::Interface(interface), .. }) = items.first() else { return false };
         let goes = |item: &Item| matches!(item.to, To::Interface(other) if other == *interface);
         let is_whole = items.len() == burst.len() && self.items.is_empty() && items.iter().all(goes);
-        is_whole && self.interfaces.stage_whole(*interface, burst)
+        let block = self.status.block(self.id as usize);
+        is_whole && self.interfaces.stage_whole(*interface, burst, &mut self.pool, block)
     }
 
     #[inline(always)]

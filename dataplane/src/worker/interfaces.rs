@@ -6,11 +6,15 @@ use crate::io::pool::FramePool;
 use crate::packet::{BURST_MAX, Burst, Packet};
 use std::sync::Arc;
 use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
+use tables::cpu::prefetch_to_write;
 use tables::limits::INTERFACES_MAX;
 use tables::message::InterfaceKind;
 use tables::owner::Worker;
 use tables::status::Block;
 use tables::{Addr, Mac};
+
+/// A batch was read by another core before: what will be written to it is fetched so many packets ahead.
+const HANDED_AHEAD: usize = 12;
 
 /// One interface.
 pub struct Slot {
@@ -101,8 +105,12 @@ impl Interfaces {
     /// The same of a whole burst, whose places must all be full: they change owners, and no packet is moved. The burst is
     /// empty then.
     #[inline(always)]
-    pub fn stage_whole(&mut self, id: u32, burst: &mut Burst) -> bool {
+    pub fn stage_whole(&mut self, id: u32, burst: &mut Burst, pool: &mut FramePool, status: Block<'_>) -> bool {
         let Some(slot) = self.index(id).and_then(|index| self.slots.get_mut(index)) else { return false };
+        if slot.device.is_some() && slot.out.room() < burst.len() {
+            // It would have to go before the last packet anyway.
+            flush(slot, pool, status);
+        }
         let fits = slot.device.is_some() && slot.out.is_empty();
         if fits {
             std::mem::swap(&mut slot.out, burst);
@@ -128,6 +136,7 @@ impl Interfaces {
     }
 
     /// Hands a packet to the worker that owns it.
+    #[inline(always)]
     pub fn hand(&mut self, to: Worker, handed: Handed, pool: &mut FramePool, status: Block<'_>) {
         let Some(batch) = self.handed.get_mut(to as usize).filter(|_| to != self.worker) else {
             return discard(handed.packet, DropReason::Loop, pool, status);
@@ -135,6 +144,7 @@ impl Interfaces {
         if batch.len() >= BURST_MAX && !self.mailboxes[to as usize].send(batch) {
             return discard(handed.packet, DropReason::HandoffFull, pool, status);
         }
+        prefetch_to_write(batch.as_ptr().wrapping_add(batch.len() + HANDED_AHEAD).cast());
         batch.push(handed);
         status.count(WorkerCounter::HandoffsOut, 1);
     }

@@ -51,6 +51,13 @@ pub(super) struct Place<'p> {
     pub at: u16,
 }
 
+/// A packet that another worker owns.
+pub(super) struct Leaving {
+    at: u16,
+    to: Worker,
+    origin: Origin,
+}
+
 impl Path {
     /// First pass over what an interface received: parse, decapsulate, find the owner.
     #[inline(always)]
@@ -70,18 +77,20 @@ impl Path {
                 None => self.drop_from(place.packet, DropReason::InterfaceGone),
             }
         }
+        self.hand_leaving(places);
     }
 
     /// The same over what was handed over or waited.
     pub(super) fn look_at_handed(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], stages: &[Stage]) {
-        places.iter().take(AHEAD_HANDED).for_each(|place| self.pool.memory().prefetch_head(place, HEADERS_BYTES));
+        places.iter().take(AHEAD_HANDED).for_each(|place| self.pool.memory().prefetch_handed(place, HEADERS_BYTES));
         for at in 0..places.len() {
             if let Some(ahead) = places.get(at + AHEAD_HANDED) {
-                self.pool.memory().prefetch_head(ahead, HEADERS_BYTES);
+                self.pool.memory().prefetch_handed(ahead, HEADERS_BYTES);
             }
             let place = Place { packet: &mut places[at], at: at as u16 };
             self.look(context, place, stages[at]);
         }
+        self.hand_leaving(places);
     }
 
     fn look(&mut self, context: &Context<'_>, place: Place<'_>, stage: Stage) {
@@ -199,9 +208,13 @@ impl Path {
         }
         let only = if meta.kind == Kind::IcmpError { None } else { self.owners.find(&context.view, meta.dst) };
         match only {
-            Some(worker) if worker == self.id => self.queue(place.at, meta, is_plain, Way::Back, origin),
-            Some(worker) if (worker as usize) < self.status.workers() => {
-                self.hand(worker, place.packet, Stage::Back(origin));
+            Some(to) if (to as usize) < self.status.workers() => {
+                // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
+                let (is_mine, at) = (to == self.id, place.at);
+                self.queue(at, meta, is_plain, Way::Back, origin);
+                self.items.truncate(self.items.len() - !is_mine as usize);
+                self.leaving.push(Leaving { at, to, origin });
+                self.leaving.truncate(self.leaving.len() - is_mine as usize);
             }
             _ => self.queue_or_hand(context, place, origin),
         }
@@ -216,6 +229,17 @@ impl Path {
         match owned_by.filter(|&worker| worker != self.id && (worker as usize) < self.status.workers()) {
             Some(worker) => self.hand(worker, place.packet, Stage::Back(origin)),
             None => self.queue(place.at, meta, false, Way::Back, origin),
+        }
+    }
+
+    /// Hands over what other workers own.
+    #[inline(always)]
+    fn hand_leaving(&mut self, places: &mut [Option<Packet>]) {
+        let block = self.status.block(self.id as usize);
+        for Leaving { at, to, origin } in self.leaving.drain(..) {
+            if let Some(packet) = places[at as usize].take() {
+                self.interfaces.hand(to, Handed { packet, stage: Stage::Back(origin) }, &mut self.pool, block);
+            }
         }
     }
 
