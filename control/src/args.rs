@@ -1,5 +1,6 @@
 //! The command line of `fairway-control`, and what it means.
 
+use crate::encapsulation::Encapsulation;
 use clap::Parser;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -31,12 +32,16 @@ pub struct Args {
     /// Range that holds all pod ranges; may be given once for each.
     #[arg(long = "cluster-cidr", value_name = "CIDR")]
     pub cluster_cidrs: Vec<Prefix>,
-    /// VXLAN network identifier of the cluster.
+    /// How packets reach other nodes' pods; `none`: as they are, for nodes on one link or behind routers that know the
+    /// pod ranges.
+    #[arg(long, value_enum, default_value_t)]
+    pub encapsulation: Encapsulation,
+    /// VXLAN or Geneve network identifier of the cluster.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..1 << 24))]
     pub vni: u32,
-    /// UDP port of the tunnel: 4789 as registered, 8472 as Linux once chose.
-    #[arg(long, default_value_t = 4789)]
-    pub vxlan_port: u16,
+    /// UDP port of the tunnel: else as registered, 4789 for VXLAN and 6081 for Geneve (8472 is what Linux once chose).
+    #[arg(long, alias = "vxlan-port")]
+    pub tunnel_port: Option<u16>,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "127.0.0.1:9911")]
     pub http: SocketAddr,
@@ -48,6 +53,10 @@ pub struct Args {
 impl Args {
     pub fn dataplane_socket(&self) -> PathBuf {
         self.run_dir.join("dataplane.sock")
+    }
+
+    pub fn tunnel_port(&self) -> u16 {
+        self.tunnel_port.unwrap_or(self.encapsulation.default_port())
     }
 }
 
@@ -79,5 +88,15 @@ mod tests {
         let error = Args::try_parse_from(base.iter().chain(&["--service-cidr", "10.96.0.0"])).unwrap_err();
         assert!(error.to_string().contains("--service-cidr"), "{error}");
         assert!(Args::try_parse_from(base.iter().chain(&["--vni", "16777216"])).is_err());
+    }
+
+    #[test]
+    fn the_tunnels_port_is_the_registered_one_unless_it_is_given() {
+        let port = |more: &[&str]| {
+            let base = ["fairway-control", "--node", "n", "--objects", "o", "--uplink", "e"];
+            Args::try_parse_from(base.iter().chain(more)).unwrap().tunnel_port()
+        };
+        assert_eq!((port(&[]), port(&["--encapsulation", "geneve"])), (4789, 6081));
+        assert_eq!((port(&["--vxlan-port", "8472"]), port(&["--tunnel-port", "8472"])), (8472, 8472));
     }
 }

@@ -22,10 +22,10 @@ struct addr {
 struct config {
     struct addr node[2]; // the node's own addresses: IPv4 (mapped), IPv6
     __u8 mac[6];         // only frames to this address are ours
-    __be16 tunnel_port;
+    __be16 tunnel_port; // 0 for none
     __u16 snat_first; // host byte order, both ends included
     __u16 snat_last;
-    __u32 reserved;
+    __u32 ip_in_ip; // 1 if the overlay is IP in IP: those packets to the node are ours
 };
 
 struct range_key {
@@ -130,6 +130,8 @@ struct packet {
 #define ICMPV6_ECHO 128
 #define ICMPV6_ECHO_REPLY 129
 #define PROTOCOL_HOP_BY_HOP 0
+#define PROTOCOL_IPIP 4
+#define PROTOCOL_IPV6_IN_IP 41
 #define PROTOCOL_ROUTING 43
 #define PROTOCOL_FRAGMENT 44
 #define PROTOCOL_ICMPV6 58
@@ -224,6 +226,11 @@ static __always_inline int has_ports(__u8 protocol)
     return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == PROTOCOL_SCTP;
 }
 
+static __always_inline int is_ip_in_ip(const struct config *config, __u8 protocol)
+{
+    return config->ip_in_ip && (protocol == PROTOCOL_IPIP || protocol == PROTOCOL_IPV6_IN_IP);
+}
+
 // An ICMP error belongs to whoever sent the packet that it quotes.
 static __always_inline int quoted_is_ours(const struct config *config, void *at, void *end, __be16 ethertype)
 {
@@ -241,6 +248,8 @@ static __always_inline int quoted_is_ours(const struct config *config, void *at,
         return in_snat(config, ports->src) ||
                (quoted.protocol == IPPROTO_UDP && ports->dst == config->tunnel_port);
     }
+    if (is_ip_in_ip(config, quoted.protocol))
+        return 1;
     struct icmp *icmp = quoted.transport;
     if ((void *)(icmp + 1) > end)
         return 0;
@@ -296,6 +305,8 @@ static __always_inline int is_ours(const struct config *config, void *at, void *
         return 0;
     if (has_ports(packet.protocol))
         return ports_are_ours(config, &packet, end);
+    if (is_ip_in_ip(config, packet.protocol))
+        return is_node(config, &packet.dst);
     if (packet.protocol == IPPROTO_ICMP || packet.protocol == PROTOCOL_ICMPV6)
         return icmp_is_ours(config, &packet, end, eth->h_proto);
     return 0;

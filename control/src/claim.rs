@@ -2,11 +2,13 @@
 //! that it stays when this process is killed; a successor loads a fresh program, fills its maps, and replaces the old one
 //! in one step. This file must not decide what is claimed.
 
+use crate::encapsulation::Encapsulation;
 use bytemuck::{Pod, Zeroable};
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, Xdp, XdpFlags};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use tables::route::RouteKind;
 use tables::{Addr, Mac, Prefix, Protocol};
 
 /// The program and its maps, compiled by build.rs.
@@ -63,11 +65,18 @@ pub struct ClaimConfig {
     tunnel_port_be: [u8; 2],
     snat_first: u16,
     snat_last: u16,
-    reserved: u32,
+    ip_in_ip: u32,
 }
 
 impl ClaimConfig {
-    pub fn new(node: &[Addr], mac: Mac, tunnel_port: u16, snat: std::ops::RangeInclusive<u16>) -> ClaimConfig {
+    pub fn new(
+        node: &[Addr],
+        mac: Mac,
+        tunnel: (Encapsulation, u16),
+        snat: std::ops::RangeInclusive<u16>,
+    ) -> ClaimConfig {
+        let (encapsulation, port) = tunnel;
+        let tunnel_port = if encapsulation.route_kind() == RouteKind::Tunnel { port } else { 0 };
         let of_family = |v4| node.iter().find(|addr| addr.is_v4() == v4).map_or([0; 16], |addr| addr.v6_octets());
         ClaimConfig {
             node: [of_family(true), of_family(false)],
@@ -75,7 +84,7 @@ impl ClaimConfig {
             tunnel_port_be: tunnel_port.to_be_bytes(),
             snat_first: *snat.start(),
             snat_last: *snat.end(),
-            reserved: 0,
+            ip_in_ip: (encapsulation == Encapsulation::Ipip) as u32,
         }
     }
 }

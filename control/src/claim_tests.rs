@@ -1,7 +1,7 @@
 //! The program as the kernel runs it (BPF_PROG_TEST_RUN) on packets built by etherparse. Needs root, as the program does.
 
 use super::*;
-use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
+use etherparse::{Icmpv4Type, Icmpv6Type, IpNumber, PacketBuilder, icmpv4, icmpv6};
 use libbpf_rs::ProgramInput;
 use rustix::net::{AddressFamily, SocketType};
 
@@ -22,9 +22,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with((Encapsulation::Vxlan, 4789))
+    }
+
+    fn with(tunnel: (Encapsulation, u16)) -> Bench {
         let mut claim = Claim::load().expect("this test loads an XDP program: run it as root");
         let node = [Addr::v4(NODE), Addr::v6(NODE6)];
-        claim.set_config(ClaimConfig::new(&node, Mac(OURS), 4789, 40000..=60999)).unwrap();
+        claim.set_config(ClaimConfig::new(&node, Mac(OURS), tunnel, 40000..=60999)).unwrap();
         let ranges = ["10.244.0.0/16", "10.96.0.0/16", "fd00::/16"];
         claim.set_ranges(ranges.iter().map(|range| range.parse().unwrap()).collect()).unwrap();
         let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
@@ -127,6 +131,30 @@ fn of_the_node_address_only_the_tunnel_and_snat_ports_are_ours() {
     ] {
         assert_eq!(bench.claims(&packet), ours, "{packet:02x?}");
     }
+}
+
+#[test]
+fn ip_in_ip_to_the_node_is_ours_where_that_is_the_overlay() {
+    let inside = |outer: etherparse::PacketBuilderStep<etherparse::IpHeaders>, number, packet: &[u8]| {
+        let mut bytes = Vec::new();
+        outer.write(&mut bytes, number, &packet[14..]).unwrap();
+        bytes
+    };
+    let (pod, pod6) = (udp(ROUTER, POD, (1, 2)), udp6(ROUTER6, POD6, (1, 2)));
+    let packets = [
+        inside(v4(ROUTER, NODE), IpNumber::IPV4, &pod),
+        inside(v4(ROUTER, NODE), IpNumber::IPV6, &pod6),
+        inside(v6(ROUTER6, NODE6), IpNumber::IPV6, &pod6),
+    ];
+    let (vxlan, ipip) = (Bench::new(), Bench::with((Encapsulation::Ipip, 4789)));
+    for packet in &packets {
+        assert!(ipip.claims(packet) && !vxlan.claims(packet), "{packet:02x?}");
+    }
+    assert!(!ipip.claims(&inside(v4(ROUTER, [192, 168, 0, 2]), IpNumber::IPV4, &pod)), "to another node");
+    assert!(!ipip.claims(&udp(ROUTER, NODE, (5000, 4789))), "there is no UDP tunnel");
+    let sent = inside(v4(NODE, ROUTER), IpNumber::IPV4, &pod);
+    let error = icmp(NODE, UNREACHABLE, &sent[14..]);
+    assert!(ipip.claims(&error) && !vxlan.claims(&error), "an error about a tunnel packet");
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub mod cli;
 pub mod cni;
 pub mod compile;
 pub mod disk;
+pub mod encapsulation;
 pub mod file;
 pub mod flows;
 pub mod http;

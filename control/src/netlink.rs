@@ -3,13 +3,13 @@
 
 use futures_util::StreamExt;
 use futures_util::stream::TryStreamExt;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use std::io;
@@ -220,11 +220,12 @@ impl Netlink {
         deleted.map_err(failed(format!("delete the device with index {index}")))
     }
 
-    /// Adds an address without a network around it.
+    /// Adds an address without a network around it, and without asking the link whether another has it: it is ours to give.
     pub async fn add_address(&self, index: u32, addr: Addr) -> Result<()> {
         let length = if addr.is_v4() { 32 } else { 128 };
         let mut request = self.handle.address().add(index, addr.ip(), length).replace();
         request.message_mut().attributes.retain(|a| !matches!(a, AddressAttribute::Broadcast(_)));
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request.execute().await.map_err(failed(format!("give address {addr} to the device with index {index}")))
     }
 
@@ -360,6 +361,9 @@ fn forwarding(message: &RouteMessage) -> Option<Forwarding> {
         match attribute {
             RouteAttribute::Oif(device) => route.device = *device,
             RouteAttribute::Gateway(addr) => route.gateway = route_addr(addr),
+            // A next hop of the other family: IPv4 by an IPv6 router.
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => route.gateway = Some(Addr::from(*v6)),
+            RouteAttribute::Via(RouteVia::Inet(v4)) => route.gateway = Some(Addr::from(*v4)),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             _ => {}
         }

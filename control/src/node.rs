@@ -40,13 +40,17 @@ impl Node {
     /// Makes fairway0, or takes over the one that an earlier run left.
     pub async fn prepare(netlink: Netlink, mtu: u32) -> Result<Node, NodeError> {
         let tap = open_tap()?;
-        let device = netlink.link(HOST_DEVICE).await?.ok_or(NodeError::Vanished)?;
-        sysctl::quiet_ipv6(HOST_DEVICE, false);
+        let mut device = netlink.link(HOST_DEVICE).await?.ok_or(NodeError::Vanished)?;
+        // One that is in use stays as it is, until it is known which ranges the node has now.
+        if !netlink.addresses(device.index).await?.iter().any(|addr| !addr.is_v4()) {
+            sysctl::quiet_ipv6(HOST_DEVICE, false);
+        }
         // Packets for the host come with any source; the stricter of this and `all` holds, so say loose where all says strict.
         let strict = sysctl::read("ipv4/conf/all/rp_filter").is_ok_and(|value| value != "0");
         let _ = sysctl::write(&format!("ipv4/conf/{HOST_DEVICE}/rp_filter"), if strict { "2" } else { "0" });
-        if !device.is_up || device.mac != HOST_MAC || device.mtu != mtu {
+        if !device.is_up || device.mac != HOST_MAC {
             netlink.bring_up(device.index, Some(HOST_MAC), Some(mtu)).await?;
+            device.mtu = mtu;
         }
         let (ranges, routes, next_hops) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         Ok(Node { netlink, device, tap, ranges, routes, next_hops })
@@ -54,6 +58,14 @@ impl Node {
 
     pub fn ifindex(&self) -> u32 {
         self.device.index
+    }
+
+    pub async fn set_mtu(&mut self, mtu: u32) -> Result<(), NodeError> {
+        if self.device.mtu != mtu {
+            self.netlink.bring_up(self.device.index, None, Some(mtu)).await?;
+            self.device.mtu = mtu;
+        }
+        Ok(())
     }
 
     /// fairway0's descriptor: kept from before, or joined anew.

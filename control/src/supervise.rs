@@ -106,12 +106,12 @@ impl Supervisor {
     /// Prepares the node; nothing is claimed yet.
     pub async fn start(args: Args) -> Result<Supervisor> {
         let netlink = Netlink::connect().context("cannot open a netlink socket")?;
-        let uplink = Uplink::find(&netlink, &args.uplink).await?;
+        let uplink = Uplink::find(&netlink, &args.uplink, args.encapsulation.overhead(true)).await?;
         let store = Store::open(&args.state_dir)?;
         let claim = Claim::load()?;
         let publisher = Publisher::create(seed()).context("cannot make the tables' shared memory")?;
         let reservation = reserve::reserve(&args.snat_ports, &args.state_dir)?;
-        let node = match Node::prepare(netlink.clone(), uplink.pod_mtu()).await {
+        let node = match Node::prepare(netlink.clone(), uplink.mtu - args.encapsulation.overhead(true)).await {
             Ok(node) => node,
             Err(error) => {
                 reservation.release()?;

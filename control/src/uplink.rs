@@ -11,8 +11,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use tables::Mac;
 
-/// Bytes of outer headers that a packet of the overlay carries: Ethernet, IPv4, UDP, VXLAN.
-pub const OVERLAY_BYTES: u32 = 50;
+/// The smallest MTU of a pod: what IPv6 needs (RFC 8200, section 5).
+const POD_MTU_MIN: u32 = 1280;
 /// Packets that a busy-polling socket takes a turn; the NAPI weight.
 const BUSY_POLL_BUDGET: i32 = 64;
 
@@ -26,8 +26,8 @@ pub enum UplinkError {
         "{name} has {queues} receive queues, more than {QUEUES_MAX} that can be covered: reduce them with `ethtool -L {name} combined {QUEUES_MAX}`"
     )]
     Queues { name: String, queues: u32 },
-    #[error("{name} has an MTU of {mtu}; at least 1330 are needed for IPv6 pods behind the overlay")]
-    Mtu { name: String, mtu: u32 },
+    #[error("{name} has an MTU of {mtu}; at least {least} are needed for IPv6 pods behind the overlay")]
+    Mtu { name: String, mtu: u32, least: u32 },
     #[error(transparent)]
     Netlink(#[from] crate::netlink::NetlinkError),
     #[error("this kernel has no AF_XDP sockets ({0}): it needs CONFIG_XDP_SOCKETS, and root")]
@@ -45,24 +45,21 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    pub async fn find(netlink: &Netlink, name: &str) -> Result<Uplink, UplinkError> {
+    /// `overhead`: bytes of outer headers that packets of the overlay carry.
+    pub async fn find(netlink: &Netlink, name: &str, overhead: u32) -> Result<Uplink, UplinkError> {
         let link = netlink.link(name).await?.ok_or_else(|| UplinkError::Missing(name.to_owned()))?;
         if !link.is_up {
             return Err(UplinkError::Down { name: link.name });
         }
-        if link.mtu < 1280 + OVERLAY_BYTES {
-            return Err(UplinkError::Mtu { name: link.name, mtu: link.mtu });
+        let least = POD_MTU_MIN + overhead;
+        if link.mtu < least {
+            return Err(UplinkError::Mtu { name: link.name, mtu: link.mtu, least });
         }
         let queues = queues(&link).await;
         if queues > QUEUES_MAX {
             return Err(UplinkError::Queues { name: link.name, queues });
         }
         Ok(Uplink { name: link.name, index: link.index, mac: link.mac, mtu: link.mtu, queues })
-    }
-
-    /// MTU of pods and of fairway0.
-    pub fn pod_mtu(&self) -> u32 {
-        self.mtu - OVERLAY_BYTES
     }
 
     /// One fresh socket a queue, not bound.

@@ -5,6 +5,7 @@ use crate::cluster::{
     self, GATEWAY_MAC, HOST, NODE, OTHER_POD, OTHER_POD_ADDR, PEER, POD, POD_ADDR, POD_MAC, SERVICE_PORT,
     SERVICES_USED, TUNNEL_PORT, UPLINK,
 };
+use control::encapsulation::Encapsulation;
 use control::object::{
     EndpointSlice, Labels, Named, NetworkPolicy, Node, Object, ObjectChange, Peer, Pod, PolicyRule, PortMatch,
     PortRange, Selector, Service, ServicePort, SliceEndpoint, SlicePort, TargetPort,
@@ -155,6 +156,7 @@ pub fn local() -> Local {
         snat: one(3),
         gateway_mac: GATEWAY_MAC,
         host_mac: Mac([2, 0, 0, 0, 1, 2]),
+        encapsulation: Encapsulation::Vxlan,
         vni: 1,
         tunnel_port: TUNNEL_PORT,
         uplink: Uplink { interface: UPLINK, mac: Mac([2, 0, 0, 0, 1, 3]), mtu: 1500, vlan: 0 },

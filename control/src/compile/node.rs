@@ -4,7 +4,7 @@ use super::problem::{Problems, Subject};
 use crate::state::State;
 use tables::Addr;
 use tables::layout::Table;
-use tables::node::{Encapsulation, NodeRecord, family};
+use tables::node::{NodeRecord, family};
 use tables::publish::Batch;
 
 #[derive(Default)]
@@ -47,7 +47,7 @@ fn record(state: &State) -> NodeRecord {
         gateway_mac: local.gateway_mac,
         ready: state.is_complete() as u16,
         host_interface: local.host_interface,
-        encapsulation: Encapsulation::Vxlan as u32,
+        encapsulation: local.encapsulation.row() as u32,
         reserved: 0,
     }
 }

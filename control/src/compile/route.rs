@@ -8,6 +8,7 @@ use super::neighbour::{Neighbours, Use};
 use super::prefixes::Prefixes;
 use super::problem::{Problems, Subject};
 use crate::alloc::Ids;
+use crate::encapsulation;
 use crate::object::Node;
 use crate::state::{Changes, KernelRoute, Local, State};
 use bytemuck::Zeroable;
@@ -86,8 +87,9 @@ impl Routes {
             self.want(Source::Attachment(key.clone()), routes.collect());
         }
         let paths_changed = changes.node || changes.kernel_routes;
-        if changes.kernel_routes {
-            self.want(Source::Kernel, local.kernel_routes.iter().map(kernel).collect());
+        if paths_changed {
+            let usable = local.kernel_routes.iter().filter(|route| has_source(local, route.prefix));
+            self.want(Source::Kernel, usable.map(kernel).collect());
         }
         for name in if paths_changed { state.nodes.keys().collect() } else { Vec::new() } {
             self.want_node(state, name);
@@ -95,7 +97,7 @@ impl Routes {
         for name in &changes.nodes {
             self.want_node(state, name);
         }
-        for &addr in if changes.kernel_routes { local.neighbours.keys().collect() } else { Vec::new() } {
+        for &addr in if paths_changed { local.neighbours.keys().collect() } else { Vec::new() } {
             self.want(Source::Neighbour(addr), neighbour(local, addr));
         }
         for &addr in &changes.neighbours {
@@ -218,7 +220,7 @@ impl Routes {
     /// (prefix, id, kind, flags, peer, next hop).
     pub fn iter(&self) -> impl Iterator<Item = (Prefix, u32, RouteKind, u8, Option<Addr>, Option<Addr>)> {
         self.installed.iter().map(|(&prefix, i)| {
-            let peer = (i.spec.kind == RouteKind::Tunnel).then_some(i.spec.peer);
+            let peer = Some(i.spec.peer).filter(|peer| !peer.is_unspecified());
             (prefix, i.id, i.spec.kind, i.spec.flags, peer, i.spec.via.map(|(addr, _)| addr))
         })
     }
@@ -241,22 +243,27 @@ fn all(prefixes: &[Prefix], kind: RouteKind) -> Vec<(Prefix, Spec)> {
     prefixes.iter().map(|&prefix| (prefix, Spec::plain(kind))).collect()
 }
 
-/// Our own pod ranges drop what has no endpoint; other nodes' are behind their tunnel address.
+/// Our own pod ranges drop what has no endpoint; other nodes' are behind these nodes, all by one address of theirs.
 fn node_routes(local: &Local, node: &Node) -> Vec<(Prefix, Spec)> {
     if node.name == local.node {
         return all(&node.pod_cidrs, RouteKind::Blackhole);
     }
-    let has_family = |addr: &&Addr| local.addrs.is_empty() || local.addrs.iter().any(|own| own.is_v4() == addr.is_v4());
-    let Some(&peer) = node.addrs.iter().find(has_family) else { return Vec::new() };
+    let Some(peer) = encapsulation::peer(&local.addrs, &node.addrs) else { return Vec::new() };
     // A peer that no kernel route leads to is taken to be on the link.
     let next_hop = path(&local.kernel_routes, peer).and_then(|route| route.via).unwrap_or(peer);
-    let spec = Spec { peer, via: Some((next_hop, Use::NextHop)), ..Spec::plain(RouteKind::Tunnel) };
+    let spec = Spec { via: Some((next_hop, Use::NextHop)), ..Spec::plain(local.encapsulation.route_kind()) };
+    let spec = if spec.kind == RouteKind::Via { spec } else { Spec { peer, ..spec } };
     node.pod_cidrs.iter().map(|&prefix| (prefix, spec)).collect()
 }
 
 /// The kernel's route to an address: the longest, of equal ones the first.
 fn path(routes: &[KernelRoute], addr: Addr) -> Option<&KernelRoute> {
     routes.iter().rev().filter(|route| route.prefix.contains(addr)).max_by_key(|route| route.prefix.mapped_length())
+}
+
+/// What leaves the cluster bears the node's own address: in a family without one nothing leaves.
+fn has_source(local: &Local, prefix: Prefix) -> bool {
+    local.addrs.iter().any(|addr| addr.is_v4() == prefix.is_v4())
 }
 
 fn kernel(route: &KernelRoute) -> (Prefix, Spec) {
@@ -270,7 +277,7 @@ fn kernel(route: &KernelRoute) -> (Prefix, Spec) {
 /// A resolved address on the link is its own next hop.
 fn neighbour(local: &Local, addr: Addr) -> Vec<(Prefix, Spec)> {
     let on_link = path(&local.kernel_routes, addr).is_some_and(|route| route.via.is_none());
-    if !on_link || !local.neighbours.contains_key(&addr) {
+    if !on_link || !local.neighbours.contains_key(&addr) || !has_source(local, Prefix::host(addr)) {
         return Vec::new();
     }
     let via = Some((addr, Use::Resolved));

@@ -1,6 +1,7 @@
 //! Facts about this node that are no objects: addresses, interfaces, attachments, and what the kernel knows of the
 //! underlay.
 
+use crate::encapsulation::Encapsulation;
 use crate::object::Named;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -22,7 +23,9 @@ pub struct Local {
     pub gateway_mac: Mac,
     /// Ethernet address of fairway0.
     pub host_mac: Mac,
-    /// VXLAN network identifier, 24 bits.
+    /// How packets reach other nodes' pods.
+    pub encapsulation: Encapsulation,
+    /// VXLAN or Geneve network identifier, 24 bits.
     pub vni: u32,
     /// UDP destination port of the tunnel.
     pub tunnel_port: u16,

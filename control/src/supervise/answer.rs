@@ -93,10 +93,15 @@ impl Supervisor {
 
     fn query(&self, question: &Question) -> Result<ExplainQuery, Failure> {
         let protocol: Protocol = question.protocol.parse().map_err(|text: String| Failure::new(code::FAILED, text))?;
-        let (src, dst) = (self.resolve(&question.src)?, self.resolve(&question.dst)?);
-        if src.is_v4() != dst.is_v4() {
-            return Err(Failure::new(code::FAILED, format!("{src} and {dst} are of different families")));
-        }
+        let (sources, destinations) = (self.resolve(&question.src)?, self.resolve(&question.dst)?);
+        let pairs = sources.iter().flat_map(|&src| destinations.iter().map(move |&dst| (src, dst)));
+        let (src, dst) = pairs
+            .filter(|(src, dst)| src.is_v4() == dst.is_v4())
+            .min_by_key(|(src, _)| !src.is_v4())
+            .ok_or_else(|| {
+                let text = format!("{} and {} have no address family in common", question.src, question.dst);
+                Failure::new(code::FAILED, text)
+            })?;
         let interface = match &question.from {
             Some(from) => self.interface_named(from)?,
             None => self.interface_with(src),
@@ -104,10 +109,10 @@ impl Supervisor {
         Ok(ExplainQuery { interface, src, dst, src_port: question.src_port, dst_port: question.port, protocol })
     }
 
-    /// An address, or the first one of a pod or service.
-    fn resolve(&self, text: &str) -> Result<Addr, Failure> {
+    /// An address, or those of a pod or service.
+    fn resolve(&self, text: &str) -> Result<Vec<Addr>, Failure> {
         if let Ok(addr) = text.parse() {
-            return Ok(addr);
+            return Ok(vec![addr]);
         }
         let unknown = || {
             let hint = "an address, namespace/pod or namespace/service is expected";
@@ -116,9 +121,10 @@ impl Supervisor {
         let (namespace, name) = text.split_once('/').ok_or_else(unknown)?;
         let id = Named::new(namespace, name);
         let attached = self.store.iter().find(|attachment| attachment.pod_id() == id);
-        let found = attached.and_then(|attachment| attachment.addrs.first().copied());
-        let found = found.or_else(|| self.state.pod(&id).and_then(|pod| pod.addrs.first().copied()));
-        found.or_else(|| self.state.service(&id)?.cluster_ips.first().copied()).ok_or_else(unknown)
+        let found = attached.map(|attachment| &attachment.addrs);
+        let found = found.or_else(|| self.state.pod(&id).map(|pod| &pod.addrs).filter(|addrs| !addrs.is_empty()));
+        let found = found.or_else(|| self.state.service(&id).map(|service| &service.cluster_ips));
+        found.filter(|addrs| !addrs.is_empty()).cloned().ok_or_else(unknown)
     }
 
     fn interface_with(&self, addr: Addr) -> Option<u32> {

@@ -87,7 +87,7 @@ impl Supervisor {
             let text = format!("{key} is attached already: DEL it first");
             return Err(Failure::new(code::ALREADY_ATTACHED, text));
         }
-        let mtu = self.uplink.pod_mtu();
+        let mtu = self.pod_mtu();
         let added = self.store.add(|addrs| Attachment {
             container: pod.container,
             ifname: pod.ifname,

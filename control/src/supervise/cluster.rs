@@ -3,6 +3,7 @@
 
 use super::Supervisor;
 use crate::claim::ClaimConfig;
+use crate::encapsulation;
 use crate::file::Update;
 use crate::ipam::{GATEWAY_MAC, HOST_MAC, PodRange};
 use crate::log;
@@ -12,6 +13,9 @@ use std::collections::BTreeSet;
 use tables::message::InterfaceKind;
 use tables::node::family;
 use tables::{Addr, Prefix};
+
+/// RFC 8200, section 5.
+const IPV6_MTU_MIN: u32 = 1280;
 
 impl Supervisor {
     pub(super) async fn take_objects(&mut self, update: Update) {
@@ -51,14 +55,46 @@ impl Supervisor {
             self.set_problem("ipam", error);
         }
         let cidrs = self.claimed_ranges();
-        let config = ClaimConfig::new(&addrs, self.uplink.mac, self.args.vxlan_port, self.args.snat_ports.clone());
-        let claimed = self.claim.set_config(config).and_then(|()| self.claim.set_ranges(cidrs.clone()));
+        let claimed =
+            self.claim.set_config(self.claim_config(&addrs)).and_then(|()| self.claim.set_ranges(cidrs.clone()));
         self.note("claim-ranges", claimed);
         let cidrs: Vec<Prefix> = cidrs.into_iter().collect();
         let ranges = self.store.ipam().ranges().to_vec();
         let configured = self.node.configure(&ranges, &cidrs).await;
         self.note("node-routes", configured);
+        self.fit_mtu().await;
         self.refresh_local();
+    }
+
+    pub(super) fn claim_config(&self, addrs: &[Addr]) -> ClaimConfig {
+        let tunnel = (self.args.encapsulation, self.args.tunnel_port());
+        ClaimConfig::new(addrs, self.uplink.mac, tunnel, self.args.snat_ports.clone())
+    }
+
+    /// The MTU of what is attached from now on: what the uplink carries, less the largest outer headers that any other
+    /// node's tunnel needs.
+    pub(super) fn pod_mtu(&self) -> u32 {
+        let own = self.state.node(&self.args.node).map_or(&[][..], |node| &node.addrs);
+        let others = self.state.nodes.values().filter(|node| node.name != self.args.node);
+        let mut peers = others.filter_map(|node| encapsulation::peer(own, &node.addrs));
+        let only_v6 = !own.is_empty() && !own.iter().any(|addr| addr.is_v4());
+        let outer_is_v4 = !only_v6 && peers.all(|peer| peer.is_v4());
+        self.uplink.mtu.saturating_sub(self.args.encapsulation.overhead(outer_is_v4))
+    }
+
+    /// The host's own device follows; pods keep what they were made with.
+    pub(super) async fn fit_mtu(&mut self) {
+        let mtu = self.pod_mtu();
+        let fitted = self.node.set_mtu(mtu).await;
+        self.note("mtu", fitted);
+        let v6 = self.store.ipam().ranges().iter().any(|range| !range.prefix().is_v4());
+        if v6 && mtu < IPV6_MTU_MIN {
+            let name = &self.uplink.name;
+            self.set_problem(
+                "mtu",
+                format!("pods get an MTU of {mtu}, and IPv6 needs {IPV6_MTU_MIN}: raise that of {name}"),
+            );
+        }
     }
 
     fn note<E: std::fmt::Display>(&mut self, about: &str, outcome: Result<(), E>) {
@@ -91,7 +127,8 @@ impl Supervisor {
             gateway_mac: GATEWAY_MAC,
             host_mac: HOST_MAC,
             vni: self.args.vni,
-            tunnel_port: self.args.vxlan_port,
+            encapsulation: self.args.encapsulation,
+            tunnel_port: self.args.tunnel_port(),
             uplink: Uplink {
                 interface: uplink.map_or(old.uplink.interface, |info| info.id),
                 mac: self.uplink.mac,

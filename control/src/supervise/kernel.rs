@@ -2,7 +2,6 @@
 //! neighbours; and what workers want resolved, asked of the kernel.
 
 use super::Supervisor;
-use crate::claim::ClaimConfig;
 use crate::log;
 use crate::netlink::{Forwarding, Neighbour};
 use crate::state::KernelRoute;
@@ -92,6 +91,7 @@ impl Supervisor {
                 if now != self.uplink {
                     self.uplink = now;
                     self.reclaim();
+                    self.fit_mtu().await;
                     self.refresh_local();
                 }
             }
@@ -108,8 +108,7 @@ impl Supervisor {
 
     fn reclaim(&mut self) {
         let addrs = self.state.local().addrs.clone();
-        let config = ClaimConfig::new(&addrs, self.uplink.mac, self.args.vxlan_port, self.args.snat_ports.clone());
-        if let Err(error) = self.claim.set_config(config) {
+        if let Err(error) = self.claim.set_config(self.claim_config(&addrs)) {
             self.set_problem("claim-ranges", error);
         }
     }

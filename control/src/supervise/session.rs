@@ -283,7 +283,7 @@ impl Supervisor {
             ifindex: self.node.ifindex(),
             mac: HOST_MAC,
             addrs: Vec::new(),
-            mtu: self.uplink.pod_mtu() as u16,
+            mtu: self.pod_mtu() as u16,
             owner: None,
         };
         let tap = self.node.tap()?;

@@ -1,15 +1,16 @@
 //! Brings a whole lab up and changes its cast of pods.
 //!
-//! Addresses: nodes 172.18.0.11 and .12, the client outside 172.18.0.100; pods 10.244.NODE.0/24;
-//! services 10.96.0.0/16.
+//! Addresses are in `addressing`: nodes 172.18.0.11 and .12, the client outside 172.18.0.100; pods
+//! 10.244.NODE.0/24; services 10.96.0.0/16; and their likes in IPv6.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
+use crate::addressing::{self, Families};
 use crate::binaries::{Binaries, NotBuilt};
 use crate::fabric::Fabric;
 use crate::guard::Guard;
@@ -41,13 +42,24 @@ pub struct Options {
     pub uplink_queues: u32,
     /// Length of a node's pod range.
     pub pod_prefix: u8,
+    pub families: Families,
+    /// More arguments for every node's `fairway-control`.
+    pub control_args: Vec<String>,
     /// One pair a node; empty: veth pairs.
     pub nics: Vec<Nics>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { id: None, workers: 1, uplink_queues: 1, pod_prefix: 24, nics: Vec::new() }
+        Options {
+            id: None,
+            workers: 1,
+            uplink_queues: 1,
+            pod_prefix: 24,
+            families: Families::Ipv4,
+            control_args: Vec::new(),
+            nics: Vec::new(),
+        }
     }
 }
 
@@ -62,6 +74,7 @@ pub struct Lab {
     objects: Objects,
     binaries: Binaries,
     has_nics: bool,
+    families: Families,
     // Last: it removes what the others were made of.
     guard: Guard,
 }
@@ -76,10 +89,12 @@ impl Lab {
         let fabric = Fabric::create(&format!("{}fabric", guard.prefix()))?;
         let client = Netns::create(&format!("{}client", guard.prefix()))?;
         fabric.connect("client", &client, UPLINK, 1)?;
-        client.ip(&format!("address add {}/24 dev {UPLINK}", client_address()))?;
-        let has_nics = !options.nics.is_empty();
+        for address in options.families.client() {
+            client.ip(&format!("address add {} dev {UPLINK}", addressing::assignment(address)))?;
+        }
+        let (has_nics, families) = (!options.nics.is_empty(), options.families);
         let (nodes, pods, servers) = (Vec::new(), BTreeMap::new(), Vec::new());
-        let mut lab = Lab { nodes, pods, servers, client, fabric, objects, binaries, has_nics, guard };
+        let mut lab = Lab { nodes, pods, servers, client, fabric, objects, binaries, has_nics, families, guard };
         for number in 1..=NODES {
             lab.wire_node(number, options)?;
         }
@@ -90,7 +105,7 @@ impl Lab {
     fn wire_node(&mut self, number: u8, options: &Options) -> Result<()> {
         let name = format!("node-{number}");
         let netns = Netns::create(&format!("{}{name}", self.guard.prefix()))?;
-        ipv4_only(&netns)?;
+        silence_ipv6(&netns, self.families)?;
         let nics = options.nics.get(usize::from(number) - 1);
         let uplink = nics.map_or(UPLINK, |nics| &nics.uplink).to_string();
         let port = nics.map_or(&name, |nics| &nics.port).to_string();
@@ -98,12 +113,15 @@ impl Lab {
             Some(_) => self.fabric.connect_nics(&port, &netns, &uplink)?,
             None => self.fabric.connect(&port, &netns, &uplink, options.uplink_queues)?,
         }
-        let address = node_address(number);
-        let pod_range = format!("10.244.{number}.0/{}", options.pod_prefix);
-        netns.ip(&format!("address add {address}/24 dev {uplink}"))?;
-        self.client.ip(&format!("route add {pod_range} via {address}"))?;
-        self.objects.apply(&format!("node-{name}"), &manifests::node(&name, address, &pod_range))?;
-        let spec = NodeSpec { name, address, pod_range, uplink, port, workers: options.workers };
+        let addresses = options.families.node(number);
+        let pod_ranges = options.families.pod_ranges(number, options.pod_prefix);
+        for (address, range) in addresses.iter().zip(&pod_ranges) {
+            netns.ip(&format!("address add {} dev {uplink}", addressing::assignment(*address)))?;
+            self.client.ip(&format!("route add {range} via {address}"))?;
+        }
+        self.objects.apply(&format!("node-{name}"), &manifests::node(&name, &addresses, &pod_ranges))?;
+        let (workers, families, control_args) = (options.workers, options.families, options.control_args.clone());
+        let spec = NodeSpec { name, addresses, pod_ranges, uplink, port, workers, families, control_args };
         let node = Node::create(spec, netns, self.guard.directory(), self.objects.directory(), &self.binaries)?;
         self.nodes.push(node);
         Ok(())
@@ -133,7 +151,7 @@ impl Lab {
     /// and writes its object.
     pub fn add_pod(&mut self, name: &str, node: usize, labels: &[(&str, &str)]) -> Result<()> {
         let netns = Netns::create(&format!("{}{name}", self.guard.prefix()))?;
-        ipv4_only(&netns)?;
+        silence_ipv6(&netns, self.families)?;
         let attachment = self.nodes[node].plugin().add(&pod::container(name, netns.clone()))?;
         let mut pod = Pod::new(name, node, labels, netns, attachment);
         pod.start_server(&self.binaries, self.guard.directory())?;
@@ -188,6 +206,10 @@ impl Lab {
         Ok(&self.nodes[self.pod(pod)?.node])
     }
 
+    pub fn families(&self) -> Families {
+        self.families
+    }
+
     /// The uplinks are NICs of this machine, not veth pairs.
     pub fn has_nics(&self) -> bool {
         self.has_nics
@@ -232,17 +254,17 @@ pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// In the lab's usual cluster, which is IPv4 alone.
 pub fn client_address() -> IpAddr {
-    Ipv4Addr::new(172, 18, 0, 100).into()
+    Families::Ipv4.client()[0]
 }
 
-fn node_address(number: u8) -> IpAddr {
-    Ipv4Addr::new(172, 18, 0, 10 + number).into()
-}
-
-/// The lab is IPv4 so far, and a kernel that asks for IPv6 routers would disturb exact counts.
-fn ipv4_only(netns: &Netns) -> Result<()> {
-    ["all", "default"].iter().try_for_each(|scope| netns.sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), "1"))
+/// A kernel that asks for IPv6 routers would disturb exact counts; without IPv6 addresses it has no use for IPv6 at all.
+fn silence_ipv6(netns: &Netns, families: Families) -> Result<()> {
+    let setting = if families.has_ipv6() { ("accept_ra", "0") } else { ("disable_ipv6", "1") };
+    ["all", "default"]
+        .iter()
+        .try_for_each(|scope| netns.sysctl(&format!("net.ipv6.conf.{scope}.{}", setting.0), setting.1))
 }
 
 /// Everything that the lab needs of the machine, or one sentence that says what to do.

@@ -12,6 +12,7 @@
 //! The lab must never send a packet outside the namespaces that it made, nor leave anything
 //! behind: see `guard`.
 
+pub mod addressing;
 pub mod agent;
 pub mod binaries;
 pub mod cni;
@@ -35,4 +36,5 @@ pub mod wait;
 
 mod lab;
 
+pub use addressing::Families;
 pub use lab::{Lab, Nics, Options, one_at_a_time};

@@ -19,7 +19,11 @@ metadata:
     )
 }
 
-pub fn node(name: &str, address: IpAddr, pod_range: &str) -> String {
+pub fn node(name: &str, addresses: &[IpAddr], pod_ranges: &[String]) -> String {
+    let first = pod_ranges.first().map_or("", String::as_str);
+    let ranges: String = pod_ranges.iter().map(|range| format!("  - {range}\n")).collect();
+    let internal: String =
+        addresses.iter().map(|address| format!("  - type: InternalIP\n    address: {address}\n")).collect();
     format!(
         "apiVersion: v1
 kind: Node
@@ -28,14 +32,11 @@ metadata:
   labels:
     kubernetes.io/hostname: {name}
 spec:
-  podCIDR: {pod_range}
+  podCIDR: {first}
   podCIDRs:
-  - {pod_range}
-status:
+{ranges}status:
   addresses:
-  - type: InternalIP
-    address: {address}
-  - type: Hostname
+{internal}  - type: Hostname
     address: {name}
   conditions:
   - type: Ready
@@ -84,8 +85,11 @@ status:
 }
 
 /// A ClusterIP service for the pods that carry one label: HTTP on 80, echo on 7 (TCP and UDP).
-pub fn service(name: &str, address: IpAddr, label: (&str, &str)) -> String {
+pub fn service(name: &str, addresses: &[IpAddr], label: (&str, &str)) -> String {
     let (key, value) = label;
+    let first = addresses.first().map_or_else(String::new, ToString::to_string);
+    let all: String = addresses.iter().map(|address| format!("  - {address}\n")).collect();
+    let families: String = addresses.iter().map(|address| format!("  - {}\n", family(*address))).collect();
     format!(
         "apiVersion: v1
 kind: Service
@@ -94,10 +98,10 @@ metadata:
   name: {name}
 spec:
   type: ClusterIP
-  clusterIP: {address}
+  clusterIP: {first}
   clusterIPs:
-  - {address}
-  selector:
+{all}  ipFamilies:
+{families}  selector:
     {key}: {value}
   ports:
   - name: http
@@ -113,6 +117,53 @@ spec:
     port: 7
     targetPort: 7777
 "
+    )
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// An EndpointSlice of the service `service` as the lab's services have ports: one family each.
+pub fn endpoint_slice(name: &str, service: &str, addresses: &[IpAddr]) -> String {
+    let kind = addresses.first().map_or("IPv4", |address| family(*address));
+    let endpoints: String = addresses.iter().map(|address| format!("- addresses: [\"{address}\"]\n")).collect();
+    format!(
+        "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  namespace: {NAMESPACE}
+  name: {name}
+  labels:
+    kubernetes.io/service-name: {service}
+addressType: {kind}
+endpoints:
+{endpoints}ports:
+- name: http
+  protocol: TCP
+  port: 8080
+"
+    )
+}
+
+/// Pods labelled `app: web` answer only to these ranges.
+pub fn ranges_only(name: &str, ranges: &[&str]) -> String {
+    let from: String = ranges.iter().map(|range| format!("    - ipBlock:\n        cidr: {range}\n")).collect();
+    format!(
+        "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  namespace: {NAMESPACE}
+  name: {name}
+spec:
+  podSelector:
+    matchLabels:
+      app: web
+  policyTypes:
+  - Ingress
+  ingress:
+  - from:
+{from}"
     )
 }
 

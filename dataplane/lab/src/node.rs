@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::addressing::Families;
 use crate::binaries::{Binaries, NotBuilt};
 use crate::cni::Plugin;
 use crate::fairway::{Fairway, Interface, Status};
@@ -27,14 +28,17 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct NodeSpec {
     pub name: String,
-    /// On the fabric.
-    pub address: IpAddr,
-    /// `10.244.1.0/24`
-    pub pod_range: String,
+    /// On the fabric, one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// `10.244.1.0/24`, one of each family.
+    pub pod_ranges: Vec<String>,
     pub uplink: String,
     /// The other end of the uplink, in the fabric.
     pub port: String,
     pub workers: u32,
+    pub families: Families,
+    /// More arguments for `fairway-control`.
+    pub control_args: Vec<String>,
 }
 
 /// A running node.
@@ -79,8 +83,13 @@ impl Node {
         &self.spec.name
     }
 
+    /// Its first address.
     pub fn address(&self) -> IpAddr {
-        self.spec.address
+        self.spec.addresses[0]
+    }
+
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.spec.addresses
     }
 
     pub fn netns(&self) -> &Netns {
@@ -109,9 +118,13 @@ impl Node {
 
     /// The addresses that Fairway uses inside the pod network for what is no pod.
     pub fn reserved_addresses(&self) -> Result<Vec<IpAddr>> {
-        let first = self.spec.pod_range.split('/').next().unwrap_or_default();
-        let first: IpAddr = first.parse().with_context(|| format!("pod range {}", self.spec.pod_range))?;
-        Ok([HOST_OFFSET, SNAT_OFFSET].map(|offset| nth_after(first, offset)).to_vec())
+        let mut reserved = Vec::new();
+        for range in &self.spec.pod_ranges {
+            let first = range.split('/').next().unwrap_or_default();
+            let first: IpAddr = first.parse().with_context(|| format!("pod range {range}"))?;
+            reserved.extend([HOST_OFFSET, SNAT_OFFSET].map(|offset| nth_after(first, offset)));
+        }
+        Ok(reserved)
     }
 
     pub fn start(&mut self) -> Result<()> {
@@ -246,7 +259,9 @@ fn control_command(spec: &NodeSpec, netns: &Netns, directory: &Path, objects: &P
     Cmd::new(binaries.path("fairway-control"))
         .netns(netns)
         .args(["--node", &spec.name, "--uplink", &spec.uplink])
-        .args(["--service-cidr", "10.96.0.0/16", "--cluster-cidr", "10.244.0.0/16"])
+        .args(spec.families.service_ranges().iter().flat_map(|range| ["--service-cidr", range]))
+        .args(spec.families.cluster_ranges().iter().flat_map(|range| ["--cluster-cidr", range]))
+        .args(&spec.control_args)
         .arg("--objects")
         .arg(objects.display())
         .arg("--run-dir")

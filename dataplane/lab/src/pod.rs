@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::addressing::host_part;
 use crate::agent::serve::{ECHO_PORT, HTTP_PORT};
 use crate::binaries::Binaries;
 use crate::cni::{Attachment, Container, POD_INTERFACE};
@@ -67,12 +68,16 @@ impl Pod {
         self.attachment.addresses[0]
     }
 
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.attachment.addresses
+    }
+
     pub fn url(&self) -> String {
-        format!("http://{}:{HTTP_PORT}/", self.address())
+        format!("http://{}:{HTTP_PORT}/", host_part(self.address()))
     }
 
     pub fn echo(&self) -> String {
-        format!("{}:{ECHO_PORT}", self.address())
+        format!("{}:{ECHO_PORT}", host_part(self.address()))
     }
 
     pub fn manifest(&self, node: &str) -> String {

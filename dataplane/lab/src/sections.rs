@@ -82,9 +82,9 @@ pub fn stage_lab(options: &Options, show: &Transcript) -> Result<Lab> {
         lab.add_pod(name, node, labels)?;
     }
     let objects = lab.objects();
-    objects.apply("service-web", &manifests::service("web", web_service(), ("app", "web")))?;
-    objects.apply("service-mirror", &manifests::service("mirror", mirror_service(), ("name", "web-1")))?;
-    objects.apply("service-far", &manifests::service("far", far_service(), ("name", "web-2")))?;
+    objects.apply("service-web", &manifests::service("web", &[web_service()], ("app", "web")))?;
+    objects.apply("service-mirror", &manifests::service("mirror", &[mirror_service()], ("name", "web-1")))?;
+    objects.apply("service-far", &manifests::service("far", &[far_service()], ("name", "web-2")))?;
     for (name, netns) in [("node-1", lab.nodes[0].netns().clone()), ("client", lab.client().clone())] {
         lab.serve(name, &netns)?;
     }

@@ -28,7 +28,7 @@ fn kernel_node(lab: &mut Lab) -> Netns {
     }
     let entry = "bridge fdb append 02:fa:ac:12:00:0b dev vxlan0 dst 172.18.0.11";
     Cmd::line(entry).netns(&netns).ok().expect("a forwarding entry");
-    let manifest = lab::manifests::node("node-3", ADDRESS.parse().expect("an address"), "10.244.3.0/24");
+    let manifest = lab::manifests::node("node-3", &[ADDRESS.parse().expect("an address")], &["10.244.3.0/24".into()]);
     lab.objects().apply("node-node-3", &manifest).expect("the node's object");
     lab.serve("kernel", &netns).expect("a server");
     netns

@@ -2,6 +2,7 @@
 
 use super::world::{addr, local, pod_id, prefix};
 use super::*;
+use crate::encapsulation::Encapsulation;
 use crate::object::*;
 use crate::state::{KernelRoute, LocalEndpoint};
 use tables::limits::RULES_PER_ROW_MAX;
@@ -194,6 +195,60 @@ fn a_peer_behind_a_gateway_is_reached_through_it_and_the_gateway_is_asked_for() 
         row.flags
     };
     assert_eq!([flags("10.2.0.9"), flags("8.8.8.8"), flags("192.168.0.7")], [0, FLAG_MASQUERADE, FLAG_MASQUERADE]);
+}
+
+/// The rows of the routes to another node's pods, IPv4 and IPv6, and the next hop's address.
+fn routes_to(encapsulation: Encapsulation, own: &[&str], other: &[&str]) -> [(RouteRecord, Option<Addr>); 2] {
+    let addrs = own.iter().map(|a| addr(a)).collect();
+    let mut rig = Rig::new(Local { encapsulation, addrs, ..local() });
+    let pod_cidrs = vec![prefix("10.2.0.0/24"), prefix("fd00:2::/64")];
+    let node = crate::object::Node { name: "n2".into(), addrs: other.iter().map(|a| addr(a)).collect(), pod_cidrs };
+    put(&mut rig, [Object::Node(node)]);
+    ["10.2.0.9", "fd00:2::9"].map(|to| {
+        let row: RouteRecord = rig.view().row(Table::Route, route_id(&rig.view(), addr(to)) as usize);
+        (row, rig.compiler.neighbour_addr(row.next_hop))
+    })
+}
+
+#[test]
+fn both_families_go_by_one_tunnel_and_ipv4_is_preferred_outside() {
+    let (v4, v6) = ("192.168.0.2", "fd99::2");
+    let both = ["fd99::1", "192.168.0.1"];
+    for (own, other, peer) in [(&both[..], &[v6, v4][..], v4), (&both, &[v6], v6), (&both[..1], &[v4, v6], v6)] {
+        for (row, next_hop) in routes_to(Encapsulation::Vxlan, own, other) {
+            assert_eq!((row.kind(), row.peer), (Some(RouteKind::Tunnel), addr(peer)), "{own:?} {other:?}");
+            assert_eq!(next_hop, Some(addr(peer)));
+        }
+    }
+    let [(row, _), _] = routes_to(Encapsulation::Vxlan, &["fd99::1"], &[v4]);
+    assert_eq!(row.kind(), Some(RouteKind::Blackhole), "nodes that cannot meet");
+}
+
+#[test]
+fn without_encapsulation_the_other_node_is_a_next_hop_and_nothing_is_masqueraded() {
+    for (row, next_hop) in routes_to(Encapsulation::None, &["192.168.0.1", "fd99::1"], &["192.168.0.2"]) {
+        assert_eq!((row.kind(), row.flags, row.peer), (Some(RouteKind::Via), 0, Addr::UNSPECIFIED));
+        assert_eq!(next_hop, Some(addr("192.168.0.2")));
+    }
+    let [(row, _), _] = routes_to(Encapsulation::Ipip, &["192.168.0.1"], &["192.168.0.2"]);
+    assert_eq!((row.kind(), row.peer), (Some(RouteKind::Ipip), addr("192.168.0.2")));
+}
+
+#[test]
+fn nothing_leaves_in_a_family_in_which_the_node_has_no_address() {
+    let mut rig = Rig::new(Local { addrs: vec![addr("192.168.0.1")], ..local() });
+    let default = |to: &str, via: &str| KernelRoute { prefix: prefix(to), via: Some(addr(via)) };
+    rig.state.set_kernel_routes(vec![default("0.0.0.0/0", "192.168.0.254"), default("::/0", "fe80::1")]);
+    rig.update();
+    let known = |rig: &Rig| ["8.8.8.8", "2001:db8::8"].map(|to| route_id(&rig.view(), addr(to)) != 0);
+    assert_eq!(known(&rig), [true, false]);
+    rig.state.set_local(Local {
+        addrs: vec![addr("192.168.0.1"), addr("fd99::1")],
+        kernel_routes: rig.state.local().kernel_routes.clone(),
+        ..local()
+    });
+    rig.update();
+    assert_eq!(known(&rig), [true, true]);
 }
 
 #[test]

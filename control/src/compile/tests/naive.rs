@@ -202,7 +202,7 @@ impl Truth {
             for cidr in node.pod_cidrs.iter().filter(|cidr| cidr.contains(to)) {
                 if node.name == local.node {
                     all.push((cidr.mapped_length(), 10 + i as u8, Route::Blackhole));
-                } else if let Some(&peer) = node.addrs.first() {
+                } else if let Some(&peer) = node.addrs.iter().find(|a| a.is_v4()).or(node.addrs.first()) {
                     let next_hop = self.kernel(peer).and_then(|(_, via)| via).unwrap_or(peer);
                     all.push((cidr.mapped_length(), 10 + i as u8, Route::Tunnel { peer, next_hop }));
                 }

@@ -117,6 +117,7 @@ pub fn local() -> Local {
         snat: [addr("10.1.0.3"), addr("fd00:1::3")],
         gateway_mac: Mac([2, 0, 0, 0, 1, 1]),
         host_mac: Mac([2, 0, 0, 0, 1, 2]),
+        encapsulation: crate::encapsulation::Encapsulation::Vxlan,
         vni: 1,
         tunnel_port: 4789,
         uplink: Uplink { interface: 1, mac: Mac([2, 0, 0, 0, 1, 3]), mtu: 1500, vlan: 0 },
@@ -305,7 +306,8 @@ fn policy() -> impl Strategy<Value = Object> {
 }
 
 fn node() -> impl Strategy<Value = Object> {
-    let addrs = prop::sample::subsequence(vec![addr("192.168.0.2"), addr("192.168.7.3"), addr("fd99::2")], 0..=2);
+    let addrs = prop::sample::subsequence(vec![addr("192.168.0.2"), addr("192.168.7.3"), addr("fd99::2")], 0..=2)
+        .prop_shuffle();
     let cidrs = prop::sample::subsequence(
         ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "fd00:2::/64"].map(prefix).to_vec(),
         0..=2,

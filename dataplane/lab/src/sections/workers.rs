@@ -171,7 +171,7 @@ fn add_member(lab: &mut Lab, node: usize, number: usize) -> Result<Member> {
     let name = format!("pod-{}-{number}", node + 1);
     lab.add_pod(&name, node, &[])?;
     let service: IpAddr = Ipv4Addr::new(10, 96, node as u8 + 1, number as u8).into();
-    lab.objects().apply(&format!("service-{name}"), &manifests::service(&name, service, ("name", &name)))?;
+    lab.objects().apply(&format!("service-{name}"), &manifests::service(&name, &[service], ("name", &name)))?;
     lab.nodes[node].wait_connected()?;
     let pod = lab.pod(&name)?;
     let owner = lab.nodes[node].interface_of_pod(&pod.full_name())?.owner;
