@@ -181,8 +181,8 @@ pub struct FlowView {
     /// `namespace/name`
     pub service: Option<String>,
     pub answered: bool,
-    /// From the local end, to the local end.
-    pub packets: [u32; 2],
+    /// Both ways.
+    pub packets: u32,
 }
 
 /// `fairway explain`

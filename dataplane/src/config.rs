@@ -1,6 +1,7 @@
 //! What was typed, and what it means. Every check of the command line and of hardware profiles is here; the rest of the
 //! process can trust a [`Config`].
 
+use crate::flow::timeouts::{TimeoutError, Timeouts};
 use crate::worker::Polling;
 use clap::Parser;
 use serde::Deserialize;
@@ -38,6 +39,10 @@ pub struct Args {
     /// Source ports for translation, FIRST-LAST; disjoint from the NodePort range.
     #[arg(long, default_value = "40000-60999")]
     pub snat_ports: String,
+    /// How long a silent flow is kept, STATE=DURATION as in tcp-established=6h or udp-unanswered=30s; may be given for
+    /// each state.
+    #[arg(long, value_name = "STATE=DURATION")]
+    pub timeout: Vec<String>,
 }
 
 /// A command line that was checked.
@@ -51,6 +56,7 @@ pub struct Config {
     pub frames: u32,
     pub flows_max: usize,
     pub snat: SnatPorts,
+    pub timeouts: Timeouts,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +71,8 @@ pub enum ConfigError {
     PortRange(String),
     #[error(transparent)]
     Snat(#[from] tables::owner::SnatPortsError),
+    #[error(transparent)]
+    Timeout(#[from] TimeoutError),
     #[error("--flows-max {0}: between 1024 and {FLOWS_MAX} flows are possible")]
     Flows(usize),
     #[error(
@@ -95,6 +103,7 @@ impl Config {
         Ok(Config {
             cpus: cpus(&args)?,
             snat: snat(&args.snat_ports, args.workers)?,
+            timeouts: timeouts(&args.timeout)?,
             socket: args.socket,
             workers: args.workers,
             profile,
@@ -128,6 +137,12 @@ fn snat(range: &str, workers: u16) -> Result<SnatPorts, ConfigError> {
     let (first, last) = range.split_once('-').ok_or_else(bad)?;
     let (first, last) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
     Ok(SnatPorts::new(first, last, workers)?)
+}
+
+fn timeouts(typed: &[String]) -> Result<Timeouts, TimeoutError> {
+    let mut timeouts = Timeouts::default();
+    typed.iter().try_for_each(|typed| timeouts.set(typed))?;
+    Ok(timeouts)
 }
 
 /// What is assumed about a NIC; `hw-profiles/README.md` explains each field.
@@ -239,6 +254,7 @@ mod tests {
             (&["--snat-ports", "7"], "range"),
             (&["--snat-ports", "40000-40010"], "at least 64"),
             (&["--flows-max", "1"], "flows"),
+            (&["--timeout", "udp-answered=1m", "--timeout", "tcp-opening=forever"], "as in 30s"),
             (&["--frames", "1000"], "need at least"),
         ] {
             let error = Config::check(args(line)).unwrap_err().to_string();

@@ -5,60 +5,30 @@
 //! (packets towards it). A burst asks in steps, so that memory is fetched while other packets are worked on: `expect`
 //! the bucket of each hash, then the `likely` record of each, then `confirm` it. This file must not decide what becomes
 //! of a packet.
+//!
+//! A packet amid a connection whose flow is not known (after a restart without the predecessor's memory, or after expiry)
+//! is picked up: it is classified as a first one would be. Untranslated flows go on as they were; one to a service gets
+//! the backend that the same hash picks, which is the same one while the backends are; a reply to a translated port finds
+//! nobody (`NoFlow`), and SCTP that would have to be translated is dropped (`SctpOutOfBlue`).
 
 mod index;
+mod room;
+pub mod sctp;
+pub mod tcp;
+pub mod timeouts;
 
-use crate::parse::tcp_flag;
+use crate::parse::Meta;
 use bytemuck::Zeroable;
 use std::sync::atomic::Ordering;
 use tables::counters::DropReason;
 use tables::cpu::prefetch;
 use tables::flow::{
-    Bucket, FLAG_ANSWERED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout, FlowRecord, FlowRegionError,
-    HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
+    Bucket, FLAG_ANSWERED, FLAG_CONFIRMED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout, FlowRecord,
+    FlowRegionError, HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
 };
 use tables::region::Parts;
 use tables::{Protocol, Region, hash};
-
-/// TCP progress in `FlowRecord::state`.
-pub mod tcp_state {
-    pub const FIN_OUT: u8 = 1;
-    pub const FIN_BACK: u8 = 2;
-    pub const RESET: u8 = 4;
-    /// An ACK without SYN was seen from the side that opened: the handshake is over.
-    pub const ESTABLISHED: u8 = 8;
-    pub const FINS: u8 = FIN_OUT | FIN_BACK;
-}
-
-/// Milliseconds without a packet after which a flow goes, by what it is.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    pub tcp_opening_ms: u32,
-    pub tcp_established_ms: u32,
-    pub tcp_closing_ms: u32,
-    pub unanswered_ms: u32,
-    pub answered_ms: u32,
-}
-
-impl Default for Timeouts {
-    /// Those of Linux conntrack where they are sensible for a node's own pods; established TCP as Cilium keeps it.
-    fn default() -> Timeouts {
-        Timeouts {
-            tcp_opening_ms: 60_000,
-            tcp_established_ms: 21_600_000,
-            tcp_closing_ms: 10_000,
-            unanswered_ms: 30_000,
-            answered_ms: 120_000,
-        }
-    }
-}
-
-impl Timeouts {
-    fn shortest_ms(&self) -> u32 {
-        let opened = self.tcp_opening_ms.min(self.tcp_established_ms).min(self.tcp_closing_ms);
-        opened.min(self.unanswered_ms).min(self.answered_ms)
-    }
-}
+use timeouts::Timeouts;
 
 /// Which way a packet goes through a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +39,13 @@ pub enum Way {
     Back,
 }
 
+impl Way {
+    #[inline(always)]
+    pub fn other(self) -> Way {
+        if self == Way::Out { Way::Back } else { Way::Out }
+    }
+}
+
 /// A record's number.
 pub type FlowId = u32;
 
@@ -77,8 +54,10 @@ pub struct FlowTable {
     seed: u64,
     free_head: u32,
     used: usize,
-    /// Next record that expiry looks at.
+    /// Next record that expiry looks at, or who looks for room.
     hand: usize,
+    /// Not told yet.
+    evicted: u64,
     timeouts: Timeouts,
 }
 
@@ -111,7 +90,7 @@ impl FlowTable {
         let seed = region.words()[WORD_FLOW_SEED].load(Ordering::Relaxed);
         let (index, records) = ((INDEX_START, layout.buckets), (layout.records_start(), layout.capacity));
         let parts = region.into_parts(index, records).expect("the layout was checked against the region's size");
-        Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, timeouts: Timeouts::default() })
+        Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, evicted: 0, timeouts: Timeouts::default() })
     }
 
     fn chain_free(&mut self) {
@@ -156,6 +135,10 @@ impl FlowTable {
             return false;
         }
         true
+    }
+
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
     }
 
     pub fn region(&self) -> &Region {
@@ -236,7 +219,7 @@ impl FlowTable {
         index::find(self.parts.first(), hash, is_it)
     }
 
-    /// Inserts a new flow. Refused if one of its tuples is taken, or if there is no room; an old flow never makes way.
+    /// Inserts a new flow. Refused if one of its tuples is taken, or if there is no room and nobody makes any (`room`).
     pub fn insert(&mut self, record: FlowRecord) -> Result<FlowId, DropReason> {
         let (inside, outside) = (record.inside.words(), record.outside().words());
         let hashes = [self.hash_words(&inside), self.hash_words(&outside)];
@@ -248,7 +231,7 @@ impl FlowTable {
     /// As `insert`, of a flow that is known to be absent: the caller has looked for both of its tuples, whose hashes these
     /// are.
     pub fn insert_absent(&mut self, mut record: FlowRecord, hashes: [u64; 2]) -> Result<FlowId, DropReason> {
-        if self.free_head == NONE {
+        if self.free_head == NONE && !self.make_room(record.last_seen_ms) {
             return Err(DropReason::FlowTableFull);
         }
         let id = self.free_head;
@@ -287,57 +270,51 @@ impl FlowTable {
         self.used -= 1;
     }
 
-    /// Whether a SYN of this way opens a new connection over the remains of an old one: a closed one, or one whose opener
-    /// has forgotten it (its SYN comes long after the handshake).
-    pub fn may_reopen(&self, id: FlowId, way: Way) -> bool {
+    /// Whether a SYN or INIT of this way opens a new connection over the remains of an old one: a closed one, or one whose
+    /// opener has forgotten it.
+    pub fn may_reopen(&self, id: FlowId, way: Way, now_ms: u32) -> bool {
         let record = self.record(id);
-        let by_opener = (record.flags & FLAG_OPENED_LOCALLY != 0) == (way == Way::Out);
-        let forgotten = by_opener && record.state & tcp_state::ESTABLISHED != 0;
-        forgotten || self.is_closed(id)
+        let is_quiet = now_ms.wrapping_sub(record.last_seen_ms) >= tcp::FORGOTTEN_MS;
+        is_by_opener(record, way) && is_quiet || self.is_closed(id)
     }
 
     /// Both ends have closed, or one has reset.
     pub fn is_closed(&self, id: FlowId) -> bool {
-        let state = self.record(id).state;
-        state & tcp_state::RESET != 0 || state & tcp_state::FINS == tcp_state::FINS
-    }
-
-    /// Looks at the next `count` records and removes those that have timed out. Returns how many.
-    pub fn expire(&mut self, count: usize, now_ms: u32) -> usize {
-        let mut expired = 0;
-        let timeouts = self.timeouts;
-        let shortest_ms = timeouts.shortest_ms() as i32;
-        for _ in 0..count.min(self.capacity()) {
-            let id = self.hand as u32;
-            self.hand = if self.hand + 1 < self.capacity() { self.hand + 1 } else { 0 };
-            let record = self.record(id);
-            // Wrapping time: ages of over 24 days do not occur, since expiry comes round far more often.
-            let age_ms = now_ms.wrapping_sub(record.last_seen_ms) as i32;
-            // A record that was used of late is judged by one of its lines alone.
-            if age_ms < shortest_ms || record.flags & FLAG_USED == 0 {
-                continue;
-            }
-            if age_ms >= timeout_ms(record, &timeouts) as i32 {
-                self.remove(id);
-                expired += 1;
-            }
+        let record = self.record(id);
+        match record.inside.protocol {
+            Protocol::TCP => tcp::is_closed(record.state),
+            Protocol::SCTP => sctp::is_closed(record.state),
+            _ => false,
         }
-        expired
     }
 }
 
-/// Notes a packet in its flow: time, direction, TCP's progress.
 #[inline(always)]
-pub fn note(record: &mut FlowRecord, way: Way, tcp_flags: u8, now_ms: u32) {
-    record.last_seen_ms = now_ms;
-    record.packets[way as usize] = record.packets[way as usize].wrapping_add(1);
-    let by_opener = (record.flags & FLAG_OPENED_LOCALLY != 0) == (way == Way::Out);
-    if !by_opener {
-        record.flags |= FLAG_ANSWERED;
+fn is_by_opener(record: &FlowRecord, way: Way) -> bool {
+    (record.flags & FLAG_OPENED_LOCALLY != 0) == (way == Way::Out)
+}
+
+/// Notes a packet in its flow: time, direction, progress. `bytes` are those of its head frame.
+#[inline(always)]
+pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOnce() -> &'a [u8], now_ms: u32) {
+    let is_life = match meta.protocol {
+        Protocol::TCP => header(bytes(), meta).is_some_and(|header| tcp::note(record, way, meta.tcp_flags, header)),
+        Protocol::SCTP => header(bytes(), meta).is_some_and(|header| sctp::note(record, way, header)),
+        _ => true,
+    };
+    if is_life {
+        record.last_seen_ms = now_ms;
     }
-    if record.inside.protocol == Protocol::TCP {
-        record.state = advance(record.state, way, by_opener, tcp_flags);
-    }
+    record.packets = record.packets.wrapping_add(1);
+    // Confirmed is an answer after which the opener spoke on.
+    let answered = record.flags & FLAG_ANSWERED;
+    record.flags |= if is_by_opener(record, way) { answered * (FLAG_CONFIRMED / FLAG_ANSWERED) } else { FLAG_ANSWERED };
+}
+
+/// The first bytes of layer 4.
+#[inline(always)]
+fn header<'a, const SIZE: usize>(bytes: &'a [u8], meta: &Meta) -> Option<&'a [u8; SIZE]> {
+    bytes.get(meta.l4 as usize..)?.first_chunk()
 }
 
 /// Whether a record has this tuple in this way; one that is unused has none.
@@ -352,31 +329,6 @@ fn bears(record: &FlowRecord, words: &[u64; 5], way: Way) -> bool {
 /// for ever.
 fn ends_here(record: &FlowRecord) -> bool {
     matches!(record.back.kind(), HopKind::None | HopKind::Drop | HopKind::Interface)
-}
-
-fn advance(state: u8, way: Way, by_opener: bool, tcp_flags: u8) -> u8 {
-    let mut state = state;
-    if tcp_flags & tcp_flag::FIN != 0 {
-        state |= if way == Way::Out { tcp_state::FIN_OUT } else { tcp_state::FIN_BACK };
-    }
-    if tcp_flags & tcp_flag::RST != 0 {
-        state |= tcp_state::RESET;
-    }
-    if by_opener && tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::ACK {
-        state |= tcp_state::ESTABLISHED;
-    }
-    state
-}
-
-fn timeout_ms(record: &FlowRecord, timeouts: &Timeouts) -> u32 {
-    if record.inside.protocol != Protocol::TCP {
-        let answered = record.flags & FLAG_ANSWERED != 0;
-        return if answered { timeouts.answered_ms } else { timeouts.unanswered_ms };
-    }
-    if record.state & tcp_state::RESET != 0 || record.state & tcp_state::FINS == tcp_state::FINS {
-        return timeouts.tcp_closing_ms;
-    }
-    if record.state & tcp_state::ESTABLISHED != 0 { timeouts.tcp_established_ms } else { timeouts.tcp_opening_ms }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::parse::tcp_flag;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use tables::Addr;
@@ -36,17 +37,19 @@ fn a_translated_flow_is_found_by_each_tuple_in_its_own_way_only() {
     assert_eq!((flows.find(&inside, Way::Out), flows.find(&outside, Way::Back), flows.used()), (None, None, 0));
 }
 
-#[test]
-fn a_full_table_refuses_the_new_and_keeps_the_old() {
-    let mut flows = table(64);
-    let mut kept = Vec::new();
-    for port in 0..64 {
-        let t = tuple(port, [1, 1, 1, 1]);
-        kept.push((t, flows.insert(record(t, t)).unwrap()));
-    }
-    let t = tuple(64, [1, 1, 1, 1]);
-    assert_eq!(flows.insert(record(t, t)), Err(DropReason::FlowTableFull));
-    assert!(kept.iter().all(|(t, id)| flows.find(t, Way::Out) == Some(*id)));
+/// Notes a segment of a TCP flow.
+fn segment(flows: &mut FlowTable, id: FlowId, way: Way, flags: u8, now_ms: u32) {
+    let record = flows.record_mut(id);
+    let (src, dst) = if way == Way::Out { (1, 80) } else { (80, 1) };
+    let mut frame = Vec::new();
+    let mut header = etherparse::TcpHeader::new(src, dst, 1000, 4096);
+    let has = |flag: u8| flags & flag != 0;
+    (header.syn, header.ack, header.fin) = (has(tcp_flag::SYN), has(tcp_flag::ACK), has(tcp_flag::FIN));
+    header.acknowledgment_number = 1000;
+    let ip = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 1, 0, 4], [1, 1, 1, 1], 64);
+    ip.tcp_header(header).write(&mut frame, &[]).unwrap();
+    let meta = crate::parse::parse_plain(&frame, frame.len()).expect("a plain packet");
+    note(record, way, &meta, || &frame, now_ms);
 }
 
 #[test]
@@ -55,19 +58,32 @@ fn flows_leave_when_their_kind_of_silence_is_over() {
     let t = tuple(1, [1, 1, 1, 1]);
     let mut opened = record(t, t);
     opened.flags = FLAG_OPENED_LOCALLY;
+    let (syn, ack, fin) = (tcp_flag::SYN, tcp_flag::ACK, tcp_flag::FIN);
     let id = flows.insert(opened).unwrap();
-    note(flows.record_mut(id), Way::Out, tcp_flag::SYN, 1000);
+    segment(&mut flows, id, Way::Out, syn, 1000);
     assert_eq!((flows.expire(64, 60_999), flows.expire(64, 61_000)), (0, 1), "an unanswered SYN");
     let id = flows.insert(opened).unwrap();
-    note(flows.record_mut(id), Way::Out, tcp_flag::SYN, 0);
-    note(flows.record_mut(id), Way::Back, tcp_flag::SYN | tcp_flag::ACK, 1);
-    note(flows.record_mut(id), Way::Out, tcp_flag::ACK, 2);
+    segment(&mut flows, id, Way::Out, syn, 0);
+    segment(&mut flows, id, Way::Back, syn | ack, 1);
+    segment(&mut flows, id, Way::Out, ack, 2);
     assert_eq!(flows.expire(64, 3_600_000), 0, "an established connection");
-    note(flows.record_mut(id), Way::Out, tcp_flag::FIN | tcp_flag::ACK, 3_600_000);
+    segment(&mut flows, id, Way::Out, fin | ack, 3_600_000);
     assert!(!flows.is_closed(id));
-    note(flows.record_mut(id), Way::Back, tcp_flag::FIN | tcp_flag::ACK, 3_600_001);
+    assert_eq!(flows.expire(64, 10_800_000), 0, "one side has closed, the other is silent for two hours");
+    segment(&mut flows, id, Way::Back, fin | ack, 10_800_000);
     assert!(flows.is_closed(id));
-    assert_eq!(flows.expire(64, 3_610_001), 1, "both ends closed");
+    assert_eq!((flows.expire(64, 10_829_999), flows.expire(64, 10_830_000)), (0, 1), "both sides closed");
+}
+
+#[test]
+fn timeouts_are_those_that_were_given() {
+    let mut flows = table(64);
+    let mut timeouts = Timeouts::default();
+    timeouts.set("tcp-opening=3s").unwrap();
+    flows.set_timeouts(timeouts);
+    let t = tuple(1, [1, 1, 1, 1]);
+    flows.insert(record(t, t)).unwrap();
+    assert_eq!((flows.expire(64, 2_999), flows.expire(64, 3_000)), (0, 1));
 }
 
 #[test]
@@ -95,7 +111,10 @@ proptest! {
         for (port, insert) in ops {
             let (inside, outside) = (tuple(port, [172, 30, 0, 1]), tuple(port, [10, 1, 1, 9]));
             if insert {
-                match flows.insert(record(inside, outside)) {
+                // Answered, so that none makes room for another.
+                let mut answered = record(inside, outside);
+                answered.flags = FLAG_ANSWERED | FLAG_CONFIRMED;
+                match flows.insert(answered) {
                     Ok(id) => prop_assert!(model.insert(port, id).is_none()),
                     Err(DropReason::TupleClash) => prop_assert!(model.contains_key(&port)),
                     Err(reason) => prop_assert!(reason == DropReason::FlowTableFull && model.len() == 64),

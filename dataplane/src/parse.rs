@@ -1,8 +1,10 @@
 //! From bytes to [`Meta`], or to the reason why the packet goes no further. The only place that checks lengths: whatever
 //! a `Meta` points at is inside the head frame. Reads through smoltcp's views; writes nothing.
 //!
-//! Sources: RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 792 and 4443 (ICMP), RFC 7348 (VXLAN).
+//! Sources: RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 9260 (SCTP), RFC 792 and 4443 (ICMP),
+//! RFC 7348 (VXLAN).
 
+use crate::flow::sctp::chunk;
 use crate::rewrite::Translation;
 use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, Icmpv4Packet, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
@@ -45,7 +47,7 @@ pub struct Meta {
     pub dst_port: u16,
     pub protocol: Protocol,
     pub kind: Kind,
-    /// TCP's flags; 0 otherwise.
+    /// TCP's flags; of SCTP the type of the first chunk; 0 otherwise.
     pub tcp_flags: u8,
     pub ttl: u8,
     pub is_v4: bool,
@@ -306,10 +308,21 @@ fn parse_udp(l4: &[u8], meta: Meta) -> Result<Meta, DropReason> {
     Ok(Meta { src_port, dst_port, kind: Kind::Transport, ..meta })
 }
 
+/// Bytes of SCTP's common header, and of a chunk's.
+const SCTP_BYTES: usize = 12;
+const CHUNK_BYTES: usize = 4;
+
+/// RFC 9260, 8.5.1: INIT comes alone and bears no verification tag; everything else bears one.
 fn parse_sctp(l4: &[u8], meta: Meta) -> Result<Meta, DropReason> {
-    let [a, b, c, d] = *l4.get(..12).and_then(|h| h.first_chunk()).ok_or(DropReason::Truncated)?;
-    let (src_port, dst_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    Ok(Meta { src_port, dst_port, kind: Kind::Transport, ..meta })
+    let header: &[u8; SCTP_BYTES + CHUNK_BYTES] = l4.first_chunk().ok_or(DropReason::Truncated)?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let (kind, size) = (header[SCTP_BYTES], word(SCTP_BYTES + 2) as usize);
+    let bears_tag = header[4..8] != [0; 4];
+    let is_alone = SCTP_BYTES + size.next_multiple_of(4) >= meta.end as usize - meta.l4 as usize;
+    if size < CHUNK_BYTES || bears_tag == (kind == chunk::INIT) || kind == chunk::INIT && !is_alone {
+        return Err(DropReason::Malformed);
+    }
+    Ok(Meta { src_port: word(0), dst_port: word(2), kind: Kind::Transport, tcp_flags: kind, ..meta })
 }
 
 fn parse_icmp(l4: &[u8], meta: Meta) -> Result<Meta, DropReason> {
@@ -321,7 +334,9 @@ fn parse_icmp(l4: &[u8], meta: Meta) -> Result<Meta, DropReason> {
     match (v4, l4[0]) {
         (true, 8) | (false, 128) => Ok(Meta { src_port: id, dst_port: 0, kind: Kind::Echo, ..meta }),
         (true, 0) | (false, 129) => Ok(Meta { src_port: 0, dst_port: id, kind: Kind::Echo, ..meta }),
-        (true, 3 | 4 | 5 | 11 | 12) | (false, 1..=4) => Ok(Meta { kind: Kind::IcmpError, ..meta }),
+        (true, 3 | 11 | 12) | (false, 1..=4) => Ok(Meta { kind: Kind::IcmpError, ..meta }),
+        // Source quench (RFC 6633: ignored), redirect and router discovery: a pod's only router is its gateway.
+        (true, 4 | 5 | 9 | 10) => Err(DropReason::IcmpKind),
         _ => Ok(meta),
     }
 }

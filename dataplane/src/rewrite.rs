@@ -2,6 +2,8 @@
 //! Checksums change by differences (`tables::checksum`), so a wrong one stays wrong; a partial one holds the
 //! uncomplemented pseudo-header sum and follows address changes alone. Decides nothing.
 
+mod crc32c;
+
 use crate::flow::Way;
 use crate::io::frames::Memory;
 use crate::packet::{Checksum, Packet};
@@ -177,7 +179,11 @@ fn write_ports(bytes: &mut [u8], meta: &Meta, to: &Translation) {
 
 #[inline(always)]
 fn update_l4(bytes: &mut [u8], meta: &Meta, change: &Change, checksum: Checksum) {
-    let Some(offset) = checksum_offset(meta.protocol) else { return };
+    let Some(offset) = checksum_offset(meta.protocol) else {
+        return if meta.protocol == Protocol::SCTP {
+            crc32c::update(bytes, meta, &change.to)
+        };
+    };
     let at = meta.l4 as usize + offset;
     let field = get(bytes, at);
     // One that starts further in is another packet's, carried by this one.
@@ -211,7 +217,7 @@ pub fn translate_quoted(bytes: &mut [u8], quoted: &Quoted, after: &Tuple) {
         is_v4: before.local.is_v4(),
         l3: l3 as u16,
         l4: l4 as u16,
-        end: bytes.len() as u32,
+        end: quoted_end(bytes, l3, before.local.is_v4()) as u32,
         src_mac: Mac::default(),
     };
     let to = Translation::along(after);
@@ -222,9 +228,19 @@ pub fn translate_quoted(bytes: &mut [u8], quoted: &Quoted, after: &Tuple) {
         write_v6(bytes, &meta, (to.src, to.dst), false);
     }
     write_ports(bytes, &meta, &to);
-    if checksum_offset(meta.protocol).is_some_and(|offset| l4 + offset + 2 <= bytes.len()) {
+    let checksum_end = if meta.protocol == Protocol::SCTP {
+        Some(12)
+    } else {
+        checksum_offset(meta.protocol).map(|offset| offset + 2)
+    };
+    if checksum_end.is_some_and(|end| l4 + end <= bytes.len()) {
         update_l4(bytes, &meta, &change, Checksum::Unverified);
     }
+}
+
+/// Where a quoted packet ended before it was cut short.
+fn quoted_end(bytes: &[u8], l3: usize, is_v4: bool) -> usize {
+    if is_v4 { l3 + get(bytes, l3 + 2) as usize } else { l3 + 40 + get(bytes, l3 + 4) as usize }
 }
 
 /// Writes source and destination of the Ethernet header.

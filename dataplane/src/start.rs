@@ -98,6 +98,12 @@ pub fn slot(info: &InterfaceInfo, device: Option<Box<dyn Interface>>) -> Slot {
 
 /// A predecessor's flow table if it can be adopted, else an empty one; says which.
 pub fn flow_table(config: &Config, worker: u16, predecessor: Option<OwnedFd>) -> Result<FlowTable> {
+    let mut table = adopted_or_new(config, worker, predecessor)?;
+    table.set_timeouts(config.timeouts);
+    Ok(table)
+}
+
+fn adopted_or_new(config: &Config, worker: u16, predecessor: Option<OwnedFd>) -> Result<FlowTable> {
     if let Some(fd) = predecessor {
         match adopt(config, worker, fd) {
             Ok(Some(table)) => {

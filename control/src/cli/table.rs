@@ -150,14 +150,13 @@ impl Row for FlowView {
     }
 
     fn cells(&self, wide: bool) -> Vec<String> {
-        let [out, back] = self.packets;
         let narrow = vec![
             self.protocol.clone(),
             self.local.clone(),
             self.remote.clone(),
             self.out.clone(),
             self.back.clone(),
-            format!("{out}/{back}"),
+            self.packets.to_string(),
         ];
         let outside = self.outside.as_ref().map(|(local, remote)| format!("{local}->{remote}"));
         let more = vec![or_dash(&outside), or_dash(&self.service), self.worker.to_string(), self.answered.to_string()];

@@ -58,6 +58,7 @@ fn new_server() -> Server {
         frames: 1024,
         flows_max: 1024,
         snat: SnatPorts::new(40_000, 60_999, 1).expect("a good range"),
+        timeouts: Default::default(),
     };
     Server::new(config).expect("a server needs no privileges")
 }

@@ -312,11 +312,15 @@ impl Path {
             Ok(next_hop) => next_hop,
             Err(addr) => return self.hold(place, addr),
         };
-        note(record, item.way, meta.tcp_flags, self.now_ms);
+        let memory = self.pool.memory();
+        note(record, item.way, meta, || place.as_ref().map_or(&[], |packet| memory.head(packet)), self.now_ms);
         if item.enters && meta.ttl <= 1 {
             return self.drop_from(place, DropReason::TtlExpired);
         }
         let change = (record.flags & FLAG_TRANSLATED != 0).then(|| Change::of_flow(record, item.way));
+        if meta.kind == Kind::Other {
+            self.status().count(WorkerCounter::PassedByAddress, 1);
+        }
         self.pass_on(context, place, item, meta, (&hop, &next_hop), change.as_ref());
     }
 

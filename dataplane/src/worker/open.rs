@@ -3,9 +3,10 @@
 
 use super::forward::{Item, Path};
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
+use crate::flow::sctp::chunk;
 use crate::flow::{FlowId, Way};
 use crate::packet::{Checksum, Gso, Packet};
-use crate::parse::tcp_flag;
+use crate::parse::{Kind, tcp_flag};
 use crate::punt;
 use bytemuck::Zeroable;
 use tables::counters::{DropReason, WorkerCounter};
@@ -47,8 +48,8 @@ impl Path {
         found: Option<FlowId>,
     ) -> Option<FlowId> {
         if let Some(id) = found {
-            if opens_anew(item) && self.flows.may_reopen(id, item.way) {
-                self.flows.remove(id);
+            if opens_anew(item) && self.flows.may_reopen(id, item.way, self.now_ms) {
+                self.forget(id);
             } else if self.is_current(id) || self.revalidate(context, id) {
                 return Some(id);
             }
@@ -102,9 +103,12 @@ impl Path {
 
     /// Inserts the flow of a packet that has none.
     fn insert(&mut self, context: &Context<'_>, item: &Item, decision: &Decision) -> Result<FlowId, DropReason> {
+        if is_out_of_blue(item, decision) {
+            return Err(DropReason::SctpOutOfBlue);
+        }
         let inside = item.tuple();
         let (outside, outside_hash) = match item.way {
-            Way::Out => self.translate_local(&inside, decision)?,
+            Way::Out => self.translate_local(item, &inside, decision)?,
             // The packet was looked for as one towards us; its flow must not be one from us, either.
             Way::Back if self.flows.find_hashed(&inside.words(), Way::Out, item.hash).is_some() => {
                 return Err(DropReason::TupleClash);
@@ -113,9 +117,18 @@ impl Path {
         };
         let mut record = FlowRecord::new(inside, &outside);
         self.settle(context, &mut record, decision);
-        let id = self.flows.insert_absent(record, [item.hash, outside_hash])?;
+        let inserted = self.flows.insert_absent(record, [item.hash, outside_hash]);
+        let evicted = self.flows.take_evicted();
+        self.status().count(WorkerCounter::FlowsEvicted, evicted);
+        let id = inserted?;
         self.status().count(WorkerCounter::FlowsInserted, 1);
         Ok(id)
+    }
+
+    /// Removes a flow whose place another takes.
+    fn forget(&mut self, id: FlowId) {
+        self.flows.remove(id);
+        self.status().count(WorkerCounter::FlowsExpired, 1);
     }
 
     /// Writes a decision into a record.
@@ -141,9 +154,15 @@ impl Path {
     /// The tuple that the network will see, which no flow has, and its hash. Masqueraded flows get a port of this worker's
     /// block; so does a flow whose own tuple is still in use (a pod may use one source port to a service and to its backend
     /// at once).
-    fn translate_local(&mut self, inside: &Tuple, decision: &Decision) -> Result<(Tuple, u64), DropReason> {
+    fn translate_local(
+        &mut self,
+        item: &Item,
+        inside: &Tuple,
+        decision: &Decision,
+    ) -> Result<(Tuple, u64), DropReason> {
         let outside = decision.outside(inside);
-        let asks_by_id = inside.protocol.is_icmp() && inside.local_port != 0;
+        // Any identifier will do, 0 too; the side that is asked has none.
+        let asks_by_id = item.meta.kind == Kind::Echo && inside.remote_port == 0;
         let has_port = inside.protocol.has_ports() || asks_by_id;
         if decision.masquerade != Masquerade::No && has_port {
             return self.free_port(outside, inside).ok_or(DropReason::SnatExhausted);
@@ -152,7 +171,7 @@ impl Path {
         let hash = self.flows.hash_words(&words);
         let Some(other) = self.flows.find_hashed(&words, Way::Back, hash) else { return Ok((outside, hash)) };
         if self.flows.is_closed(other) {
-            self.flows.remove(other);
+            self.forget(other);
             return Ok((outside, hash));
         }
         let moved = (decision.opened_locally && has_port).then(|| self.free_port(outside, inside)).flatten();
@@ -160,17 +179,25 @@ impl Path {
     }
 
     /// A free port of this worker's block, beginning at one that the tuple's hash names. "Free" is judged for each
-    /// destination by the flow table itself.
+    /// destination by the flow table itself; where all are taken, that of a closed connection is.
     fn free_port(&mut self, mut outside: Tuple, inside: &Tuple) -> Option<(Tuple, u64)> {
         let block = self.snat.block(self.id);
         let size = (*block.end() - *block.start()) as u32 + 1;
         let start = (self.flows.hash(inside) ^ self.seed) as u32 % size;
-        (0..PORTS_TRIED.min(size)).find_map(|i| {
+        let mut closed = None;
+        for i in 0..PORTS_TRIED.min(size) {
             outside.local_port = block.start() + ((start + i) % size) as u16;
             let words = outside.words();
             let hash = self.flows.hash_words(&words);
-            self.flows.find_hashed(&words, Way::Back, hash).is_none().then_some((outside, hash))
-        })
+            match self.flows.find_hashed(&words, Way::Back, hash) {
+                None => return Some((outside, hash)),
+                Some(id) if closed.is_none() && self.flows.is_closed(id) => closed = Some((id, outside, hash)),
+                Some(_) => {}
+            }
+        }
+        let (id, outside, hash) = closed?;
+        self.forget(id);
+        Some((outside, hash))
     }
 
     /// Classifies a flow again. False: it is gone, the packet opens a new one.
@@ -185,7 +212,7 @@ impl Path {
         let record = *record;
         let decision = self.classify_again(context, &record);
         if !fits(&record, &decision) {
-            self.flows.remove(id);
+            self.forget(id);
             return false;
         }
         let mut renewed = record;
@@ -258,10 +285,21 @@ impl Path {
     }
 }
 
-/// A SYN of a new connection.
+/// SCTP that is to be translated begins with INIT: of anything else nobody knows what it was translated to.
+fn is_out_of_blue(item: &Item, decision: &Decision) -> bool {
+    let is_translated = decision.service.is_some() || decision.masquerade != Masquerade::No;
+    item.meta.protocol == Protocol::SCTP && item.meta.tcp_flags != chunk::INIT && is_translated
+}
+
+/// A SYN of a new connection, or the INIT of an association.
+#[inline(always)]
 fn opens_anew(item: &Item) -> bool {
-    item.meta.protocol == Protocol::TCP
-        && item.meta.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
+    let flags = item.meta.tcp_flags;
+    match item.meta.protocol {
+        Protocol::TCP => flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN,
+        Protocol::SCTP => flags == chunk::INIT,
+        _ => false,
+    }
 }
 
 /// Whether a flow can go on as the new decision says: its backend and its address outside must be the same. One that is

@@ -91,8 +91,13 @@ counters! {
         SnatExhausted,
         /// A reply to one of our translated ports for which there is no flow.
         NoFlow,
+        /// SCTP that would have to be translated, without a flow: only INIT opens one.
+        SctpOutOfBlue,
         /// The next hop's Ethernet address is not known yet.
         NeighbourUnknown,
+        /// An ICMP message that ends on the link where it was sent, or that nobody shall heed: redirect, router discovery,
+        /// source quench.
+        IcmpKind,
         /// An ICMP error about a flow that is not known here.
         IcmpUnrelated,
         /// The packet is larger than the path allows and must not be fragmented.
@@ -154,7 +159,7 @@ counters! {
         FlowsLimit,
         /// Flows inserted.
         FlowsInserted,
-        /// Flows that timed out or were replaced.
+        /// Flows that timed out, or whose place a new one took.
         FlowsExpired,
         /// Flows looked at again after a change of the tables.
         FlowsRevalidated,
@@ -184,6 +189,9 @@ counters! {
         ErrorsWithheld,
         /// Unanswered flows that made room for others.
         FlowsEvicted,
+        /// Packets of protocols that Fairway knows nothing of but their addresses (GRE, ESP, AH, IGMP and others): they
+        /// pass as routes and policies say, and are translated by address alone.
+        PassedByAddress,
     }
 }
 

@@ -118,6 +118,8 @@ pub const FLAG_TRANSLATED: u8 = 2;
 pub const FLAG_ANSWERED: u8 = 4;
 /// The record is in use.
 pub const FLAG_USED: u8 = 8;
+/// Who opened it spoke on after an answer, as nobody does who invented its source.
+pub const FLAG_CONFIRMED: u8 = 16;
 
 /// One flow: two cache lines. `inside` is what the local end sees, `outside` what the network sees; without translation
 /// they are equal. What packets from the local end need first is in the first line, for those towards it in the second.
@@ -128,7 +130,7 @@ pub struct FlowRecord {
     /// From the local end to the remote one.
     pub out: Hop,
     pub scopes: Scopes,
-    /// TCP: FINs and RSTs seen, see the dataplane's flow.rs.
+    /// How far TCP or SCTP is, see the dataplane's flow/tcp.rs and flow/sctp.rs.
     pub state: u8,
     pub flags: u8,
     /// What translating a packet from the local end does to a checksum over its addresses.
@@ -147,7 +149,11 @@ pub struct FlowRecord {
     pub route: u16,
     /// Service that chose the backend, 0 for none; of an unused record the next one.
     pub service: u32,
-    pub packets: [u32; 2],
+    /// Both ways.
+    pub packets: u32,
+    /// From the local end, and from the remote one. TCP: the upper half of the last acknowledgment number; SCTP: of the
+    /// verification tag.
+    pub acked_high: [u16; 2],
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 2 * 64);

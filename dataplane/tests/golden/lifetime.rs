@@ -190,16 +190,28 @@ fn a_pod_that_moves_to_another_node_is_followed_there() {
 }
 
 #[test]
-fn a_full_flow_table_refuses_the_new_by_name_and_keeps_the_old() {
+fn a_full_flow_table_refuses_the_new_by_name_and_keeps_what_was_answered() {
     let mut node = Node::new(Shape { flows_max: 64, ..Shape::default() });
-    for port in 0..64 {
-        assert!(node.pass(POD_A, &udp((A, 1000 + port), (REMOTE, 53))).dropped.is_empty());
+    let (asked, answered) = (|port| udp((A, port), (REMOTE, 53)), |port| udp((REMOTE, 53), (A, port)));
+    for port in 1000..1064 {
+        for outcome in
+            [node.pass(POD_A, &asked(port)), node.pass_tunnel(&answered(port)), node.pass(POD_A, &asked(port))]
+        {
+            outcome.packet();
+        }
     }
-    let full = node.pass(POD_A, &udp((A, 2000), (REMOTE, 53)));
-    assert_eq!(full, Outcome::dropped(DropReason::FlowTableFull));
-    for port in 0..64 {
-        assert!(node.pass(POD_A, &udp((A, 1000 + port), (REMOTE, 53))).dropped.is_empty());
+    assert_eq!(node.pass(POD_A, &asked(2000)), Outcome::dropped(DropReason::FlowTableFull));
+    (1000..1064).for_each(|port| assert!(node.pass_tunnel(&answered(port)).dropped.is_empty()));
+    assert_eq!((node.count(WorkerCounter::FlowsInserted), node.count(WorkerCounter::FlowsEvicted)), (64, 0));
+}
+
+#[test]
+fn in_a_full_flow_table_the_unanswered_make_room() {
+    let mut node = Node::new(Shape { flows_max: 64, ..Shape::default() });
+    for port in 1000..1100 {
+        node.pass(POD_A, &udp((A, port), (REMOTE, 53))).packet();
     }
+    assert_eq!((node.flows(), node.count(WorkerCounter::FlowsEvicted)), (64, 36));
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! Who leaves the flow table: flows that were silent for too long; when little room is left, flows that nobody has
+//! answered yet, sooner; and when none is left, one of those for each new flow. A flow that was answered, and whose opener
+//! spoke on, stays until its own time is over, whatever comes: a flood from invented sources finds it there.
+
+use super::{FlowId, FlowTable, NONE};
+use crate::flow::timeouts::{FlowState, Timeouts};
+use tables::flow::{FLAG_ANSWERED, FLAG_CONFIRMED, FLAG_USED, FlowRecord};
+
+/// Records that are looked at for one that makes room.
+const LOOK: usize = 64;
+/// One answer and no more for so long: nobody misses it, or a flood is being answered.
+const LEFT_MS: u32 = 2_000;
+/// However little room there is, an answer has so long to come.
+const PRESSED_MS: u32 = 1_000;
+/// No pressure: the whole timeout.
+const WHOLE: u32 = 256;
+
+impl FlowTable {
+    /// The share of their timeout, of 256, that unconfirmed flows have: all of it while an eighth of the table is free,
+    /// from there on as much as is left of that eighth.
+    fn share(&self) -> u32 {
+        let eighth = (self.capacity() / 8).max(1);
+        let free = self.capacity() - self.used;
+        (free * WHOLE as usize / eighth).min(WHOLE as usize) as u32
+    }
+
+    /// Looks at the next `count` records and removes those that have timed out. Returns how many.
+    pub fn expire(&mut self, count: usize, now_ms: u32) -> usize {
+        let mut expired = 0;
+        let (timeouts, share) = (self.timeouts, self.share());
+        let shortest_ms = pressed(timeouts.shortest_ms(), share) as i32;
+        for _ in 0..count.min(self.capacity()) {
+            let id = self.advance();
+            let record = self.record(id);
+            // Wrapping time: ages of over 24 days do not occur, since expiry comes round far more often.
+            let age_ms = now_ms.wrapping_sub(record.last_seen_ms) as i32;
+            // A record that was used of late is judged by one of its lines alone.
+            if age_ms < shortest_ms || record.flags & FLAG_USED == 0 {
+                continue;
+            }
+            if age_ms >= timeout_ms(record, &timeouts, share) as i32 {
+                self.remove(id);
+                expired += 1;
+            }
+        }
+        expired
+    }
+
+    /// Makes room for one flow. False: among the next records there is none that may go.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn make_room(&mut self, now_ms: u32) -> bool {
+        let mut left = None;
+        for _ in 0..LOOK.min(self.capacity()) {
+            let id = self.advance();
+            let record = self.record(id);
+            if record.flags & FLAG_ANSWERED == 0 {
+                return self.evict(id);
+            }
+            let is_left = record.flags & FLAG_CONFIRMED == 0 && now_ms.wrapping_sub(record.last_seen_ms) >= LEFT_MS;
+            left = left.or(is_left.then_some(id));
+        }
+        left.is_some_and(|id| self.evict(id))
+    }
+
+    fn evict(&mut self, id: FlowId) -> bool {
+        self.remove(id);
+        self.evicted += 1;
+        self.free_head != NONE
+    }
+
+    /// Flows that made room since the last time this was asked.
+    pub fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
+    }
+
+    /// The record under the hand, which goes on: what was looked at, or came into its place, is looked at last.
+    fn advance(&mut self) -> FlowId {
+        let id = self.hand as FlowId;
+        self.hand = if self.hand + 1 < self.capacity() { self.hand + 1 } else { 0 };
+        id
+    }
+}
+
+fn timeout_ms(record: &FlowRecord, timeouts: &Timeouts, share: u32) -> u32 {
+    let timeout_ms = timeouts.of(FlowState::of(record));
+    if record.flags & FLAG_CONFIRMED != 0 { timeout_ms } else { pressed(timeout_ms, share) }
+}
+
+/// A timeout under pressure.
+fn pressed(timeout_ms: u32, share: u32) -> u32 {
+    let part = (timeout_ms as u64 * share as u64 / WHOLE as u64) as u32;
+    part.max(PRESSED_MS.min(timeout_ms))
+}
+
+#[cfg(test)]
+#[path = "room_tests.rs"]
+mod tests;

@@ -1,0 +1,81 @@
+use super::*;
+use crate::flow::Way;
+use tables::counters::DropReason;
+use tables::flow::{FlowLayout, Tuple};
+use tables::{Addr, Protocol};
+
+const SIZE: u32 = 1024;
+
+fn table() -> FlowTable {
+    FlowTable::new(FlowLayout::for_capacity(SIZE as usize).create(0, 1, 42, 0).unwrap()).unwrap()
+}
+
+/// The `i`-th flow, last seen then.
+fn record(i: u32, flags: u8, last_seen_ms: u32) -> FlowRecord {
+    let remote = Addr::v4((0xcb00_0000 | i).to_be_bytes());
+    let (local, protocol) = (Addr::v4([10, 1, 0, 4]), Protocol::UDP);
+    let tuple = Tuple { local, remote, local_port: 53, remote_port: 9, protocol, reserved: 0, network: 0 };
+    let mut record = FlowRecord::new(tuple, &tuple);
+    (record.flags, record.last_seen_ms) = (flags, last_seen_ms);
+    record
+}
+
+fn insert(flows: &mut FlowTable, i: u32, flags: u8, last_seen_ms: u32) {
+    flows.insert(record(i, flags, last_seen_ms)).unwrap();
+}
+
+fn holds(flows: &FlowTable, i: u32) -> bool {
+    flows.find(&record(i, 0, 0).inside, Way::Out).is_some()
+}
+
+const CONFIRMED: u8 = FLAG_ANSWERED | FLAG_CONFIRMED;
+
+#[test]
+fn a_full_table_of_answered_flows_refuses_the_new_and_keeps_the_old() {
+    let mut flows = table();
+    (0..SIZE).for_each(|i| insert(&mut flows, i, CONFIRMED, 0));
+    assert_eq!(flows.insert(record(SIZE, 0, 5_000)), Err(DropReason::FlowTableFull));
+    assert!((0..SIZE).all(|i| holds(&flows, i)) && flows.take_evicted() == 0);
+}
+
+#[test]
+fn among_answered_flows_unanswered_ones_make_room_and_no_other() {
+    let mut flows = table();
+    let is_answered = |i: u32| !i.is_multiple_of(16);
+    (0..SIZE).for_each(|i| insert(&mut flows, i, if is_answered(i) { CONFIRMED } else { 0 }, 0));
+    (SIZE..9 * SIZE).for_each(|i| insert(&mut flows, i, 0, 1));
+    assert!((0..SIZE).all(|i| holds(&flows, i) == is_answered(i)));
+    assert_eq!((flows.take_evicted(), flows.used()), (8 * SIZE as u64, SIZE as usize));
+}
+
+#[test]
+fn the_latest_stay_longest() {
+    let mut flows = table();
+    (0..4 * SIZE).for_each(|i| insert(&mut flows, i, 0, 0));
+    assert!((3 * SIZE..4 * SIZE).all(|i| holds(&flows, i)));
+}
+
+#[test]
+fn a_flow_that_was_left_after_one_answer_makes_room_if_none_is_unanswered() {
+    let mut flows = table();
+    (0..SIZE).for_each(|i| insert(&mut flows, i, if i == 7 { FLAG_ANSWERED } else { CONFIRMED }, 1_000));
+    assert_eq!(flows.insert(record(SIZE, 0, 2_999)), Err(DropReason::FlowTableFull), "perhaps it goes on");
+    // The hand comes round in so many looks.
+    let inserted = (0..SIZE).filter(|_| flows.insert(record(SIZE, CONFIRMED, 3_000)).is_ok()).count();
+    assert_eq!((inserted, holds(&flows, 7), flows.take_evicted()), (1, false, 1));
+}
+
+#[test]
+fn above_seven_eighths_unconfirmed_flows_leave_sooner_step_by_step() {
+    let after = |used: u32, flags: u8, silent_ms: u32| {
+        let mut flows = table();
+        (0..used).for_each(|i| insert(&mut flows, i, flags, 0));
+        flows.expire(SIZE as usize, silent_ms) > 0
+    };
+    let (eighth, unanswered_ms) = (SIZE / 8, 30_000);
+    assert!(!after(7 * eighth, 0, unanswered_ms - 1) && after(7 * eighth, 0, unanswered_ms));
+    let half = 7 * eighth + eighth / 2;
+    assert!(!after(half, 0, unanswered_ms / 2 - 1) && after(half, 0, unanswered_ms / 2));
+    assert!(!after(SIZE, 0, PRESSED_MS - 1) && after(SIZE, 0, PRESSED_MS));
+    assert!(!after(SIZE, CONFIRMED, 119_999) && after(SIZE, CONFIRMED, 120_000));
+}
