@@ -51,6 +51,10 @@ const DEFAULTS: [(FlowState, &str, u32); STATES] = [
 ];
 
 impl FlowState {
+    pub fn name(self) -> &'static str {
+        DEFAULTS[self as usize].1
+    }
+
     #[inline]
     pub fn of(record: &FlowRecord) -> FlowState {
         let is_answered = record.flags & FLAG_ANSWERED != 0;
@@ -123,7 +127,7 @@ impl Timeouts {
 }
 
 /// Numbers with units, as in 2h5m. None: it is no such thing.
-fn duration_ms(typed: &str) -> Option<u64> {
+pub fn duration_ms(typed: &str) -> Option<u64> {
     let mut rest = typed;
     let mut sum = 0u64;
     while !rest.is_empty() {
