@@ -54,7 +54,8 @@ struct Segment {
 impl Segment {
     fn bytes(&self, src_mac: Mac, dst_mac: Mac) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let ip = PacketBuilder::ethernet2(src_mac.0, dst_mac.0).ipv4(self.from.0.v4_octets(), self.to.0.v4_octets(), 64);
+        let ip =
+            PacketBuilder::ethernet2(src_mac.0, dst_mac.0).ipv4(self.from.0.v4_octets(), self.to.0.v4_octets(), 64);
         let ports = TcpHeader { source_port: self.from.1, destination_port: self.to.1, ..self.header.clone() };
         ip.tcp_header(ports).write(&mut bytes, &self.payload).unwrap();
         bytes
