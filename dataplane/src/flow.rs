@@ -298,8 +298,11 @@ fn is_by_opener(record: &FlowRecord, way: Way) -> bool {
 #[inline(always)]
 pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOnce() -> &'a [u8], now_ms: u32) {
     let is_life = match meta.protocol {
-        Protocol::TCP => header(bytes(), meta).is_some_and(|header| tcp::note(record, way, meta.tcp_flags, header)),
-        Protocol::SCTP => header(bytes(), meta).is_some_and(|header| sctp::note(record, way, header)),
+        Protocol::TCP => {
+            let header = bytes().get(meta.l4 as usize..).and_then(|l4| l4.first_chunk());
+            header.is_some_and(|header| tcp::note(record, way, meta.tcp_flags, header))
+        }
+        Protocol::SCTP => sctp::note(record, way, bytes().get(meta.l4 as usize..).unwrap_or(&[])),
         _ => true,
     };
     if is_life {
@@ -309,12 +312,6 @@ pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOn
     // Confirmed is an answer after which the opener spoke on.
     let answered = record.flags & FLAG_ANSWERED;
     record.flags |= if is_by_opener(record, way) { answered * (FLAG_CONFIRMED / FLAG_ANSWERED) } else { FLAG_ANSWERED };
-}
-
-/// The first bytes of layer 4.
-#[inline(always)]
-fn header<'a, const SIZE: usize>(bytes: &'a [u8], meta: &Meta) -> Option<&'a [u8; SIZE]> {
-    bytes.get(meta.l4 as usize..)?.first_chunk()
 }
 
 /// Whether a record has this tuple in this way; one that is unused has none.

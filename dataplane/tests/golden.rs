@@ -17,12 +17,18 @@ mod host;
 mod icmp_errors;
 #[path = "golden/lifetime.rs"]
 mod lifetime;
+#[path = "golden/others.rs"]
+mod others;
 #[path = "golden/pods.rs"]
 mod pods;
 #[path = "golden/policy.rs"]
 mod policy;
+#[path = "golden/sctp.rs"]
+mod sctp;
 #[path = "golden/services.rs"]
 mod services;
+#[path = "golden/source_ports.rs"]
+mod source_ports;
 #[path = "golden/v6.rs"]
 mod v6;
 #[path = "golden/workers.rs"]

@@ -49,7 +49,11 @@ pub fn translate(
     let found = Match { id, backends_first, backends_count, flags };
     let decision = Decision { service: Some(found), ..decision };
     let backend = match keep {
-        Some(kept) if tuple.protocol == Protocol::TCP || serves(&context.view, &found, kept) => Some(kept),
+        Some(kept)
+            if matches!(tuple.protocol, Protocol::TCP | Protocol::SCTP) || serves(&context.view, &found, kept) =>
+        {
+            Some(kept)
+        }
         _ => choose(&context.view, &found, pick),
     };
     match backend {

@@ -6,9 +6,9 @@ use super::Way;
 use super::timeouts::FlowState;
 use tables::flow::FlowRecord;
 
-/// Bytes that are read: the common header (verification tag at 4), the first chunk's (type at 12, flags at 13), and the
-/// initiate tag of INIT and INIT-ACK.
-pub type Header = [u8; 20];
+/// Bytes that are read of any packet: the common header (verification tag at 4), and the first chunk's (type at 12, flags
+/// at 13).
+const HEADER_BYTES: usize = 16;
 
 /// Chunk types (RFC 9260, 3.2).
 pub mod chunk {
@@ -49,9 +49,12 @@ pub fn state(state: u8) -> FlowState {
 /// Notes a packet by its first chunk. False: it changes nothing, and does not count as a sign of life.
 #[cold]
 #[inline(never)]
-pub fn note(record: &mut FlowRecord, way: Way, header: &Header) -> bool {
-    let high = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    let (tag, initiate_tag) = (high(4), high(16));
+pub fn note(record: &mut FlowRecord, way: Way, l4: &[u8]) -> bool {
+    let Some(header) = l4.first_chunk::<HEADER_BYTES>() else { return false };
+    let tag = u16::from_be_bytes([header[4], header[5]]);
+    // INIT and INIT-ACK go on with it.
+    let initiate_tag =
+        l4.get(HEADER_BYTES..).and_then(|value| value.first_chunk()).map_or(0, |b| u16::from_be_bytes(*b));
     match header[12] {
         // Amid an association it may be anybody's; if it is a restart, COOKIE-ACK follows (5.2).
         chunk::INIT if record.state & ESTABLISHED != 0 => return false,

@@ -5,7 +5,7 @@ use bytemuck::Zeroable;
 const TAGS: [u32; 2] = [0x1111_0001, 0x2222_0002];
 
 fn pass(record: &mut FlowRecord, way: Way, kind: u8, flags: u8, tag: u32) -> bool {
-    let mut header: Header = [0; 20];
+    let mut header = [0; 20];
     header[4..8].copy_from_slice(&tag.to_be_bytes());
     (header[12], header[13]) = (kind, flags);
     header[16..20].copy_from_slice(&TAGS[way as usize].to_be_bytes());
