@@ -1,11 +1,11 @@
-//! What the node itself answers: ARP, neighbour discovery and echo for the gateway, resets and unreachables for refused
-//! packets. Answers are written over the packet they answer, in place; with smoltcp's views. Decides only whether there is
+//! What the node itself answers: ARP, neighbour discovery and echo for the gateway, resets for refused segments, errors. Answers are written over the packet they answer, in place; with smoltcp's views. Decides only whether there is
 //! an answer.
 //!
-//! Sources: RFC 826 (ARP), RFC 792 and 1122 3.2.2 (ICMP), RFC 4443 (ICMPv6), RFC 4861 (NDP), RFC 9293 3.5.2 (resets).
+//! Sources: RFC 826 (ARP), RFC 792 (ICMP), RFC 4443 (ICMPv6), RFC 4861 (NDP), RFC 9293 3.5.2 (resets).
 
 mod arp;
 mod echo;
+pub mod error;
 pub mod ndp;
 mod reset;
 
@@ -13,57 +13,22 @@ pub use arp::answer_arp;
 pub use echo::answer_echo;
 
 use crate::parse::Meta;
-use crate::rewrite::{fill_l4, set_macs};
-use smoltcp::wire::{Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet};
+use crate::rewrite::set_macs;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
-use tables::{Mac, Protocol};
+use tables::Mac;
 
 const ANSWER_TTL: u8 = 64;
 /// Bytes of an IPv6 header without extensions.
 const IPV6_BYTES: usize = 40;
-/// Bytes of the offending packet that an ICMP error quotes beyond its IP header (RFC 792).
-const QUOTED_BYTES: usize = 8;
-
-/// Room that [`refuse`] wants in the head frame: headers of the answer, and the quote with all options.
-pub const REFUSAL_BYTES_MAX: usize = 14 + 20 + 8 + 60 + QUOTED_BYTES;
-
-/// What a refused packet is answered with: its new size, or None where there must be no answer (resets, errors,
-/// fragments and broadcasts are never answered). `bytes` may go on behind the packet, up to [`REFUSAL_BYTES_MAX`]: an
-/// answer can be larger than its question.
+/// Turns a segment that is refused into a reset: its size, or None where there must be none (about resets, and about what
+/// came from many or nobody).
 pub fn refuse(bytes: &mut [u8], meta: &Meta, own_mac: Mac) -> Option<usize> {
     if meta.src.is_multicast() || meta.src.is_unspecified() {
         return None;
     }
-    let end = match meta.protocol {
-        Protocol::TCP => reset::reset(bytes, meta)?,
-        Protocol::UDP | Protocol::SCTP if meta.is_v4 => unreachable(bytes, meta)?,
-        _ => return None,
-    };
+    let size = reset::reset(bytes, meta)?;
     set_macs(bytes, own_mac, meta.src_mac);
-    Some(end)
-}
-
-/// Port unreachable, quoting the IP header and eight bytes.
-fn unreachable(bytes: &mut [u8], meta: &Meta) -> Option<usize> {
-    let (l3, l4) = (meta.l3 as usize, meta.l4 as usize);
-    let quoted = l4 - l3 + QUOTED_BYTES;
-    let mut quote = [0; 60 + QUOTED_BYTES];
-    quote.get_mut(..quoted)?.copy_from_slice(bytes.get(l3..l3 + quoted)?);
-    let end = l3 + 20 + 8 + quoted;
-    if bytes.len() < end {
-        return None;
-    }
-    bytes[l3] = 0x45;
-    let icmp = &mut bytes[l3 + 20..end];
-    icmp[8..].copy_from_slice(&quote[..quoted]);
-    let mut view = Icmpv4Packet::new_unchecked(&mut *icmp);
-    view.set_msg_type(Icmpv4Message::DstUnreachable);
-    view.set_msg_code(Icmpv4DstUnreachable::PortUnreachable.into());
-    icmp[4..8].fill(0);
-    let answer = Meta { l4: (l3 + 20) as u16, end: end as u32, protocol: Protocol::ICMP, ..*meta };
-    fill_l4(bytes, &answer);
-    turn_ip(bytes, &answer);
-    Some(end)
+    Some(size)
 }
 
 fn turned(meta: &Meta) -> Meta {

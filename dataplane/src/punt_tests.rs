@@ -81,22 +81,3 @@ fn a_refused_syn_is_reset_so_that_its_sender_believes_it() {
     let answered = meta(&bytes[..end]);
     assert_eq!(refuse(&mut bytes.clone(), &answered, GATEWAY_MAC), None, "a reset is never answered");
 }
-
-#[test]
-fn a_refused_datagram_is_told_that_its_port_is_unreachable() {
-    let mut bytes = Vec::new();
-    PacketBuilder::ethernet2([2; 6], [4; 6])
-        .ipv4([10, 1, 0, 4], [172, 30, 0, 1], 64)
-        .udp(1000, 53)
-        .write(&mut bytes, &[9; 40])
-        .unwrap();
-    let asked = meta(&bytes);
-    let end = refuse(&mut bytes, &asked, GATEWAY_MAC).unwrap();
-    let sliced = SlicedPacket::from_ethernet(&bytes[..end]).unwrap();
-    let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("no ICMP") };
-    assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
-    let answered = meta(&bytes[..end]);
-    let quoted = crate::parse::quoted(&bytes[..end], &answered).unwrap();
-    assert_eq!(quoted.tuple, asked.from_local());
-    assert_eq!((answered.src, answered.dst), (asked.dst, asked.src));
-}

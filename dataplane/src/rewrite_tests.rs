@@ -159,3 +159,36 @@ fn filling_and_verifying_agree_with_an_independent_builder() {
         }
     }
 }
+
+/// A SYN with these option bytes.
+fn syn(options: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 1, 0, 4], [172, 30, 0, 1], 64);
+    let mut bytes = Vec::new();
+    builder.tcp(1000, 80, 1, 2).syn().options_raw(options).unwrap().write(&mut bytes, b"data").unwrap();
+    bytes
+}
+
+#[test]
+fn a_segment_size_is_lowered_wherever_it_stands_and_never_raised() {
+    for nothings in 0..4 {
+        let options: Vec<u8> = std::iter::repeat_n(1, nothings).chain([2, 4, 0x05, 0xb4]).collect();
+        for (max, expected) in [(1410u16, 1410u16), (1460, 1460), (9000, 1460)] {
+            let mut bytes = syn(&options);
+            let meta = meta(&bytes);
+            clamp_mss(&mut bytes, &meta, max, Checksum::Unverified);
+            let at = 54 + nothings + 2;
+            assert_eq!(u16::from_be_bytes([bytes[at], bytes[at + 1]]), expected);
+            assert!(judged_right(&bytes), "{nothings} bytes in front");
+        }
+    }
+}
+
+#[test]
+fn options_that_make_no_sense_are_left_alone() {
+    for options in [&[2, 3, 9, 9][..], &[2, 0, 9, 9], &[8, 40, 2, 4], &[0, 2, 4, 9], &[2, 4], &[1, 1, 1, 2]] {
+        let bytes = syn(options);
+        let mut clamped = bytes.clone();
+        clamp_mss(&mut clamped, &meta(&bytes), 1, Checksum::Unverified);
+        assert_eq!(clamped, bytes, "{options:?}");
+    }
+}

@@ -5,6 +5,8 @@ mod support;
 
 #[path = "golden/answers.rs"]
 mod answers;
+#[path = "golden/errors.rs"]
+mod errors;
 #[path = "golden/external.rs"]
 mod external;
 #[path = "golden/frames.rs"]

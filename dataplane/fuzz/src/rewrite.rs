@@ -135,11 +135,22 @@ fn answer(mut bytes: Vec<u8>, meta: &Meta) {
         assert_eq!((read.src, read.ttl, errors(&bytes[..end], &read)), (asked.target, 255, [0, 0]));
     }
     punt::answer_arp(&mut bytes.clone(), meta.dst, Mac::default());
-    if let Some(end) = punt::refuse(&mut bytes, meta, Mac::default()) {
+    error(&bytes, meta);
+    if let Some(end) = punt::refuse(&mut bytes, meta, Mac::default()).filter(|_| meta.protocol == Protocol::TCP) {
         bytes.truncate(end);
         let Parsed::Ip(read) = parse(&bytes, bytes.len()) else { panic!("the answer to {meta:?} is not read back") };
         assert_eq!((read.src, read.dst, errors(&bytes, &read)), (meta.dst, meta.src, [0, 0]));
     }
+}
+
+/// An error about it, which is read back as one that quotes it.
+fn error(packet: &[u8], meta: &Meta) {
+    let quote = punt::error::quote_bytes(meta, packet.len() - meta.l3 as usize);
+    let mut bytes = vec![0; punt::error::front_bytes(meta)];
+    bytes.extend(&packet[..meta.l3 as usize + quote]);
+    let told = punt::error::write(&mut bytes, meta, punt::error::Cause::TimeExceeded, meta.dst);
+    let Parsed::Ip(read) = parse(&bytes, bytes.len()) else { panic!("the error about {meta:?} is not read back") };
+    assert_eq!((read.src, read.dst, errors(&bytes, &read)), (told.src, told.dst, [0, 0]));
 }
 
 fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {

@@ -29,8 +29,9 @@ pub fn towards(context: &Context, decision: Decision) -> Result<Decision, Decisi
     }
 }
 
+/// The hop to an address by its route, whose id this is.
 #[inline(always)]
-fn hop(context: &Context, remote: Addr, id: u32, route: &RouteRecord) -> Result<Hop, DropReason> {
+pub fn hop(context: &Context, remote: Addr, id: u32, route: &RouteRecord) -> Result<Hop, DropReason> {
     match route.kind() {
         Some(RouteKind::Local | RouteKind::Host) => {
             let endpoint: Option<EndpointRecord> = context.view.find(Table::Endpoint, &remote);

@@ -161,6 +161,13 @@ impl FramePool {
         }
     }
 
+    /// Gives back all frames of a packet but its head.
+    pub fn cut_off_rest(&mut self, packet: &mut Packet) {
+        packet.rest_size = 0;
+        let rest = packet.rest.take();
+        self.put_chain(rest);
+    }
+
     fn put_chain(&mut self, mut next: Option<Frame>) {
         while let Some(mut frame) = next {
             next = self.memory.take_next(&mut frame);

@@ -7,9 +7,11 @@ use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
 use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{BURST_MAX, Burst, Packet};
-use crate::parse::{Kind, Meta, PLAIN_L3, PLAIN_L4};
+use crate::parse::{Kind, Meta, PLAIN_L3, PLAIN_L4, tcp_flag};
 use crate::punt;
+use crate::punt::error::Cause;
 use crate::rewrite::{self, Change};
+use crate::worker::errors::Limit;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
 use crate::worker::look::Leaving;
@@ -17,7 +19,7 @@ use crate::worker::owners::Owners;
 use crate::worker::renewals::Renewals;
 use crate::worker::runtime::Runtime;
 use crate::worker::tunnels::Tunnels;
-use crate::worker::uplink::{NextHop, address, next_hop, room_in_front};
+use crate::worker::uplink::{NextHop, address, next_hop, room_in_front, too_big};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::Addr;
@@ -78,6 +80,11 @@ impl Item {
         tuple(&self.meta, self.way)
     }
 
+    /// Of a packet that is not in a burst.
+    pub(super) fn of(meta: Meta, way: Way, origin: Origin) -> Item {
+        Item { meta, hash: 0, way, origin, enters: true, is_plain: false, at: 0, likely: None, to: To::Nowhere }
+    }
+
     /// Whether all of the packet's bytes lie in its head frame.
     pub fn is_whole(&self, packet: &Packet) -> bool {
         !packet.is_chained() && self.meta.end as usize <= packet.head_size()
@@ -107,6 +114,7 @@ pub struct Path {
     pub(super) tunnels: Tunnels,
     pub(super) owners: Owners,
     pub(super) renewals: Renewals,
+    pub(super) error_limit: Limit,
     /// Where handed packets stand while they are worked on.
     handed: Burst,
     /// What waits for the next pass.
@@ -145,6 +153,7 @@ impl Path {
             tunnels: Tunnels::new(),
             owners: Owners::default(),
             renewals: Renewals::new(),
+            error_limit: Limit::default(),
             handed: Burst::default(),
             items: Vec::with_capacity(BURST_MAX),
             items_done: Vec::with_capacity(BURST_MAX),
@@ -315,8 +324,13 @@ impl Path {
         let memory = self.pool.memory();
         note(record, item.way, meta, || place.as_ref().map_or(&[], |packet| memory.head(packet)), self.now_ms);
         if item.enters && meta.ttl <= 1 {
-            return self.drop_from(place, DropReason::TtlExpired);
+            return self.drop_and_tell(context, place, item, (DropReason::TtlExpired, Cause::TimeExceeded));
         }
+        if meta.tcp_flags & tcp_flag::SYN != 0 {
+            let out = record.out;
+            self.clamp_mss(context, place, item, &out);
+        }
+        let record = self.flows.record(id);
         let change = (record.flags & FLAG_TRANSLATED != 0).then(|| Change::of_flow(record, item.way));
         if meta.kind == Kind::Other {
             self.status().count(WorkerCounter::PassedByAddress, 1);
@@ -338,6 +352,10 @@ impl Path {
         let Some(packet) = place else { return };
         let checksum = packet.checksum;
         let front = room_in_front(context, packet, meta, next_hop);
+        let leaves_late = front.is_none() && !matches!(next_hop, NextHop::Inside);
+        if leaves_late && let Some(mtu) = too_big(context, packet, self.pool.memory(), meta, next_hop) {
+            return self.drop_and_tell(context, place, item, (DropReason::TooBig, Cause::TooBig { mtu }));
+        }
         if !packet.push_front(front.unwrap_or(0)) {
             return self.drop_from(place, DropReason::Oversized);
         }
@@ -437,7 +455,11 @@ impl Path {
     /// Drops what waited in vain.
     pub fn expire_held(&mut self) {
         while let Some(packet) = self.held.take_expired(self.now_ms) {
-            self.drop_packet(packet, DropReason::NeighbourUnknown);
+            let mut waited = Some(packet);
+            self.with_tables(|path, context| {
+                waited.take().into_iter().for_each(|packet| path.give_up(context, packet))
+            });
+            self.drop_from(&mut waited, DropReason::NeighbourUnknown);
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::flow::{FlowId, Way};
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{Kind, tcp_flag};
 use crate::punt;
+use crate::punt::error::Cause;
 use bytemuck::Zeroable;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::endpoint::EndpointRecord;
@@ -77,7 +78,7 @@ impl Path {
         };
         let packet = place.take()?;
         match refused {
-            Verdict::Drop(reason) => self.end(packet, item, &decision, reason),
+            Verdict::Drop(reason) => self.end(context, packet, item, &decision, reason),
             Verdict::Reject => self.reject(context, packet, item),
             Verdict::Forward | Verdict::Punt => self.punt(context, packet, item),
         }
@@ -93,9 +94,12 @@ impl Path {
     }
 
     /// Drops a first packet; one whose neighbour is unknown waits instead.
-    fn end(&mut self, packet: Packet, item: &Item, decision: &Decision, reason: DropReason) {
+    fn end(&mut self, context: &Context<'_>, packet: Packet, item: &Item, decision: &Decision, reason: DropReason) {
         if reason == DropReason::NeighbourUnknown && item.way == Way::Out {
             return self.hold(&mut Some(packet), decision.remote);
+        }
+        if reason == DropReason::NoRoute && item.way == Way::Out {
+            return self.drop_and_tell(context, &mut Some(packet), item, (reason, Cause::NoRoute));
         }
         self.count_policy(reason, decision.policy.unwrap_or(0));
         self.drop_packet(packet, reason);
@@ -241,11 +245,13 @@ impl Path {
     }
 
     fn reject(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) {
-        let mac = context.node.gateway_mac;
-        packet.extend(punt::REFUSAL_BYTES_MAX, self.pool.memory().frame_size());
-        let refused = punt::refuse(self.pool.memory().head_mut(&mut packet), &item.meta, mac);
         self.status().count(WorkerCounter::Rejected, 1);
-        match refused.filter(|_| item.way == Way::Out && !packet.is_chained()) {
+        if item.meta.protocol != Protocol::TCP {
+            return self.tell(context, packet, item, Cause::PortUnreachable);
+        }
+        self.pool.cut_off_rest(&mut packet);
+        let refused = punt::refuse(self.pool.memory().head_mut(&mut packet), &item.meta, context.node.gateway_mac);
+        match refused.filter(|_| item.way == Way::Out) {
             Some(size) => self.answer(packet, size),
             None => self.drop_packet(packet, DropReason::NoRoute),
         }

@@ -3,6 +3,7 @@
 use super::forward::{Item, Path};
 use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
+use crate::io::frames::Memory;
 use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{ETHERNET_BYTES, Meta};
@@ -12,7 +13,7 @@ use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::{Hop, HopKind};
 use tables::layout::Table;
 use tables::neighbour::NeighbourRecord;
-use tables::{Addr, Mac};
+use tables::{Addr, Mac, Protocol};
 
 /// How a packet leaves the node.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,19 @@ impl Path {
         }
         rewrite::complete_checksum(self.pool.memory(), &mut packet, &item.meta);
         packet.gso = Gso::None;
-        self.send_one(context, packet, item, &next_hop);
+        self.send_one(context, packet, &item.meta, item.hash, &next_hop);
+    }
+
+    /// Sees that neither end of a connection through a tunnel sends segments that do not fit: the other end may not know
+    /// of the tunnel, and what says so may not reach it.
+    #[cold]
+    pub(super) fn clamp_mss(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &Item, out: &Hop) {
+        let (Some(packet), Protocol::TCP, HopKind::Tunnel) = (place, item.meta.protocol, out.kind()) else { return };
+        let Ok(next_hop) = next_hop(&mut self.tunnels, context, out) else { return };
+        let headers = if item.meta.is_v4 { 20 } else { 40 } + 20;
+        let max = ip_size_max(context, &next_hop).saturating_sub(headers) as u16;
+        let checksum = packet.checksum;
+        rewrite::clamp_mss(self.pool.memory().head_mut(packet), &item.meta, max, checksum);
     }
 
     fn cut_and_send(&mut self, context: &Context<'_>, packet: Packet, item: &Item, next_hop: &NextHop) {
@@ -59,18 +72,26 @@ impl Path {
             self.status().count_drop(reason, 1);
         }
         self.status().count(WorkerCounter::SegmentsCut, segments.len() as u64);
-        for (packet, _) in segments.drain(..) {
-            self.send_one(context, packet, item, next_hop);
+        for (packet, meta) in segments.drain(..) {
+            self.send_one(context, packet, &meta, item.hash, next_hop);
         }
         self.segments = segments;
     }
 
-    fn send_one(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item, next_hop: &NextHop) {
+    /// Sends a packet that fits, with what stands in front of it.
+    pub(super) fn send_one(
+        &mut self,
+        context: &Context<'_>,
+        mut packet: Packet,
+        meta: &Meta,
+        flow_hash: u64,
+        next_hop: &NextHop,
+    ) {
         if !packet.push_front(next_hop.overhead()) {
             return self.drop_packet(packet, DropReason::Oversized);
         }
         let bytes = self.pool.memory().head_mut(&mut packet);
-        address(context, &self.tunnels, bytes, &item.meta, item.hash, next_hop);
+        address(context, &self.tunnels, bytes, meta, flow_hash, next_hop);
         self.send(context.node.uplink, packet);
     }
 }
@@ -121,6 +142,26 @@ pub(super) fn next_hop(tunnels: &mut Tunnels, context: &Context<'_>, hop: &Hop) 
         }
         _ => Ok(NextHop::Inside),
     }
+}
+
+/// How large an IP packet may be, if this one is larger and may not be cut: RFC 1191 (don't fragment), RFC 8200 5.
+#[cold]
+pub(super) fn too_big(
+    context: &Context<'_>,
+    packet: &Packet,
+    memory: &Memory,
+    meta: &Meta,
+    next_hop: &NextHop,
+) -> Option<u16> {
+    let max = ip_size_max(context, next_hop);
+    let size = match packet.gso {
+        Gso::None => meta.ip_size(),
+        // Cut into what fits, whatever that is.
+        Gso::Tcp4(_) | Gso::Tcp6(_) => return None,
+        Gso::Udp(size) => meta.l4 as usize - meta.l3 as usize + 8 + size as usize,
+    };
+    let may_be_cut = meta.is_v4 && packet.gso == Gso::None && !rewrite::is_whole_only(memory.head(packet), meta);
+    (size > max && !may_be_cut).then_some(max as u16)
 }
 
 /// Bytes of the largest IP packet that this way out takes.

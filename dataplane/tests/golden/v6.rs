@@ -186,7 +186,8 @@ fn guards_hold_for_both_families() {
     for stray in [pod_v6(1, 99), CLIENT, NODE, SERVICE] {
         assert_eq!(node.pass_tunnel(&udp((REMOTE, 1), (stray, 2))), Outcome::dropped(DropReason::TunnelStray));
     }
-    assert_eq!(node.pass(POD_A, &udp((A, 1), (B, 2)).ttl(1)), Outcome::dropped(DropReason::TtlExpired));
+    let late = node.pass(POD_A, &udp((A, 1), (B, 2)).ttl(1));
+    assert_eq!((&late.dropped[..], &late.packet_of_any().l4), (&[DropReason::TtlExpired][..], &L4::TimeExceeded));
     assert_eq!(node.pass(POD_A, &udp((A, 1), (pod_v6(1, 99), 2))), Outcome::dropped(DropReason::Blackhole));
     assert_eq!(node.pass(POD_A, &tcp((A, 1), (SERVICE, 1), SYN)), Outcome::dropped(DropReason::ServiceUnknown));
 }

@@ -277,7 +277,13 @@ impl Node {
     pub fn peers_packet(&self, inner: &Spec) -> Spec {
         let n = self.shape.number;
         let inner = inner.clone().macs(self.shape.inner_mac(3 - n), self.shape.inner_mac(n));
-        encapsulate(&self.shape.outer(3 - n, n), 55_555, &inner.bytes())
+        self.peers_frame(&inner.bytes())
+    }
+
+    /// The same around any frame.
+    pub fn peers_frame(&self, inner: &[u8]) -> Spec {
+        let n = self.shape.number;
+        encapsulate(&self.shape.outer(3 - n, n), 55_555, inner)
     }
 
     /// What `pass` answers for a packet that reaches a pod or the host.
@@ -306,6 +312,14 @@ impl Outcome {
 
     pub fn dropped(reason: DropReason) -> Outcome {
         Outcome { sent: Vec::new(), dropped: vec![reason] }
+    }
+
+    /// The one packet that was sent, whatever else was dropped.
+    pub fn packet_of_any(&self) -> &Spec {
+        match &self.sent[..] {
+            [Sent::Plain(_, packet) | Sent::Tunnel(_, packet)] => packet,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The one packet that was sent, without its Ethernet and outer headers' say.

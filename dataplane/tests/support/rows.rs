@@ -140,6 +140,12 @@ impl Rows<'_, '_> {
         }
     }
 
+    /// The world is out of reach.
+    pub fn no_default_route(&mut self) {
+        self.batch.remove_prefix(Lpm::Route, &"0.0.0.0/0".parse().unwrap()).unwrap();
+        self.batch.touch(Scope::Route(ROUTE_DEFAULT));
+    }
+
     pub fn route(&mut self, id: u32, prefix: Prefix, record: RouteRecord) {
         self.batch.set(Table::Route, id as usize, &record).unwrap();
         self.batch.insert_prefix(Lpm::Route, &prefix, id as u64).unwrap();
