@@ -8,6 +8,7 @@ mod icmp;
 mod idle;
 pub mod interfaces;
 mod look;
+mod neighbours;
 mod open;
 mod owners;
 mod renewals;

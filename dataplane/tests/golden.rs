@@ -19,6 +19,8 @@ mod host;
 mod icmp_errors;
 #[path = "golden/lifetime.rs"]
 mod lifetime;
+#[path = "golden/neighbours.rs"]
+mod neighbours;
 #[path = "golden/others.rs"]
 mod others;
 #[path = "golden/pods.rs"]

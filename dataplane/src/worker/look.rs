@@ -2,7 +2,7 @@
 //! owns is queued for the further passes; all else goes at once. Must not look into flows.
 
 use super::forward::{AHEAD, Item, Path, To, tuple};
-use crate::classify::{Context, Origin};
+use crate::classify::{self, Context, Origin};
 use crate::flow::Way;
 use crate::handoff::{Handed, Stage};
 use crate::overlay::{self, OUTER_V4_BYTES};
@@ -16,7 +16,7 @@ use tables::owner::{Worker, owner};
 use tables::{Addr, Mac};
 
 /// Who may speak on an interface, read once a burst.
-enum Sender {
+pub(super) enum Sender {
     Uplink,
     Host,
     /// Its own Ethernet address, and its addresses: one stands twice.
@@ -128,6 +128,9 @@ impl Path {
     #[inline(never)]
     fn look_local_any(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
         match self.parse(place.packet) {
+            Parsed::Ip(meta) if self.is_between_neighbours(place.packet, &meta) => {
+                self.neighbour_discovery(context, place.packet, &meta, sender);
+            }
             Parsed::Ip(meta) => self.admit(place, meta, false, sender),
             Parsed::Arp => self.arp(context, place.packet),
             Parsed::Drop(reason) => self.drop_from(place.packet, reason),
@@ -303,7 +306,7 @@ impl Path {
 
 /// Why a pod may not send from this address.
 fn spoofed(is_its_mac: bool, meta: &Meta) -> DropReason {
-    let noise = meta.src.is_unspecified() || meta.dst.is_multicast();
+    let noise = classify::is_link_local(meta.src) || meta.dst.is_multicast();
     match (is_its_mac, noise) {
         (false, _) => DropReason::SpoofedMac,
         (true, true) => DropReason::LinkLocal,
