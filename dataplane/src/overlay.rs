@@ -1,24 +1,31 @@
-//! Tunnel headers: VXLAN (RFC 7348) over UDP over IPv4. A view to read them, one template store to write them. What goes
-//! in and comes out is decided elsewhere.
+//! Tunnel headers: VXLAN (RFC 7348) and Geneve (RFC 8926) over UDP, and IP in IP (RFC 2003, 2473, 4213), each over IPv4 and
+//! IPv6. One template store writes them; `read` looks at those that came. What goes in and comes out is decided elsewhere.
 
-use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, UdpPacket};
+mod read;
+
+pub use read::{ecn, geneve, may_change, vni};
+
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
 use tables::{Addr, Mac};
 
-pub const VXLAN_BYTES: usize = 8;
-/// Outer Ethernet, IPv4, UDP and VXLAN.
-pub const OUTER_V4_BYTES: usize = 14 + 20 + 8 + VXLAN_BYTES;
-/// The I flag: the identifier is valid.
+/// A VXLAN header, and a Geneve header without options.
+pub const TUNNEL_BYTES: usize = 8;
+/// What stands in front of an inner frame: outer Ethernet, IPv4, UDP and tunnel header.
+pub const OUTER_V4_BYTES: usize = IPV4_END + 8 + TUNNEL_BYTES;
+/// The same over IPv6.
+pub const OUTER_V6_BYTES: usize = IPV6_END + 8 + TUNNEL_BYTES;
+const IPV4_END: usize = 14 + 20;
+const IPV6_END: usize = 14 + 40;
+/// VXLAN's I flag: the identifier is valid.
 const FLAG_VNI: u8 = 0x08;
+/// What Geneve carries: Ethernet frames (RFC 8926, 3.4).
+const TRANSPARENT_ETHERNET: [u8; 2] = [0x65, 0x58];
+/// Protocol numbers of IP in IP.
+pub const IPV4_INSIDE: u8 = 4;
+pub const IPV6_INSIDE: u8 = 41;
 const OUTER_TTL: u8 = 64;
 /// Ports for entropy: the dynamic range (RFC 7348, 5).
 const SOURCE_PORT_FIRST: u16 = 49152;
-
-/// The network identifier of a VXLAN header, or None if it is cut short or says that it has none.
-#[inline(always)]
-pub fn vni(header: &[u8]) -> Option<u32> {
-    let header: &[u8; VXLAN_BYTES] = header.first_chunk()?;
-    (header[0] & FLAG_VNI != 0).then(|| u32::from_be_bytes([0, header[4], header[5], header[6]]))
-}
 
 /// The Ethernet address that a node has inside tunnels: derived from its underlay address, so that nobody needs to be
 /// told it. A kernel VXLAN device at the other end must be given its own (`ip link add ... address`), since it takes
@@ -28,9 +35,19 @@ pub fn inner_mac(node: Addr) -> Mac {
     Mac([0x02, 0xfa, a, b, c, d])
 }
 
-/// What the outer headers to a peer say.
+/// What stands between the outer IP header and the inner packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encap {
+    Vxlan,
+    Geneve,
+    /// Nothing: IP in IP.
+    Ip,
+}
+
+/// What the outer headers to a peer say. Its addresses are of one family.
 #[derive(Clone, Copy, Debug)]
 pub struct Outer {
+    pub encap: Encap,
     pub src_mac: Mac,
     pub dst_mac: Mac,
     pub src: Addr,
@@ -40,61 +57,187 @@ pub struct Outer {
 }
 
 /// Bytes that are the same for all packets to a peer: the outer headers, and the inner Ethernet addresses.
-const TEMPLATE_BYTES: usize = OUTER_V4_BYTES + 12;
+const TEMPLATE_V4_BYTES: usize = OUTER_V4_BYTES + 12;
+const TEMPLATE_V6_BYTES: usize = OUTER_V6_BYTES + 12;
+
+/// The shapes of outer headers: one is written by one store of a size that the compiler knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// UDP over IPv4: nearly all.
+    UdpV4,
+    UdpV6,
+    IpV4,
+    IpV6,
+}
 
 /// The headers of all packets to a peer, made once: writing them is one store and four small ones.
 #[derive(Clone, Copy, Debug)]
 pub struct OuterHeaders {
-    template: [u8; TEMPLATE_BYTES],
-    /// The IPv4 header's sum, uncomplemented, without its length and traffic class.
+    form: Form,
+    /// The IPv4 header's sum, uncomplemented, without what differs between packets.
     sum: u32,
+    template: [u8; TEMPLATE_V6_BYTES],
 }
 
 impl OuterHeaders {
-    /// The UDP checksum is zero, which VXLAN asks for over IPv4.
+    /// The UDP checksum is zero, which VXLAN and Geneve ask for over IPv4 and may have over IPv6 (RFC 6935, 6936: the
+    /// inner packet has its own, and who receives it sees to whom it belongs).
     pub fn new(outer: &Outer) -> OuterHeaders {
-        let mut template = [0; TEMPLATE_BYTES];
+        let (v4, ip) = (outer.dst.is_v4(), outer.encap == Encap::Ip);
+        let mut template = [0; TEMPLATE_V6_BYTES];
         let mut ethernet = EthernetFrame::new_unchecked(&mut template[..]);
         ethernet.set_src_addr(EthernetAddress(outer.src_mac.0));
         ethernet.set_dst_addr(EthernetAddress(outer.dst_mac.0));
-        ethernet.set_ethertype(EthernetProtocol::Ipv4);
-        let mut ip = Ipv4Packet::new_unchecked(&mut template[14..]);
-        ip.set_version(4);
-        ip.set_header_len(20);
-        ip.set_dont_frag(true);
-        ip.set_hop_limit(OUTER_TTL);
-        ip.set_next_header(IpProtocol::Udp);
-        ip.set_src_addr(outer.src.v4_octets().into());
-        ip.set_dst_addr(outer.dst.v4_octets().into());
-        ip.fill_checksum();
-        let sum = !ip.checksum() as u32;
-        UdpPacket::new_unchecked(&mut template[34..]).set_dst_port(outer.tunnel_port);
-        let [_, a, b, c] = outer.vni.to_be_bytes();
-        template[42..OUTER_V4_BYTES].copy_from_slice(&[FLAG_VNI, 0, 0, 0, a, b, c, 0]);
-        template[OUTER_V4_BYTES..OUTER_V4_BYTES + 6].copy_from_slice(&inner_mac(outer.dst).0);
-        template[OUTER_V4_BYTES + 6..].copy_from_slice(&inner_mac(outer.src).0);
-        OuterHeaders { template, sum }
+        let protocol = if ip { IpProtocol::from(0) } else { IpProtocol::Udp };
+        let sum = if v4 {
+            ethernet.set_ethertype(EthernetProtocol::Ipv4);
+            ipv4(&mut template, outer, protocol)
+        } else {
+            ethernet.set_ethertype(EthernetProtocol::Ipv6);
+            ipv6(&mut template, outer, protocol)
+        };
+        if !ip {
+            tunnel(&mut template[if v4 { IPV4_END } else { IPV6_END }..], outer);
+        }
+        let form = match (ip, v4) {
+            (false, true) => Form::UdpV4,
+            (false, false) => Form::UdpV6,
+            (true, true) => Form::IpV4,
+            (true, false) => Form::IpV6,
+        };
+        OuterHeaders { form, sum, template }
     }
 
-    /// Writes them over the first [`OUTER_V4_BYTES`] of `frame` and the Ethernet addresses behind. `flow_hash` is of the
-    /// inner flow, so that receivers spread it over queues; DSCP and ECN are copied from the inner packet's
+    /// Bytes that an IP packet grows by, which is also what is to be made free in front of its Ethernet header: IP in IP
+    /// has none inside.
+    #[inline(always)]
+    pub fn size(&self) -> usize {
+        match self.form {
+            Form::UdpV4 => OUTER_V4_BYTES,
+            Form::UdpV6 => OUTER_V6_BYTES,
+            Form::IpV4 => IPV4_END - 14,
+            Form::IpV6 => IPV6_END - 14,
+        }
+    }
+
+    /// Writes them over the first [`size`](Self::size) bytes of `frame` and the Ethernet header behind. `flow_hash` is of
+    /// the inner flow, so that receivers spread it over queues; DSCP and ECN are copied from the inner packet's
     /// `traffic_class` (RFC 6040, normal mode).
     #[inline(always)]
     pub fn write(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
+        if self.form != Form::UdpV4 {
+            return self.write_other(frame, flow_hash, traffic_class);
+        }
         let total = frame.len();
-        let Some(headers) = frame.first_chunk_mut::<TEMPLATE_BYTES>() else { return };
-        *headers = self.template;
+        let Some(headers) = frame.first_chunk_mut::<TEMPLATE_V4_BYTES>() else { return };
+        if let Some(template) = self.template.first_chunk() {
+            *headers = *template;
+        }
         let ip_size = (total - 14) as u16;
-        // At most 0xffff + 0xffff + 0xff: one fold leaves no carry but one.
-        let sum = self.sum + ip_size as u32 + traffic_class as u32;
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let checksum = !(((sum & 0xffff) + (sum >> 16)) as u16);
         headers[15] = traffic_class;
         headers[16..18].copy_from_slice(&ip_size.to_be_bytes());
-        headers[24..26].copy_from_slice(&checksum.to_be_bytes());
+        headers[24..26].copy_from_slice(&self.checksum(ip_size, traffic_class, 0).to_be_bytes());
         headers[34..36].copy_from_slice(&source_port(flow_hash).to_be_bytes());
         headers[38..40].copy_from_slice(&(ip_size - 20).to_be_bytes());
     }
+
+    #[inline(never)]
+    fn write_other(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
+        match self.form {
+            Form::UdpV4 => {}
+            Form::UdpV6 => self.write_udp_v6(frame, flow_hash, traffic_class),
+            Form::IpV4 => self.write_ip_v4(frame, traffic_class),
+            Form::IpV6 => self.write_ip_v6(frame, flow_hash, traffic_class),
+        }
+    }
+
+    fn write_udp_v6(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
+        let size = (frame.len() - IPV6_END) as u16;
+        let Some(headers) = frame.first_chunk_mut::<TEMPLATE_V6_BYTES>() else { return };
+        *headers = self.template;
+        headers[14..18].copy_from_slice(&first_word(flow_hash, traffic_class));
+        headers[18..20].copy_from_slice(&size.to_be_bytes());
+        headers[54..56].copy_from_slice(&source_port(flow_hash).to_be_bytes());
+        headers[58..60].copy_from_slice(&size.to_be_bytes());
+    }
+
+    fn write_ip_v4(&self, frame: &mut [u8], traffic_class: u8) {
+        let (ip_size, protocol) = ((frame.len() - 14) as u16, inside(frame, IPV4_END));
+        let Some((headers, template)) = frame.first_chunk_mut::<IPV4_END>().zip(self.template.first_chunk()) else {
+            return;
+        };
+        *headers = *template;
+        headers[15] = traffic_class;
+        headers[16..18].copy_from_slice(&ip_size.to_be_bytes());
+        headers[23] = protocol;
+        headers[24..26].copy_from_slice(&self.checksum(ip_size, traffic_class, protocol).to_be_bytes());
+    }
+
+    fn write_ip_v6(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
+        let (size, protocol) = ((frame.len() - IPV6_END) as u16, inside(frame, IPV6_END));
+        let Some((headers, template)) = frame.first_chunk_mut::<IPV6_END>().zip(self.template.first_chunk()) else {
+            return;
+        };
+        *headers = *template;
+        headers[14..18].copy_from_slice(&first_word(flow_hash, traffic_class));
+        headers[18..20].copy_from_slice(&size.to_be_bytes());
+        headers[20] = protocol;
+    }
+
+    /// At most 0xffff + 0xffff + 0xff + 0xff: two folds leave no carry.
+    #[inline(always)]
+    fn checksum(&self, ip_size: u16, traffic_class: u8, protocol: u8) -> u16 {
+        let sum = self.sum + ip_size as u32 + traffic_class as u32 + protocol as u32;
+        let sum = (sum & 0xffff) + (sum >> 16);
+        !(((sum & 0xffff) + (sum >> 16)) as u16)
+    }
+}
+
+fn ipv4(template: &mut [u8], outer: &Outer, protocol: IpProtocol) -> u32 {
+    let mut ip = Ipv4Packet::new_unchecked(&mut template[14..]);
+    ip.set_version(4);
+    ip.set_header_len(20);
+    ip.set_dont_frag(true);
+    ip.set_hop_limit(OUTER_TTL);
+    ip.set_next_header(protocol);
+    ip.set_src_addr(outer.src.v4_octets().into());
+    ip.set_dst_addr(outer.dst.v4_octets().into());
+    ip.fill_checksum();
+    !ip.checksum() as u32
+}
+
+/// There is no sum.
+fn ipv6(template: &mut [u8], outer: &Outer, protocol: IpProtocol) -> u32 {
+    let mut ip = Ipv6Packet::new_unchecked(&mut template[14..]);
+    ip.set_hop_limit(OUTER_TTL);
+    ip.set_next_header(protocol);
+    ip.set_src_addr(outer.src.v6_octets().into());
+    ip.set_dst_addr(outer.dst.v6_octets().into());
+    0
+}
+
+/// UDP, the tunnel's own header, and the inner Ethernet addresses.
+fn tunnel(template: &mut [u8], outer: &Outer) {
+    UdpPacket::new_unchecked(&mut template[..]).set_dst_port(outer.tunnel_port);
+    let [_, a, b, c] = outer.vni.to_be_bytes();
+    let [first, second] = TRANSPARENT_ETHERNET;
+    let header = match outer.encap {
+        Encap::Geneve => [0, 0, first, second, a, b, c, 0],
+        _ => [FLAG_VNI, 0, 0, 0, a, b, c, 0],
+    };
+    template[8..16].copy_from_slice(&header);
+    template[16..22].copy_from_slice(&inner_mac(outer.dst).0);
+    template[22..28].copy_from_slice(&inner_mac(outer.src).0);
+}
+
+/// The protocol number of the IP packet that begins there.
+fn inside(frame: &[u8], at: usize) -> u8 {
+    if frame.get(at).is_some_and(|first| first >> 4 == 4) { IPV4_INSIDE } else { IPV6_INSIDE }
+}
+
+/// An IPv6 header's version, traffic class and flow label (RFC 6438: of the inner flow).
+fn first_word(flow_hash: u64, traffic_class: u8) -> [u8; 4] {
+    (6 << 28 | (traffic_class as u32) << 20 | (flow_hash >> 12) as u32 & 0xf_ffff).to_be_bytes()
 }
 
 fn source_port(flow_hash: u64) -> u16 {
@@ -102,47 +245,5 @@ fn source_port(flow_hash: u64) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-
-    #[test]
-    fn an_independent_parser_reads_the_outer_headers() {
-        let mut frame = vec![0xaa; OUTER_V4_BYTES + 60];
-        let outer = Outer {
-            src_mac: Mac([2, 0, 0, 0, 0, 1]),
-            dst_mac: Mac([2, 0, 0, 0, 0, 2]),
-            src: Addr::v4([192, 168, 0, 1]),
-            dst: Addr::v4([192, 168, 0, 2]),
-            tunnel_port: 4789,
-            vni: 0x123456,
-        };
-        OuterHeaders::new(&outer).write(&mut frame, u64::MAX, 0b1011_1001);
-        let sliced = SlicedPacket::from_ethernet(&frame).unwrap();
-        let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("no IPv4") };
-        let header = ip.header();
-        assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
-        assert_eq!((header.dcp().value(), header.ecn().value()), (0b101110, 1));
-        assert_eq!(header.destination(), [192, 168, 0, 2]);
-        let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("no UDP") };
-        assert_eq!((udp.destination_port(), udp.checksum()), (4789, 0));
-        assert!(udp.source_port() >= SOURCE_PORT_FIRST);
-        assert_eq!(udp.payload().len(), VXLAN_BYTES + 60);
-        assert_eq!(vni(udp.payload()), Some(0x123456));
-        let inner = EthernetFrame::new_checked(&udp.payload()[VXLAN_BYTES..]).unwrap();
-        let (src, dst) = (inner_mac(outer.src), inner_mac(outer.dst));
-        assert_eq!((inner.src_addr().0, inner.dst_addr().0), (src.0, dst.0));
-        assert_eq!(inner.payload(), [0xaa; 46]);
-    }
-
-    #[test]
-    fn a_node_is_known_inside_by_its_address() {
-        assert_eq!(inner_mac(Addr::v4([172, 18, 0, 11])).to_string(), "02:fa:ac:12:00:0b");
-    }
-
-    #[test]
-    fn a_short_or_flagless_header_has_no_identifier() {
-        assert_eq!(vni(&[8, 0, 0, 0, 0, 0, 1]), None);
-        assert_eq!(vni(&[0, 0, 0, 0, 0, 0, 1, 0]), None);
-    }
-}
+#[path = "overlay_tests.rs"]
+mod tests;

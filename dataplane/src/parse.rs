@@ -5,6 +5,7 @@
 //! RFC 7348 (VXLAN).
 
 use crate::flow::sctp::chunk;
+use crate::overlay;
 use crate::rewrite::Translation;
 use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, Icmpv4Packet, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
@@ -387,6 +388,11 @@ fn quoted_ports(l4: &[u8], protocol: Protocol) -> Option<(u16, u16)> {
 #[inline(always)]
 pub fn is_tunnel(meta: &Meta, node: &[Addr; 2], tunnel_port: u16) -> bool {
     meta.dst_port == tunnel_port && meta.protocol == Protocol::UDP && node.contains(&meta.dst)
+}
+
+/// Whether the packet is IP in IP to one of our addresses.
+pub fn is_ip_in_ip(meta: &Meta, node: &[Addr; 2]) -> bool {
+    matches!(meta.protocol.0, overlay::IPV4_INSIDE | overlay::IPV6_INSIDE) && node.contains(&meta.dst)
 }
 
 #[cfg(test)]

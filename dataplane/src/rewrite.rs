@@ -303,6 +303,26 @@ fn mss_at(bytes: &[u8], l4: usize) -> Option<usize> {
     None
 }
 
+/// Writes the packet's ECN, the low two bits of its traffic class.
+pub fn set_ecn(bytes: &mut [u8], meta: &Meta, ecn: u8) {
+    let l3 = meta.l3 as usize;
+    let (before, shift) = (get(bytes, l3), if meta.is_v4 { 0 } else { 4 });
+    let after = before & !(3 << shift) | (ecn as u16) << shift;
+    put(bytes, l3, after);
+    if meta.is_v4 {
+        let mut difference = Difference::default();
+        difference.replace(before, after);
+        let checksum = difference.update(get(bytes, l3 + 10));
+        put(bytes, l3 + 10, checksum);
+    }
+}
+
+/// Writes an Ethernet header without addresses in front of an IP packet that had none.
+pub fn put_ethernet(bytes: &mut [u8], is_v4: bool) {
+    let [high, low] = if is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+    bytes[..14].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, high, low]);
+}
+
 /// Completes a partial checksum: sums everything from its start, over all frames. A UDP sum of zero is sent as all ones.
 pub fn complete_checksum(memory: &Memory, packet: &mut Packet, meta: &Meta) {
     let Checksum::Partial { start, offset } = packet.checksum else { return };

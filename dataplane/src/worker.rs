@@ -6,6 +6,7 @@ pub mod forward;
 pub mod held;
 mod icmp;
 mod idle;
+mod inside;
 pub mod interfaces;
 mod look;
 mod neighbours;

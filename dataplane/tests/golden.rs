@@ -33,6 +33,8 @@ mod sctp;
 mod services;
 #[path = "golden/source_ports.rs"]
 mod source_ports;
+#[path = "golden/tunnels.rs"]
+mod tunnels;
 #[path = "golden/v6.rs"]
 mod v6;
 #[path = "golden/workers.rs"]

@@ -6,7 +6,7 @@ use super::frames;
 use super::input::Input;
 use dataplane::io::frames::Memory;
 use dataplane::io::pool::FramePool;
-use dataplane::overlay::{OUTER_V4_BYTES, Outer, OuterHeaders};
+use dataplane::overlay::{Encap, Outer, OuterHeaders};
 use dataplane::packet::Checksum;
 use dataplane::parse::{Kind, Meta, Parsed, parse, quoted};
 use dataplane::punt::{self, ndp};
@@ -165,22 +165,29 @@ fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {
         _ => Checksum::Partial { start: input.word() % 128, offset: input.word() % 64 },
     };
     rewrite::complete_checksum(pool.memory(), &mut packet, meta);
+    let (v4, kind) = (input.byte() % 2 == 0, input.byte());
     let outer = Outer {
+        encap: [Encap::Vxlan, Encap::Geneve, Encap::Ip][kind as usize % 3],
         src_mac: Mac::default(),
         dst_mac: Mac::default(),
-        src: addr(input, true),
-        dst: addr(input, true),
+        src: addr(input, v4),
+        dst: addr(input, v4),
         tunnel_port: input.word(),
         vni: input.word() as u32,
     };
     let (headers, flow_hash) = (OuterHeaders::new(&outer), u64::from_le_bytes(input.array()));
     let traffic_class = rewrite::traffic_class(pool.memory().head(&packet), meta);
-    assert!(packet.push_front(OUTER_V4_BYTES));
+    assert!(packet.push_front(headers.size()));
     headers.write(pool.memory().head_mut(&mut packet), flow_hash, traffic_class);
     let bytes = pool.memory().head(&packet).to_vec();
     let Parsed::Ip(read) = parse(&bytes, bytes.len()) else { panic!("an encapsulated packet is not read back") };
-    assert_eq!((read.src, read.dst, read.dst_port), (outer.src, outer.dst, outer.tunnel_port));
-    assert_eq!(errors(&bytes, &read), [0, 0]);
-    assert_eq!(bytes.len(), OUTER_V4_BYTES + frame.len());
+    assert_eq!((read.src, read.dst), (outer.src, outer.dst));
+    assert_eq!(bytes.len(), headers.size() + frame.len());
+    if outer.encap == Encap::Ip {
+        assert_eq!(bytes[read.l4 as usize..], frame[meta.l3 as usize..]);
+    } else {
+        assert_eq!(read.dst_port, outer.tunnel_port);
+        assert_eq!(errors(&bytes, &read), [0, 0]);
+    }
     pool.put_packet(packet);
 }

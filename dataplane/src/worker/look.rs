@@ -12,6 +12,7 @@ use crate::rewrite;
 use crate::worker::interfaces::Slot;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::message::InterfaceKind;
+use tables::node::Encapsulation;
 use tables::owner::{Worker, owner};
 use tables::{Addr, Mac};
 
@@ -160,8 +161,10 @@ impl Path {
 
     #[inline(never)]
     fn look_uplink_any(&mut self, context: &Context<'_>, place: Place<'_>) {
-        if let Some(meta) = self.parse_ip(place.packet) {
-            self.take_out(context, place, meta, false);
+        match self.parse_ip(place.packet) {
+            Some(meta) if parse::is_ip_in_ip(&meta, &context.node.node) => self.take_out_of_ip(context, place, &meta),
+            Some(meta) => self.take_out(context, place, meta, false),
+            None => {}
         }
     }
 
@@ -171,17 +174,31 @@ impl Path {
         if !parse::is_tunnel(&meta, &context.node.node, context.node.tunnel_port) {
             return self.queue_at_owner(context, place, meta, is_plain, Origin::Uplink);
         }
+        if context.node.encapsulation() != Encapsulation::Vxlan {
+            return self.take_out_of_geneve(context, place, &meta);
+        }
         let vxlan = meta.l4 as usize + 8;
         let Some(packet) = place.packet else { return };
-        match self.pool.memory().head(packet).get(vxlan..).and_then(overlay::vni) {
+        let bytes = self.pool.memory().head(packet);
+        let traffic_class = rewrite::traffic_class(bytes, &meta);
+        match bytes.get(vxlan..).and_then(overlay::vni) {
             Some(vni) if vni == context.node.vni => {}
             Some(_) => return self.drop_from(place.packet, DropReason::TunnelNetwork),
             None => return self.drop_from(place.packet, DropReason::Malformed),
         }
-        if !packet.pop_front(vxlan + overlay::VXLAN_BYTES) {
+        if !packet.pop_front(vxlan + overlay::TUNNEL_BYTES) {
             return self.drop_from(place.packet, DropReason::Truncated);
         }
-        let origin = Origin::Tunnel(meta.src);
+        self.look_inside(context, place, Origin::Tunnel(meta.src), traffic_class);
+    }
+
+    /// What came out of a tunnel whose outer header had this traffic class. Taken out once: what is a tunnel packet again
+    /// is an inner packet like others.
+    #[inline(always)]
+    pub(super) fn look_inside(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin, traffic_class: u8) {
+        if overlay::may_change(traffic_class) && !self.tell_congestion(place.packet, traffic_class) {
+            return;
+        }
         match self.parse_plain(place.packet) {
             Some(inner) => self.queue_at_owner(context, place, inner, true, origin),
             None => self.look_inside_any(context, place, origin),
@@ -285,7 +302,7 @@ impl Path {
 
     /// Parses where nothing but IP is expected; drops what is not.
     #[inline(never)]
-    fn parse_ip(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
+    pub(super) fn parse_ip(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
         match self.parse(place) {
             Parsed::Ip(meta) => return Some(meta),
             Parsed::Arp => self.drop_from(place, DropReason::EtherType),

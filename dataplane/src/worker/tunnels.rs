@@ -2,22 +2,30 @@
 //! what it says is what the tables say. Must not touch packets.
 
 use crate::classify::Context;
-use crate::overlay::{Outer, OuterHeaders};
+use crate::overlay::{Encap, Outer, OuterHeaders};
 use tables::Addr;
 use tables::layout::Table;
 use tables::neighbour::NeighbourRecord;
-use tables::node::family;
-use tables::route::RouteRecord;
+use tables::node::{Encapsulation, NodeRecord, family};
+use tables::route::{RouteKind, RouteRecord};
 
 /// Peers whose headers are kept: others take turns at the places, which costs time only.
 const PLACES: usize = 1024;
 
-/// The headers of one route's peer.
+/// The headers of one route's peer, in two cache lines.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Kept {
     route: u32,
     generation: u64,
     headers: OuterHeaders,
+}
+
+impl Kept {
+    #[inline(always)]
+    fn place(&self, index: usize) -> Place {
+        Place { index: index as u32, size: self.headers.size() as u32 }
+    }
 }
 
 /// Headers by route id.
@@ -28,7 +36,18 @@ pub struct Tunnels {
 
 /// Where the headers of a peer are, until the next call of `find`.
 #[derive(Clone, Copy, Debug)]
-pub struct Place(usize);
+pub struct Place {
+    index: u32,
+    size: u32,
+}
+
+impl Place {
+    /// Bytes that an IP packet grows by.
+    #[inline(always)]
+    pub fn size(self) -> usize {
+        self.size as usize
+    }
+}
 
 impl Tunnels {
     /// Room for all places.
@@ -47,7 +66,7 @@ impl Tunnels {
         let place = route as usize % PLACES;
         let generation = context.view.generation();
         match &self.kept[place] {
-            Some(kept) if kept.route == route && kept.generation == generation => Ok(Place(place)),
+            Some(kept) if kept.route == route && kept.generation == generation => Ok(kept.place(place)),
             _ => self.make(context, route, place),
         }
     }
@@ -61,6 +80,7 @@ impl Tunnels {
         }
         let node = context.node;
         let headers = OuterHeaders::new(&Outer {
+            encap: encap(node, &route),
             src_mac: node.uplink_mac,
             dst_mac: next.mac,
             src: node.node[family(route.peer)],
@@ -68,12 +88,21 @@ impl Tunnels {
             tunnel_port: node.tunnel_port,
             vni: node.vni,
         });
-        self.kept[place] = Some(Kept { route: id, generation: context.view.generation(), headers });
-        Ok(Place(place))
+        let kept = Kept { route: id, generation: context.view.generation(), headers };
+        self.kept[place] = Some(kept);
+        Ok(kept.place(place))
     }
 
     #[inline(always)]
     pub fn headers(&self, place: Place) -> Option<&OuterHeaders> {
-        self.kept[place.0].as_ref().map(|kept| &kept.headers)
+        self.kept[place.index as usize].as_ref().map(|kept| &kept.headers)
+    }
+}
+
+fn encap(node: &NodeRecord, route: &RouteRecord) -> Encap {
+    match (route.kind(), node.encapsulation()) {
+        (Some(RouteKind::Ipip), _) => Encap::Ip,
+        (_, Encapsulation::Geneve) => Encap::Geneve,
+        (_, Encapsulation::Vxlan) => Encap::Vxlan,
     }
 }

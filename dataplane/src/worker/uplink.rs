@@ -4,9 +4,8 @@ use super::forward::{Item, Path};
 use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
 use crate::io::frames::Memory;
-use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{Checksum, Gso, Packet};
-use crate::parse::{ETHERNET_BYTES, Meta};
+use crate::parse::Meta;
 use crate::rewrite;
 use crate::segment;
 use tables::counters::{DropReason, WorkerCounter};
@@ -29,7 +28,7 @@ pub enum NextHop {
 impl NextHop {
     /// Bytes that it puts in front of an IP packet.
     fn overhead(&self) -> usize {
-        if let NextHop::Tunnel(_) = self { OUTER_V4_BYTES } else { 0 }
+        if let NextHop::Tunnel(place) = self { place.size() } else { 0 }
     }
 }
 
@@ -104,7 +103,7 @@ pub(super) fn room_in_front(context: &Context<'_>, packet: &Packet, meta: &Meta,
     let overhead = match next_hop {
         NextHop::Inside => return None,
         NextHop::Plain(_) => 0,
-        NextHop::Tunnel(_) => OUTER_V4_BYTES,
+        NextHop::Tunnel(place) => place.size(),
     };
     (plain && meta.ip_size() + overhead <= context.node.uplink_mtu as usize).then_some(overhead)
 }
@@ -122,7 +121,7 @@ pub(super) fn address(
     match *next_hop {
         NextHop::Plain(mac) => rewrite::set_macs(bytes, context.node.uplink_mac, mac),
         NextHop::Tunnel(place) => {
-            let traffic_class = rewrite::traffic_class(&bytes[OUTER_V4_BYTES..], meta);
+            let traffic_class = rewrite::traffic_class(&bytes[place.size()..], meta);
             if let Some(headers) = tunnels.headers(place) {
                 headers.write(bytes, flow_hash, traffic_class);
             }
@@ -178,5 +177,3 @@ fn must_be_cut(gso: Gso, ip_size: usize, ip_size_max: usize) -> bool {
         Gso::Udp(_) => true,
     }
 }
-
-const _: () = assert!(OUTER_V4_BYTES >= ETHERNET_BYTES);

@@ -69,6 +69,10 @@ counters! {
         TunnelStray,
         /// A Geneve packet with an option that must not be ignored, and that Fairway does not know.
         TunnelOption,
+        /// A Geneve packet about the tunnel itself, which carries nothing for a pod.
+        TunnelControl,
+        /// A tunnel packet met congestion on its way, and the packet inside has no way to say so.
+        TunnelCongestion,
         /// Multicast, broadcast or link-local that Fairway does not carry.
         LinkLocal,
         /// No route to the destination.
