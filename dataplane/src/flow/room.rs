@@ -4,6 +4,7 @@
 
 use super::{FlowId, FlowTable, NONE};
 use crate::flow::timeouts::{FlowState, Timeouts};
+use tables::Protocol;
 use tables::flow::{FLAG_ANSWERED, FLAG_CONFIRMED, FLAG_USED, FlowRecord};
 
 /// Records that are looked at for one that makes room.
@@ -54,7 +55,7 @@ impl FlowTable {
         for _ in 0..LOOK.min(self.capacity()) {
             let id = self.advance();
             let record = self.record(id);
-            if record.flags & FLAG_ANSWERED == 0 {
+            if is_unanswered(record) {
                 return self.evict(id);
             }
             let is_left = record.flags & FLAG_CONFIRMED == 0 && now_ms.wrapping_sub(record.last_seen_ms) >= LEFT_MS;
@@ -80,6 +81,15 @@ impl FlowTable {
         self.hand = if self.hand + 1 < self.capacity() { self.hand + 1 } else { 0 };
         id
     }
+}
+
+/// Nobody has answered; or a connection's opener has not yet answered to that: a server answers every SYN.
+fn is_unanswered(record: &FlowRecord) -> bool {
+    let needed = match record.inside.protocol {
+        Protocol::TCP | Protocol::SCTP => FLAG_CONFIRMED,
+        _ => FLAG_ANSWERED,
+    };
+    record.flags & needed == 0
 }
 
 fn timeout_ms(record: &FlowRecord, timeouts: &Timeouts, share: u32) -> u32 {

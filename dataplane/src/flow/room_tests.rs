@@ -66,6 +66,19 @@ fn a_flow_that_was_left_after_one_answer_makes_room_if_none_is_unanswered() {
 }
 
 #[test]
+fn a_connection_that_its_opener_has_not_confirmed_makes_room_at_once() {
+    let mut flows = table();
+    (0..SIZE).for_each(|i| {
+        let flags = if i < 8 { FLAG_ANSWERED } else { CONFIRMED };
+        let mut half_open = record(i, flags, 1_000);
+        half_open.inside.protocol = Protocol::TCP;
+        flows.insert(half_open).unwrap();
+    });
+    (0..8).for_each(|i| insert(&mut flows, SIZE + i, CONFIRMED, 1_000));
+    assert_eq!((flows.take_evicted(), flows.insert(record(9 * SIZE, 0, 1_000))), (8, Err(DropReason::FlowTableFull)));
+}
+
+#[test]
 fn above_seven_eighths_unconfirmed_flows_leave_sooner_step_by_step() {
     let after = |used: u32, flags: u8, silent_ms: u32| {
         let mut flows = table();
