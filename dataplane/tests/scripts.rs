@@ -100,7 +100,7 @@ impl World {
         let (server, known) = self.course.server();
         let (from, to) = if by_client { (self.client, known) } else { (server, self.seen) };
         let segment = Segment { from, to, header, payload };
-        let arrived = if by_client { self.to_server(&segment) } else { self.to_client(&segment) };
+        let arrived = if by_client { self.towards_server(&segment) } else { self.towards_client(&segment) };
         if by_client {
             self.seen = arrived.from;
         }
@@ -108,7 +108,7 @@ impl World {
         assert_eq!(arrived, Segment { from, to, ..segment });
     }
 
-    fn to_server(&mut self, segment: &Segment) -> Segment {
+    fn towards_server(&mut self, segment: &Segment) -> Segment {
         let [one, two] = &mut self.nodes[..] else { unreachable!() };
         let bytes = segment.bytes(pod_mac(1, 4), GATEWAY_MAC);
         match self.course {
@@ -121,7 +121,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, segment: &Segment) -> Segment {
+    fn towards_client(&mut self, segment: &Segment) -> Segment {
         let [one, two] = &mut self.nodes[..] else { unreachable!() };
         let arrived = match self.course {
             Course::OneNode => through(one, POD_B, segment.bytes(pod_mac(1, 5), GATEWAY_MAC), POD_A),
