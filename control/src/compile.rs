@@ -81,9 +81,10 @@ impl Compiler {
     /// Writes what changed in `state` since the last update into `batch`. The result is always fit to be published:
     /// what did not fit is named in the report.
     pub fn update(&mut self, state: &mut State, batch: &mut Batch) -> Report {
-        let changes = state.take_changes();
+        let mut changes = state.take_changes();
         // Before the routes: a new service address touches the route that answered for it until now.
-        self.services.update(state, &changes, batch, &mut self.problems);
+        let services = std::mem::take(&mut changes.services);
+        self.services.update(state, services, batch, &mut self.problems);
         self.update_identities(state, &changes, batch);
         self.policies.update(state, &changes, &self.identities, batch, &mut self.problems);
         self.update_routes(state, &changes, batch);

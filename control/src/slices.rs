@@ -1,7 +1,7 @@
 //! Which backends serve a service port: from the EndpointSlices of the service, or, where there are none, from its
 //! selector and the pods, as the upstream EndpointSlice controller would derive them. Pure.
 
-use crate::object::{Named, Pod, Service, ServicePort, TargetPort};
+use crate::object::{EndpointSlice, Pod, Service, ServicePort, TargetPort};
 use crate::state::State;
 use tables::Addr;
 
@@ -19,7 +19,7 @@ struct Candidate {
 /// still serve while they terminate (KEP-1669).
 pub fn backends(state: &State, service: &Service, port: &ServicePort, v4: bool) -> Vec<(Addr, u16)> {
     let candidates = match state.slices_of(&service.id) {
-        Some(_) => from_slices(state, &service.id, port, v4),
+        Some(slices) => from_slices(slices, port, v4),
         None => from_pods(state, service, port, v4),
     };
     let chosen = |wanted: fn(&Candidate) -> bool| {
@@ -32,9 +32,9 @@ pub fn backends(state: &State, service: &Service, port: &ServicePort, v4: bool) 
     if ready.is_empty() { chosen(|c| c.serving && c.terminating) } else { ready }
 }
 
-fn from_slices(state: &State, service: &Named, port: &ServicePort, v4: bool) -> Vec<Candidate> {
+fn from_slices<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, port: &ServicePort, v4: bool) -> Vec<Candidate> {
     let mut all = Vec::new();
-    for slice in state.slices_of(service).into_iter().flatten() {
+    for slice in slices {
         let Some(target) = slice.ports.iter().find(|p| p.name == port.name && p.protocol == port.protocol) else {
             continue;
         };

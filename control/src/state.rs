@@ -11,7 +11,7 @@ mod tests;
 
 pub use changes::Changes;
 pub use local::{KernelRoute, Local, LocalEndpoint, Uplink};
-pub use store::ByName;
+pub use store::{ByName, HashMap, NameSet};
 
 use crate::object::parse::namespace_labels;
 use crate::object::selector::has_all;
@@ -33,7 +33,7 @@ pub struct State {
     /// The first complete read of the objects is in.
     complete: bool,
     /// Service -> names of its slices.
-    slices_of: ByName<BTreeSet<String>>,
+    slices_of: ByName<Vec<String>>,
     /// Pod -> keys of its attachments here.
     attachments_of: ByName<BTreeSet<String>>,
     pods_by_label: LabelIndex,
@@ -60,8 +60,8 @@ impl State {
             Object::Node(node) => self.replace_node(&node.name.clone(), Some(node)),
             Object::Namespace(namespace) => self.replace_namespace(&namespace.name.clone(), Some(namespace)),
             Object::Pod(pod) => self.replace_pod(&pod.id.clone(), Some(pod)),
-            Object::Service(service) => self.replace_service(&service.id.clone(), Some(service)),
-            Object::EndpointSlice(slice) => self.replace_slice(&slice.id.clone(), Some(slice)),
+            Object::Service(service) => self.replace_service(service.id.clone(), Some(service)),
+            Object::EndpointSlice(slice) => self.replace_slice(slice.id.clone(), Some(slice)),
             Object::NetworkPolicy(policy) => self.replace_policy(&policy.id.clone(), Some(policy)),
         }
     }
@@ -72,8 +72,8 @@ impl State {
             Kind::Node => self.replace_node(&key.name, None),
             Kind::Namespace => self.replace_namespace(&key.name, None),
             Kind::Pod => self.replace_pod(&id, None),
-            Kind::Service => self.replace_service(&id, None),
-            Kind::EndpointSlice => self.replace_slice(&id, None),
+            Kind::Service => self.replace_service(id, None),
+            Kind::EndpointSlice => self.replace_slice(id, None),
             Kind::NetworkPolicy => self.replace_policy(&id, None),
         }
     }
@@ -121,37 +121,46 @@ impl State {
         }
     }
 
-    fn replace_service(&mut self, id: &Named, service: Option<Service>) {
-        if self.services.get(id) == service.as_ref() {
+    fn replace_service(&mut self, id: Named, service: Option<Service>) {
+        let old = self.services.get(&id);
+        if old == service.as_ref() {
             return;
         }
         let anchor = |service: &Service| service.selector.iter().next().map(|(k, v)| (k.clone(), v.clone()));
-        if let Some(pair) = self.services.get(id).and_then(anchor) {
-            self.services_by_label.remove(id, [(&pair.0, &pair.1)]);
+        if let Some(pair) = old.and_then(anchor) {
+            self.services_by_label.remove(&id, [(&pair.0, &pair.1)]);
         }
         if let Some(pair) = service.as_ref().and_then(anchor) {
-            self.services_by_label.insert(id, [(&pair.0, &pair.1)]);
+            self.services_by_label.insert(&id, [(&pair.0, &pair.1)]);
         }
-        self.services.set(id, service);
-        self.changes.services.insert(id.clone());
+        self.services.set(&id, service);
+        self.changes.services.insert(id);
     }
 
-    fn replace_slice(&mut self, id: &Named, slice: Option<EndpointSlice>) {
-        if self.slices.get(id) == slice.as_ref() {
+    fn replace_slice(&mut self, id: Named, slice: Option<EndpointSlice>) {
+        let old = self.slices.get(&id);
+        if old == slice.as_ref() {
             return;
         }
-        if let Some(service) = self.slices.get(id).and_then(service_of) {
-            self.slices_of.entry(&service).remove(&id.name);
-            if self.slices_of.get(&service).is_some_and(BTreeSet::is_empty) {
-                self.slices_of.set(&service, None);
+        let (before, after) = (old.and_then(service_of), slice.as_ref().and_then(service_of));
+        if before != after {
+            if let Some(service) = &before {
+                self.forget_slice(service, &id.name);
             }
-            self.changes.services.insert(service);
+            if let Some(service) = &after {
+                self.slices_of.entry(service).push(id.name.clone());
+            }
         }
-        if let Some(service) = slice.as_ref().and_then(service_of) {
-            self.slices_of.entry(&service).insert(id.name.clone());
-            self.changes.services.insert(service);
+        self.changes.services.extend(before.into_iter().chain(after));
+        self.slices.set(&id, slice);
+    }
+
+    fn forget_slice(&mut self, service: &Named, slice: &str) {
+        let names = self.slices_of.entry(service);
+        names.retain(|name| name != slice);
+        if names.is_empty() {
+            self.slices_of.set(service, None);
         }
-        self.slices.set(id, slice);
     }
 
     fn replace_policy(&mut self, id: &Named, policy: Option<NetworkPolicy>) {

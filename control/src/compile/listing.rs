@@ -103,7 +103,9 @@ impl Compiler {
             namespace: id.namespace,
             name: id.name,
         };
-        state.policies().map(listing).collect()
+        let mut all: Vec<_> = state.policies().map(listing).collect();
+        all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        all
     }
 
     /// `namespace/name` of a policy index.

@@ -177,6 +177,7 @@ impl Policies {
             names.extend(rules::ingress_port_names(policy));
             key.policies.push(policy.id.clone());
         }
+        key.policies.sort();
         key.ports = pod.ports.iter().filter(|port| names.contains(port.name.as_str())).cloned().collect();
         key.ports.sort();
         Ok(key)

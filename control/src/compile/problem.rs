@@ -79,6 +79,10 @@ impl Problems {
         self.0.remove(subject);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn list(&self) -> Vec<CompileError> {
         self.0.values().cloned().collect()
     }

@@ -4,9 +4,11 @@ use super::problem::{CompileError, Problems, Subject};
 use crate::alloc::{Ids, Range, Ranges};
 use crate::object::{Named, Service};
 use crate::slices;
-use crate::state::{Changes, State};
+use crate::state::{HashMap, NameSet, State};
 use bytemuck::Zeroable;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use tables::layout::Table;
 use tables::limits::{BACKENDS_MAX, SERVICES_MAX};
 use tables::lpm::Lpm;
@@ -17,7 +19,7 @@ use tables::{Addr, Protocol};
 
 /// A row as it is installed.
 pub struct Row {
-    pub owner: Named,
+    pub owner: Arc<Named>,
     /// The service port's name.
     pub port: String,
     pub record: ServiceRecord,
@@ -27,9 +29,9 @@ pub struct Row {
 }
 
 /// A row as it should be.
-struct Wanted {
+struct Wanted<'a> {
     key: ServiceKey,
-    port: String,
+    port: &'a str,
     affinity_s: u32,
     flags: u16,
     backends: Vec<(Addr, u16)>,
@@ -45,30 +47,30 @@ struct Keys {
 /// Service id 0 is no service.
 pub struct Services {
     ids: Ids,
-    backend_ids: Ids,
-    ranges: Ranges,
+    room: Room,
     rows: HashMap<ServiceKey, Row>,
-    keys: HashMap<Named, Keys>,
-    waiting: HashMap<ServiceKey, BTreeSet<Named>>,
-    dirty: BTreeSet<Named>,
+    keys: HashMap<Arc<Named>, Keys>,
+    waiting: HashMap<ServiceKey, BTreeSet<Arc<Named>>>,
+    dirty: NameSet,
 }
 
 impl Services {
     pub fn new() -> Services {
         Services {
             ids: Ids::new(Table::Service.name(), 1, SERVICES_MAX),
-            // Twice the rows: new ids are drawn before old ones are given back.
-            backend_ids: Ids::new(Table::Backend.name(), 1, 2 * BACKENDS_MAX),
-            ranges: Ranges::new(Table::Backend.name(), BACKENDS_MAX),
-            rows: HashMap::new(),
-            keys: HashMap::new(),
-            waiting: HashMap::new(),
-            dirty: BTreeSet::new(),
+            room: Room::new(),
+            rows: HashMap::default(),
+            keys: HashMap::default(),
+            waiting: HashMap::default(),
+            dirty: NameSet::default(),
         }
     }
 
-    pub fn update(&mut self, state: &State, changes: &Changes, batch: &mut Batch, problems: &mut Problems) {
-        self.dirty.extend(changes.services.iter().cloned());
+    pub fn update(&mut self, state: &State, changed: NameSet, batch: &mut Batch, problems: &mut Problems) {
+        self.keys.reserve(changed.len());
+        // Mostly one port on one address, which has a row of its own.
+        self.rows.reserve(2 * changed.len());
+        self.dirty.extend(changed);
         // What found no room is tried once more when the others are done: they may have made some.
         let refused = self.compile_dirty(state, batch, problems);
         self.dirty.extend(refused);
@@ -76,49 +78,69 @@ impl Services {
     }
 
     /// Answers which services found no room.
-    fn compile_dirty(&mut self, state: &State, batch: &mut Batch, problems: &mut Problems) -> BTreeSet<Named> {
-        let mut refused = BTreeSet::new();
-        while let Some(id) = self.dirty.pop_first() {
-            let outcome = self.compile(state, &id, batch, problems);
-            if !problems.note(Subject::Service(id.clone()), outcome) {
-                refused.insert(id);
-            } else if let Some(clash) = self.clash(&id) {
-                problems.set(Subject::Service(id), clash);
+    fn compile_dirty(&mut self, state: &State, batch: &mut Batch, problems: &mut Problems) -> NameSet {
+        let mut refused = NameSet::default();
+        while !self.dirty.is_empty() {
+            for id in std::mem::take(&mut self.dirty) {
+                let (id, before) = self.keys.remove_entry(&id).unwrap_or_else(|| (Arc::new(id), Keys::default()));
+                let outcome = self.compile(state, &id, before, batch, problems);
+                if !self.note(&id, outcome, problems) {
+                    refused.insert((*id).clone());
+                }
             }
         }
         refused
     }
 
+    /// Keeps the outcome of an attempt; true if it succeeded, be it that another service has the same key.
+    fn note(&self, id: &Arc<Named>, outcome: Result<(), TableFull>, problems: &mut Problems) -> bool {
+        let clash = self.clash(id);
+        if outcome.is_ok() && clash.is_none() && problems.is_empty() {
+            return true;
+        }
+        let subject = Subject::Service((**id).clone());
+        let succeeded = problems.note(subject.clone(), outcome);
+        if let Some(clash) = clash.filter(|_| succeeded) {
+            problems.set(subject, clash);
+        }
+        succeeded
+    }
+
     fn compile(
         &mut self,
         state: &State,
-        id: &Named,
+        id: &Arc<Named>,
+        before: Keys,
         batch: &mut Batch,
         problems: &mut Problems,
     ) -> Result<(), TableFull> {
-        let wanted = state.service(id).map_or_else(Vec::new, |service| wanted(state, service));
-        let before = self.keys.remove(id).unwrap_or_default();
+        let service = state.service(id);
+        let wanted = service.map_or_else(Vec::new, |service| wanted(state, service));
         for key in before.waits {
             self.stop_waiting(id, &key);
         }
         for key in before.rows.iter().filter(|key| !wanted.iter().any(|w| w.key == **key)) {
             self.remove(key, batch);
         }
-        let mut keys = Keys::default();
+        let mut keys = Keys { rows: Vec::with_capacity(wanted.len()), waits: Vec::new() };
         let mut outcome = Ok(());
         for row in &wanted {
-            if self.rows.get(&row.key).is_some_and(|have| have.owner < *id) {
-                self.waiting.entry(row.key).or_default().insert(id.clone());
-                keys.waits.push(row.key);
-                continue;
+            match self.rows.get(&row.key).map(|have| have.owner.cmp(id)) {
+                Some(Ordering::Less) => {
+                    self.waiting.entry(row.key).or_default().insert(id.clone());
+                    keys.waits.push(row.key);
+                    continue;
+                }
+                Some(Ordering::Greater) => self.take_over(&row.key, batch, problems),
+                Some(Ordering::Equal) | None => {}
             }
-            self.take_over(&row.key, id, batch, problems);
-            outcome = outcome.and(self.put(id, row, batch));
-            if self.rows.contains_key(&row.key) {
+            let put = self.put(id, row, batch);
+            if put.is_ok() || self.rows.contains_key(&row.key) {
                 keys.rows.push(row.key);
             }
+            outcome = outcome.and(put);
         }
-        if state.service(id).is_some() {
+        if service.is_some() {
             self.keys.insert(id.clone(), keys);
         }
         outcome
@@ -134,53 +156,36 @@ impl Services {
     }
 
     /// Of several services that claim a key the first by name has it, whatever came first: the outcome must not depend
-    /// on the order of changes.
-    fn take_over(&mut self, key: &ServiceKey, id: &Named, batch: &mut Batch, problems: &mut Problems) {
-        let Some(owner) = self.rows.get(key).map(|row| row.owner.clone()).filter(|owner| owner != id) else { return };
+    /// on the order of changes. The one that has it now gives it up.
+    fn take_over(&mut self, key: &ServiceKey, batch: &mut Batch, problems: &mut Problems) {
+        let Some(owner) = self.rows.get(key).map(|row| row.owner.clone()) else { return };
         self.remove(key, batch);
         if let Some(keys) = self.keys.get_mut(&owner) {
             keys.rows.retain(|other| other != key);
         }
-        problems.clear(&Subject::Service(owner.clone()));
-        self.dirty.insert(owner);
+        problems.clear(&Subject::Service((*owner).clone()));
+        self.dirty.insert((*owner).clone());
     }
 
     fn clash(&self, id: &Named) -> Option<CompileError> {
+        if self.waiting.is_empty() {
+            return None;
+        }
         let key = self.keys.get(id)?.waits.first()?;
-        let winner = self.rows.get(key)?.owner.clone();
+        let winner = (*self.rows.get(key)?.owner).clone();
         let (addr, port, protocol) = (key.addr, key.port, key.protocol);
         Some(CompileError::ServiceClash { loser: id.clone(), winner, addr, port, protocol })
     }
 
-    fn put(&mut self, id: &Named, wanted: &Wanted, batch: &mut Batch) -> Result<(), TableFull> {
-        let installed = self.rows.remove(&wanted.key);
-        let is_fresh = installed.is_none();
-        let row = match installed {
-            Some(row) => row,
-            None => self.fresh(id)?,
-        };
-        match self.change(&row, is_fresh, wanted, batch) {
-            Ok(changed) => {
-                self.rows.insert(wanted.key, changed);
-                if is_fresh {
-                    self.touch_before(&wanted.key, batch);
-                }
-                Ok(())
-            }
-            Err(full) if is_fresh => {
-                self.ids.free(row.record.id);
-                Err(full)
-            }
-            Err(full) => {
-                self.rows.insert(wanted.key, row);
-                Err(full)
-            }
+    fn put(&mut self, id: &Arc<Named>, wanted: &Wanted, batch: &mut Batch) -> Result<(), TableFull> {
+        if let Some(row) = self.rows.get_mut(&wanted.key) {
+            return self.room.change(row, false, wanted, batch);
         }
-    }
-
-    fn fresh(&mut self, id: &Named) -> Result<Row, TableFull> {
-        let record = ServiceRecord { id: self.ids.alloc()?, ..ServiceRecord::zeroed() };
-        Ok(Row { owner: id.clone(), port: String::new(), record, backends: Vec::new(), range: Range::default() })
+        let mut row = Row::fresh(id.clone(), self.ids.alloc()?);
+        self.room.change(&mut row, true, wanted, batch).inspect_err(|_| self.ids.free(row.record.id))?;
+        self.rows.insert(wanted.key, row);
+        self.touch_before(&wanted.key, batch);
+        Ok(())
     }
 
     /// Flows that this new row concerns were judged without it.
@@ -193,8 +198,49 @@ impl Services {
         batch.touch(scope);
     }
 
-    /// What `row` becomes as it is wanted, written to the tables. If there is no room nothing has changed.
-    fn change(&mut self, row: &Row, is_fresh: bool, wanted: &Wanted, batch: &mut Batch) -> Result<Row, TableFull> {
+    fn remove(&mut self, key: &ServiceKey, batch: &mut Batch) {
+        let Some(row) = self.rows.remove(key) else { return };
+        batch.remove(Table::Service, key);
+        batch.touch(Scope::Service(row.record.id));
+        self.room.free(&row);
+        self.ids.free(row.record.id);
+        self.dirty.extend(self.waiting.get(key).into_iter().flatten().map(|id| (**id).clone()));
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = (&ServiceKey, &Row)> {
+        self.rows.iter()
+    }
+
+    /// (service rows, backend rows) in use.
+    pub fn used(&self) -> [usize; 2] {
+        [self.rows.len(), self.room.ranges.used()]
+    }
+}
+
+impl Row {
+    fn fresh(owner: Arc<Named>, id: u32) -> Row {
+        let record = ServiceRecord { id, ..ServiceRecord::zeroed() };
+        Row { owner, port: String::new(), record, backends: Vec::new(), range: Range::default() }
+    }
+}
+
+/// Where backends stand, and their ids.
+struct Room {
+    backend_ids: Ids,
+    ranges: Ranges,
+}
+
+impl Room {
+    fn new() -> Room {
+        Room {
+            // Twice the rows: new ids are drawn before old ones are given back.
+            backend_ids: Ids::new(Table::Backend.name(), 1, 2 * BACKENDS_MAX),
+            ranges: Ranges::new(Table::Backend.name(), BACKENDS_MAX),
+        }
+    }
+
+    /// Makes `row` what is wanted, here and in the tables. If there is no room nothing has changed.
+    fn change(&mut self, row: &mut Row, is_fresh: bool, wanted: &Wanted, batch: &mut Batch) -> Result<(), TableFull> {
         let backends = self.number(&row.backends, &wanted.backends)?;
         let range = self.ranges.resize(row.range, backends.len()).inspect_err(|_| {
             forget(&mut self.backend_ids, &backends, &row.backends);
@@ -216,7 +262,11 @@ impl Services {
             batch.touch(Scope::Service(record.id));
         }
         forget(&mut self.backend_ids, &row.backends, &backends);
-        Ok(Row { owner: row.owner.clone(), port: wanted.port.clone(), record, backends, range })
+        (row.record, row.backends, row.range) = (record, backends, range);
+        if row.port != wanted.port {
+            row.port = wanted.port.to_owned();
+        }
+        Ok(())
     }
 
     /// Both lists are sorted: a backend that stays keeps its id.
@@ -238,23 +288,9 @@ impl Services {
         Ok(numbered)
     }
 
-    fn remove(&mut self, key: &ServiceKey, batch: &mut Batch) {
-        let Some(row) = self.rows.remove(key) else { return };
-        batch.remove(Table::Service, key);
-        batch.touch(Scope::Service(row.record.id));
+    fn free(&mut self, row: &Row) {
         self.ranges.free(row.range);
         forget(&mut self.backend_ids, &row.backends, &[]);
-        self.ids.free(row.record.id);
-        self.dirty.extend(self.waiting.get(key).into_iter().flatten().cloned());
-    }
-
-    pub fn rows(&self) -> impl Iterator<Item = (&ServiceKey, &Row)> {
-        self.rows.iter()
-    }
-
-    /// (service rows, backend rows) in use.
-    pub fn used(&self) -> [usize; 2] {
-        [self.rows.len(), self.ranges.used()]
     }
 }
 
@@ -279,27 +315,31 @@ fn write_backends(row: &Row, range: Range, backends: &[BackendRecord], batch: &m
 }
 
 /// The address rows first: a new port row touches the one of its address.
-fn wanted(state: &State, service: &Service) -> Vec<Wanted> {
-    let address = |&addr: &Addr| Wanted {
-        key: ServiceKey::address(addr),
-        port: String::new(),
+fn wanted<'a>(state: &State, service: &'a Service) -> Vec<Wanted<'a>> {
+    let address = |addr: &Addr| Wanted {
+        key: ServiceKey::address(*addr),
+        port: "",
         affinity_s: 0,
         flags: FLAG_ADDRESS_ONLY,
         backends: Vec::new(),
     };
-    let mut all: Vec<Wanted> = service.cluster_ips.iter().map(address).collect();
+    let mut all = Vec::with_capacity(service.cluster_ips.len() * (1 + service.ports.len()));
     for addr in &service.cluster_ips {
-        all.extend(service.ports.iter().map(|port| Wanted {
-            key: ServiceKey::new(*addr, port.port, port.protocol),
-            port: port.name.clone(),
-            affinity_s: service.affinity_s,
-            flags: 0,
-            backends: slices::backends(state, service, port, addr.is_v4()),
-        }));
+        if !all.iter().any(|row: &Wanted| row.key.addr == *addr) {
+            all.push(address(addr));
+        }
     }
-    // The API refuses a second port of the same number and protocol; so do we, by not looking at it.
-    let mut seen = HashSet::new();
-    all.retain(|row| seen.insert(row.key));
+    for addr in &service.cluster_ips {
+        for port in &service.ports {
+            let key = ServiceKey::new(*addr, port.port, port.protocol);
+            // The API refuses a second port of the same number and protocol; so do we, by not looking at it.
+            if all.iter().any(|row| row.key == key) {
+                continue;
+            }
+            let backends = slices::backends(state, service, port, addr.is_v4());
+            all.push(Wanted { key, port: &port.name, affinity_s: service.affinity_s, flags: 0, backends });
+        }
+    }
     all
 }
 

@@ -1,5 +1,6 @@
 //! What changed since the last compile, by key. A key may stand for something that is gone.
 
+use super::NameSet;
 use crate::object::Named;
 use std::collections::BTreeSet;
 use tables::Addr;
@@ -12,7 +13,7 @@ pub struct Changes {
     /// Pods whose object or addresses changed.
     pub pods: BTreeSet<Named>,
     /// Services whose object or backends changed.
-    pub services: BTreeSet<Named>,
+    pub services: NameSet,
     pub policies: BTreeSet<Named>,
     pub attachments: BTreeSet<String>,
     pub neighbours: BTreeSet<Addr>,

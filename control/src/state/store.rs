@@ -1,14 +1,22 @@
-//! Objects by namespace and name, without building a key for each look-up.
+//! Objects by namespace and name, without building a key for each look-up; and the sets and maps that keep as many.
 
 use crate::object::Named;
-use std::collections::BTreeMap;
+use foldhash::fast::RandomState;
+use indexmap::{IndexMap, IndexSet};
+
+/// Keyed anew in each process, and faster than the standard library's.
+pub type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
+/// In the order in which they came: neighbours in it are neighbours in memory, too.
+pub type NameSet = IndexSet<Named, RandomState>;
+/// In no particular order.
+pub type Names<T> = IndexMap<String, T, RandomState>;
 
 #[derive(Debug)]
-pub struct ByName<T>(BTreeMap<String, BTreeMap<String, T>>);
+pub struct ByName<T>(HashMap<String, Names<T>>);
 
 impl<T> Default for ByName<T> {
     fn default() -> ByName<T> {
-        ByName(BTreeMap::new())
+        ByName(HashMap::default())
     }
 }
 
@@ -19,17 +27,24 @@ impl<T> ByName<T> {
 
     /// Puts, replaces or (None) removes.
     pub fn set(&mut self, id: &Named, value: Option<T>) {
-        match value {
-            Some(value) => {
-                self.0.entry(id.namespace.clone()).or_default().insert(id.name.clone(), value);
-            }
-            None => self.remove(id),
+        let Some(value) = value else { return self.remove(id) };
+        let names = self.names(&id.namespace);
+        match names.get_mut(&id.name) {
+            Some(have) => *have = value,
+            None => drop(names.insert(id.name.clone(), value)),
         }
+    }
+
+    fn names(&mut self, namespace: &str) -> &mut Names<T> {
+        if !self.0.contains_key(namespace) {
+            self.0.insert(namespace.to_owned(), Names::default());
+        }
+        self.0.get_mut(namespace).expect("just made")
     }
 
     fn remove(&mut self, id: &Named) {
         let Some(names) = self.0.get_mut(&id.namespace) else { return };
-        names.remove(&id.name);
+        names.swap_remove(&id.name);
         if names.is_empty() {
             self.0.remove(&id.namespace);
         }
@@ -39,19 +54,20 @@ impl<T> ByName<T> {
     where
         T: Default,
     {
-        self.0.entry(id.namespace.clone()).or_default().entry(id.name.clone()).or_default()
+        self.names(&id.namespace).entry(id.name.clone()).or_default()
     }
 
-    pub fn in_namespace(&self, namespace: &str) -> Option<&BTreeMap<String, T>> {
+    pub fn in_namespace(&self, namespace: &str) -> Option<&Names<T>> {
         self.0.get(namespace)
     }
 
+    /// In no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (Named, &T)> {
         self.0.iter().flat_map(|(ns, names)| names.iter().map(move |(name, v)| (Named::new(ns, name), v)))
     }
 
     pub fn len(&self) -> usize {
-        self.0.values().map(BTreeMap::len).sum()
+        self.0.values().map(Names::len).sum()
     }
 
     pub fn is_empty(&self) -> bool {

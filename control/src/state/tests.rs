@@ -35,7 +35,9 @@ fn state(objects: impl IntoIterator<Item = Object>) -> State {
 }
 
 fn services(changes: &Changes) -> Vec<&str> {
-    changes.services.iter().map(|id| id.name.as_str()).collect()
+    let mut names: Vec<_> = changes.services.iter().map(|id| id.name.as_str()).collect();
+    names.sort_unstable();
+    names
 }
 
 #[test]
