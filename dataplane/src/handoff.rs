@@ -25,6 +25,8 @@ pub enum Stage {
     Arrived,
     /// Decapsulated or judged by its sender's half; to be judged towards its destination.
     Back(Origin),
+    /// A fragment from outside, on its way to the worker that learns the ports of its packet.
+    Fragment(Origin),
     /// Finished; to be sent by an interface that only this worker polls.
     Send { interface: u32 },
 }

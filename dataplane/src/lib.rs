@@ -16,8 +16,10 @@
 
 pub mod classify;
 pub mod config;
+pub mod cut;
 pub mod explain;
 pub mod flow;
+pub mod fragments;
 pub mod handoff;
 pub mod io;
 pub mod overlay;

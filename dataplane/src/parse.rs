@@ -4,6 +4,10 @@
 //! Sources: RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 9260 (SCTP), RFC 792 and 4443 (ICMP),
 //! RFC 7348 (VXLAN).
 
+mod fragment;
+
+pub use fragment::{Fragment, HEADER_V6_BYTES, UNIT_BYTES};
+
 use crate::flow::sctp::chunk;
 use crate::overlay;
 use crate::rewrite::Translation;
@@ -37,6 +41,8 @@ pub enum Kind {
     IcmpError,
     /// Anything else passes by address.
     Other,
+    /// A fragment other than the first: it has no layer-4 header, and its ports are those of its packet.
+    Piece,
 }
 
 /// Everything the path needs to know of a packet, so that bytes are touched once more at most.
@@ -101,12 +107,14 @@ impl Meta {
 #[derive(Clone, Copy, Debug)]
 pub enum Parsed {
     Ip(Meta),
+    /// A part of an IP packet.
+    Fragment(Meta, Fragment),
     Arp,
     Drop(DropReason),
 }
 
 impl Parsed {
-    /// The IP packet that it is, if it is one.
+    /// The IP packet that it is, if it is a whole one.
     pub fn ip(self) -> Option<Meta> {
         if let Parsed::Ip(meta) = self { Some(meta) } else { None }
     }
@@ -171,13 +179,17 @@ pub fn parse(head: &[u8], total: usize) -> Parsed {
         EthernetProtocol::Unknown(_) => Err(DropReason::EtherType),
     };
     match parsed {
-        Ok(meta) => Parsed::Ip(Meta { src_mac, ..meta }),
+        Ok((meta, None)) => Parsed::Ip(Meta { src_mac, ..meta }),
+        Ok((meta, Some(fragment))) => Parsed::Fragment(Meta { src_mac, ..meta }, fragment),
         Err(reason) => Parsed::Drop(reason),
     }
 }
 
+/// A packet, and which part of it this is if it is not whole.
+type Part = (Meta, Option<Fragment>);
+
 #[inline(always)]
-fn parse_v4(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
+fn parse_v4(head: &[u8], l3: usize, total: usize) -> Result<Part, DropReason> {
     let ip = head.get(l3..).filter(|ip| ip.len() >= 20).ok_or(DropReason::Truncated)?;
     let view = Ipv4Packet::new_unchecked(ip);
     let header = view.header_len() as usize;
@@ -187,9 +199,8 @@ fn parse_v4(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
     if ip.len() < header || total - l3 < view.total_len() as usize {
         return Err(DropReason::Truncated);
     }
-    if view.more_frags() || view.frag_offset() != 0 {
-        return Err(DropReason::Fragment);
-    }
+    let (offset, more) = (view.frag_offset() / UNIT_BYTES as u16, view.more_frags());
+    let fragment = Fragment { id: view.ident() as u32, offset, size: 0, more };
     let meta = Meta {
         src: view.src_addr().into(),
         dst: view.dst_addr().into(),
@@ -205,11 +216,11 @@ fn parse_v4(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
         end: (l3 + view.total_len() as usize) as u32,
         src_mac: Mac::default(),
     };
-    parse_l4(head, meta)
+    if more || offset != 0 { parse_part(head, meta, fragment, l3 + header) } else { Ok((parse_l4(head, meta)?, None)) }
 }
 
 #[inline(always)]
-fn parse_v6(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
+fn parse_v6(head: &[u8], l3: usize, total: usize) -> Result<Part, DropReason> {
     let ip = head.get(l3..).filter(|ip| ip.len() >= 40).ok_or(DropReason::Truncated)?;
     let view = Ipv6Packet::new_unchecked(ip);
     if view.version() != 6 {
@@ -219,7 +230,7 @@ fn parse_v6(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
     if total < end {
         return Err(DropReason::Truncated);
     }
-    let (protocol, l4) = walk_extensions(head, l3 + 40, view.next_header())?;
+    let Chain { protocol, l4, fragment } = walk_extensions(head, l3 + 40, view.next_header())?;
     let (src, dst): (Addr, Addr) = (view.src_addr().into(), view.dst_addr().into());
     // A mapped address would pass for an IPv4 one (RFC 4291, 2.5.5.2) and has no place on a wire.
     if src.is_v4() || dst.is_v4() {
@@ -240,11 +251,24 @@ fn parse_v6(head: &[u8], l3: usize, total: usize) -> Result<Meta, DropReason> {
         end: end as u32,
         src_mac: Mac::default(),
     };
-    parse_l4(head, meta)
+    match fragment {
+        Some((fragment, begin)) => parse_part(head, meta, fragment, begin),
+        None => Ok((parse_l4(head, meta)?, None)),
+    }
 }
 
-/// Steps over hop-by-hop, routing and destination options (RFC 8200, 4.3-4.6), bounded.
-fn walk_extensions(head: &[u8], mut at: usize, mut next: IpProtocol) -> Result<(Protocol, usize), DropReason> {
+/// Where the extension headers of an IPv6 packet lead.
+struct Chain {
+    protocol: Protocol,
+    l4: usize,
+    /// The packet is this part of one, which begins here.
+    fragment: Option<(Fragment, usize)>,
+}
+
+/// Steps over hop-by-hop, routing, fragment and destination options (RFC 8200, 4.3-4.6), bounded; in a later fragment no
+/// further than its fragment header.
+fn walk_extensions(head: &[u8], mut at: usize, mut next: IpProtocol) -> Result<Chain, DropReason> {
+    let mut fragment = None;
     for _ in 0..EXTENSIONS_MAX {
         match next {
             IpProtocol::HopByHop | IpProtocol::Ipv6Route | IpProtocol::Ipv6Opts => {
@@ -252,11 +276,34 @@ fn walk_extensions(head: &[u8], mut at: usize, mut next: IpProtocol) -> Result<(
                 next = extension[0].into();
                 at += 8 + extension[1] as usize * 8;
             }
-            IpProtocol::Ipv6Frag => return Err(DropReason::Fragment),
-            protocol => return Ok((Protocol(protocol.into()), at)),
+            IpProtocol::Ipv6Frag if fragment.is_none() => {
+                let header: &[u8; HEADER_V6_BYTES] =
+                    head.get(at..).and_then(|h| h.first_chunk()).ok_or(DropReason::Truncated)?;
+                (next, at) = (header[0].into(), at + HEADER_V6_BYTES);
+                fragment = Fragment::from_v6(header).map(|fragment| (fragment, at));
+                if fragment.is_some_and(|(fragment, _)| !fragment.is_first()) {
+                    return Ok(Chain { protocol: Protocol(next.into()), l4: at, fragment });
+                }
+            }
+            IpProtocol::Ipv6Frag => return Err(DropReason::Malformed),
+            protocol => return Ok(Chain { protocol: Protocol(protocol.into()), l4: at, fragment }),
         }
     }
     Err(DropReason::Malformed)
+}
+
+/// A fragment whose bytes begin at `begin`: the first one carries the ports.
+#[cold]
+fn parse_part(head: &[u8], meta: Meta, fragment: Fragment, begin: usize) -> Result<Part, DropReason> {
+    let fragment = fragment.check(&meta, begin)?;
+    let meta = if fragment.is_first() {
+        // Its header speaks of all of the packet.
+        let (here, whole) = (&head[..head.len().min(meta.end as usize)], Meta { end: u32::MAX, ..meta });
+        Meta { end: meta.end, ..parse_l4(here, whole).map_err(fragment::cut_short)? }
+    } else {
+        fragment::later(meta)
+    };
+    Ok((meta, Some(fragment)))
 }
 
 #[inline(always)]
@@ -365,7 +412,10 @@ pub fn quoted(head: &[u8], meta: &Meta) -> Option<Quoted> {
         well_formed.then(|| (view.src_addr().into(), view.dst_addr().into(), view.next_header(), l3 + header))?
     } else {
         let view = Ipv6Packet::new_unchecked(bytes.get(..40).map(|_| bytes)?);
-        let (protocol, l4) = walk_extensions(head, l3 + 40, view.next_header()).ok()?;
+        let Chain { protocol, l4, fragment } = walk_extensions(head, l3 + 40, view.next_header()).ok()?;
+        if fragment.is_some_and(|(fragment, _)| !fragment.is_first()) {
+            return None;
+        }
         (view.src_addr().into(), view.dst_addr().into(), IpProtocol::from(protocol.0), l4)
     };
     let protocol = Protocol(protocol.into());

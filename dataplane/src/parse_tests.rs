@@ -115,10 +115,80 @@ fn bad_headers_are_named() {
     assert_eq!(with(14, 0x65), DropReason::Malformed, "IP version 6 in an IPv4 frame");
     assert_eq!(with(14, 0x44), DropReason::Malformed, "a header of 16 bytes");
     assert_eq!(with(17, 10), DropReason::Malformed, "shorter than its own header");
-    assert_eq!(with(20, 0x20), DropReason::Fragment, "more fragments");
-    assert_eq!(with(21, 1), DropReason::Fragment, "a later fragment");
     assert_eq!(with(12, 0x81), DropReason::Vlan, "tagged");
     assert_eq!(with(13, 0x99), DropReason::EtherType, "another protocol");
+}
+
+/// A UDP or TCP packet that says of itself that it is a part, with `size` bytes behind its headers.
+fn part(v6: bool, protocol: u8, (offset, more): (u16, bool), size: usize) -> Vec<u8> {
+    let l4 = if protocol == 6 { &tcp()[34..] } else { &udp()[34..] };
+    let payload: Vec<u8> = l4.iter().copied().chain(std::iter::repeat(0)).take(size).collect();
+    let mut bytes = [[2; 6], [4; 6]].concat();
+    let offset = etherparse::IpFragOffset::try_new(offset).unwrap();
+    if v6 {
+        let ip = etherparse::Ipv6Header {
+            payload_length: (size + 8) as u16,
+            next_header: etherparse::IpNumber::IPV6_FRAGMENTATION_HEADER,
+            hop_limit: 9,
+            source: [0xfd; 16],
+            destination: [0xfc; 16],
+            ..Default::default()
+        };
+        bytes.extend([0x86, 0xdd]);
+        bytes.extend(ip.to_bytes());
+        bytes.extend(etherparse::Ipv6FragmentHeader::new(protocol.into(), offset, more, 0x12345).to_bytes());
+    } else {
+        let mut ip = etherparse::Ipv4Header::new(size as u16, 9, protocol.into(), [10; 4], [11; 4]).unwrap();
+        (ip.identification, ip.fragment_offset, ip.more_fragments) = (0x2345, offset, more);
+        ip.dont_fragment = false;
+        bytes.extend([8, 0]);
+        bytes.extend(ip.to_bytes());
+    }
+    [bytes, payload].concat()
+}
+
+#[test]
+fn a_first_fragment_has_ports_and_a_later_one_has_not() {
+    for (v6, l3_bytes, id) in [(false, 20, 0x2345), (true, 48, 0x12345)] {
+        for (offset, more, size) in [(0, true, 64), (8, true, 64), (16, false, 5)] {
+            let bytes = [part(v6, 17, (offset, more), size), vec![0; 7]].concat();
+            let Parsed::Fragment(meta, fragment) = parse(&bytes, bytes.len()) else { panic!("no fragment") };
+            assert_eq!(fragment, Fragment { id, offset, size: size as u16, more });
+            assert_eq!((meta.protocol, meta.l4, meta.ttl), (Protocol::UDP, 14 + l3_bytes, 9));
+            assert_eq!(meta.end as usize, bytes.len() - 7);
+            let (kind, ports) = if offset == 0 { (Kind::Transport, (1000, 2000)) } else { (Kind::Piece, (0, 0)) };
+            assert_eq!((meta.kind, (meta.src_port, meta.dst_port)), (kind, ports));
+            assert!(parse_plain(&bytes, bytes.len()).is_none());
+        }
+    }
+}
+
+#[test]
+fn fragments_that_nobody_may_send_are_named() {
+    for v6 in [false, true] {
+        let refused = |protocol, part_of, size| reason(&part(v6, protocol, part_of, size));
+        for size in [0, 4, 60] {
+            assert_eq!(refused(17, (0, true), size), DropReason::FragmentTiny, "{size} bytes, and more to come");
+        }
+        assert_eq!(refused(17, (5, false), 0), DropReason::FragmentTiny, "nothing in it");
+        for (protocol, size) in [(6, 16), (132, 8)] {
+            assert_eq!(refused(protocol, (0, true), size), DropReason::FragmentTiny, "its header goes on elsewhere");
+        }
+        let mut options = part(v6, 6, (0, true), 24);
+        let l4 = options.len() - 24;
+        options[l4 + 12] = 0x80;
+        assert_eq!(reason(&options), DropReason::FragmentTiny, "its options go on elsewhere");
+        assert_eq!(refused(6, (1, true), 8), DropReason::FragmentTiny, "over the flags");
+        assert_eq!(refused(17, (8191, false), 8), DropReason::Malformed, "behind the end of the largest packet");
+        assert!(matches!(parse(&part(v6, 17, (8191, false), 7), 200), Parsed::Fragment(..)));
+    }
+}
+
+#[test]
+fn an_atomic_fragment_is_a_whole_packet() {
+    let bytes = part(true, 17, (0, false), udp().len() - 34);
+    let meta = ip(parse(&bytes, bytes.len()));
+    assert_eq!((meta.kind, meta.src_port, meta.dst_port, meta.l4), (Kind::Transport, 1000, 2000, 62));
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod reset;
 pub use arp::answer_arp;
 pub use echo::answer_echo;
 
-use crate::parse::Meta;
+use crate::parse::{Kind, Meta};
 use crate::rewrite::set_macs;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 use tables::Mac;
@@ -23,7 +23,7 @@ const IPV6_BYTES: usize = 40;
 /// Turns a segment that is refused into a reset: its size, or None where there must be none (about resets, and about what
 /// came from many or nobody).
 pub fn refuse(bytes: &mut [u8], meta: &Meta, own_mac: Mac) -> Option<usize> {
-    if meta.src.is_multicast() || meta.src.is_unspecified() {
+    if meta.kind == Kind::Piece || meta.src.is_multicast() || meta.src.is_unspecified() {
         return None;
     }
     let size = reset::reset(bytes, meta)?;
@@ -45,6 +45,8 @@ fn turn_ip(bytes: &mut [u8], meta: &Meta) {
         ip.set_dst_addr(meta.src.v4_octets().into());
         ip.set_next_header(IpProtocol::from(meta.protocol.0));
         ip.set_hop_limit(ANSWER_TTL);
+        // What is answered may be a first fragment.
+        ip.set_more_frags(false);
         return ip.fill_checksum();
     }
     bytes[l3..l3 + 4].copy_from_slice(&[0x60, 0, 0, 0]);

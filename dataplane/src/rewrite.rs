@@ -5,6 +5,7 @@
 mod crc32c;
 
 use crate::flow::Way;
+use crate::fragments::Ends;
 use crate::io::frames::Memory;
 use crate::packet::{Checksum, Packet};
 use crate::parse::{Kind, Meta, Quoted};
@@ -173,12 +174,15 @@ fn write_ports(bytes: &mut [u8], meta: &Meta, to: &Translation) {
         }
         // The identifier is the port of the side that asks; the other side's is 0.
         Kind::Echo => put(bytes, l4 + 4, to.src_port | to.dst_port),
-        Kind::IcmpError | Kind::Other => {}
+        Kind::IcmpError | Kind::Other | Kind::Piece => {}
     }
 }
 
 #[inline(always)]
 fn update_l4(bytes: &mut [u8], meta: &Meta, change: &Change, checksum: Checksum) {
+    if meta.kind == Kind::Piece {
+        return;
+    }
     let Some(offset) = checksum_offset(meta.protocol) else {
         return if meta.protocol == Protocol::SCTP {
             crc32c::update(bytes, meta, &change.to)
@@ -248,6 +252,19 @@ fn quoted_end(bytes: &[u8], l3: usize, is_v4: bool) -> usize {
 pub fn set_macs(bytes: &mut [u8], src: Mac, dst: Mac) {
     let [d, s] = [dst.0, src.0];
     bytes[..12].copy_from_slice(&[d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]]);
+}
+
+/// Notes a fragment's ports for the next worker where its sender's Ethernet address was: nobody asks for that any more, it
+/// is written anew when the packet leaves, and what workers hand each other stays small.
+pub fn note_ends(bytes: &mut [u8], ends: &Ends) {
+    put(bytes, 6, ends.src_port);
+    put(bytes, 8, ends.dst_port);
+    bytes[10] = ends.protocol.0;
+}
+
+/// What was noted of a fragment.
+pub fn noted_ends(bytes: &[u8]) -> Ends {
+    Ends { src_port: get(bytes, 6), dst_port: get(bytes, 8), protocol: Protocol(bytes[10]) }
 }
 
 /// The traffic class (DSCP and ECN) of the packet.

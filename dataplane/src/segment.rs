@@ -119,14 +119,14 @@ fn write_headers(bytes: &mut [u8], meta: &Meta, at: usize, step: usize, is_last:
 }
 
 /// Reads a packet's bytes across its frames.
-struct Cursor<'a, I> {
+pub(crate) struct Cursor<'a, I> {
     rest: I,
     current: &'a [u8],
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Cursor<'a, I> {
     /// Begins behind the first `skip` bytes of the chain.
-    fn behind(mut rest: I, mut skip: usize) -> Cursor<'a, I> {
+    pub(crate) fn behind(mut rest: I, mut skip: usize) -> Cursor<'a, I> {
         let mut current: &[u8] = &[];
         for bytes in rest.by_ref() {
             if skip < bytes.len() {
@@ -138,7 +138,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Cursor<'a, I> {
         Cursor { rest, current }
     }
 
-    fn copy_to(&mut self, mut to: &mut [u8]) {
+    pub(crate) fn copy_to(&mut self, mut to: &mut [u8]) {
         while !to.is_empty() {
             if self.current.is_empty() {
                 let Some(next) = self.rest.next() else { return };

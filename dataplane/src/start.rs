@@ -164,6 +164,7 @@ pub fn workers(
         let interfaces = Interfaces::new(id as u16, mailboxes.clone());
         let mut path = Path::new(id as u16, config.snat, flows, pool, interfaces, status.clone());
         path.seed = random();
+        path.fragments.seed(random());
         path.bell = Some(tell.bell.clone());
         path.obituaries = Some(tell.obituaries.clone());
         // Adopted flows were validated by a predecessor's counters: none of their sums may look current.

@@ -3,6 +3,7 @@
 
 mod errors;
 pub mod forward;
+pub mod fragments;
 pub mod held;
 mod icmp;
 mod idle;
@@ -31,6 +32,8 @@ use tables::publish::{Reader, unpin};
 
 /// Expiry sees every record once in this time.
 const EXPIRY_ROUND_MS: usize = 4_000;
+/// ... and every fragmented packet in this one, for which others may be waiting.
+const FRAGMENTS_ROUND_MS: usize = 250;
 /// Bursts taken from one ready interface in a round, so that a busy pod does not starve the others.
 const BURSTS_PER_ROUND: usize = 2;
 
@@ -76,7 +79,7 @@ impl Worker {
             self.path.retry_held();
         }
         self.path.runtime.mark(WorkStage::Pin, 0);
-        let packets = self.take_from_interfaces() + self.take_from_mailbox();
+        let packets = self.take_from_interfaces() + self.take_from_mailbox() + self.path.release();
         self.path.flush();
         self.path.runtime.mark(WorkStage::Send, 0);
         self.keep_house();
@@ -185,6 +188,7 @@ impl Worker {
         let expired = self.path.flows.expire(count, self.path.now_ms);
         block.count(WorkerCounter::FlowsExpired, expired as u64);
         self.path.expire_held();
+        self.path.expire_fragments(self.path.fragments.capacity() * elapsed_ms as usize / FRAGMENTS_ROUND_MS + 1);
         self.path.set_gauges();
     }
 
@@ -205,8 +209,8 @@ impl Worker {
         block.count(WorkerCounter::Sleeps, 1);
         block.set(WorkerCounter::Asleep, 1);
         block.set(WorkerCounter::SharesCore, self.idle.shares_core() as u64);
-        let has_flows = self.path.flows.used() > 0 || !self.path.held.is_empty();
-        self.idle.sleep(has_flows);
+        let waits = !self.path.held.is_empty() || !self.path.fragments.is_empty();
+        self.idle.sleep(waits || self.path.flows.used() > 0);
         self.mailboxes[id].awake();
         block.set(WorkerCounter::Asleep, 0);
         self.path.runtime.skip();

@@ -9,6 +9,8 @@ mod answers;
 mod errors;
 #[path = "golden/external.rs"]
 mod external;
+#[path = "golden/fragments.rs"]
+mod fragments;
 #[path = "golden/frames.rs"]
 mod frames;
 #[path = "golden/guards.rs"]

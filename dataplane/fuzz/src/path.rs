@@ -4,6 +4,7 @@
 use super::input::Input;
 use super::{cluster, frames, region};
 use dataplane::flow::FlowTable;
+use dataplane::fragments;
 use dataplane::handoff::Mailbox;
 use dataplane::io::frames::Memory;
 use dataplane::io::mem::{self, MemConfig, MemPeer, WirePacket};
@@ -132,6 +133,8 @@ impl Node {
             while let Some(packet) = path.held.take_oldest() {
                 path.pool.put_packet(packet);
             }
+            path.now_ms = path.now_ms.wrapping_add(fragments::LIFE_MS + 1);
+            path.expire_fragments(path.fragments.capacity());
             path.pool.housekeep();
         }
         for worker in &mut self.workers {
@@ -221,7 +224,7 @@ fn super_frame(input: &mut Input, interface: u32) -> WirePacket {
 fn check_sent(interface: u32, packet: &WirePacket) {
     let bytes = &packet.bytes;
     match parse(bytes, bytes.len()) {
-        Parsed::Ip(meta) => {
+        Parsed::Ip(meta) | Parsed::Fragment(meta, _) => {
             let at = meta.l3 as usize;
             let by_node = interface == cluster::UPLINK && meta.dst_port == cluster::TUNNEL_PORT;
             if by_node && meta.src == cluster::NODE && meta.dst == cluster::OTHER_NODE {

@@ -43,7 +43,7 @@ fn translation(input: &mut Input, bytes: &[u8], meta: &Meta) -> Translation {
         Kind::Transport => Translation { src, dst, src_port, dst_port },
         Kind::Echo if asks => Translation { src, dst, src_port, dst_port: 0 },
         Kind::Echo => Translation { src, dst, src_port: 0, dst_port },
-        Kind::IcmpError | Kind::Other => Translation { src, dst, ..Translation::of(meta) },
+        Kind::IcmpError | Kind::Other | Kind::Piece => Translation { src, dst, ..Translation::of(meta) },
     }
 }
 

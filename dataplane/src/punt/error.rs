@@ -73,7 +73,7 @@ pub fn may_tell(meta: &Meta, dst_mac: [u8; 6], cause: Cause) -> bool {
     let is_too_big_v6 = !meta.is_v4 && matches!(cause, Cause::TooBig { .. });
     let to_many = meta.dst.is_multicast() || meta.dst.is_v4_broadcast() || dst_mac[0] & 1 != 0;
     let from_one = !(meta.src.is_multicast() || meta.src.is_unspecified() || meta.src.is_v4_broadcast());
-    meta.kind != Kind::IcmpError && from_one && (!to_many || is_too_big_v6)
+    !matches!(meta.kind, Kind::IcmpError | Kind::Piece) && from_one && (!to_many || is_too_big_v6)
 }
 
 /// Writes an error from `from` to the packet's sender. `bytes` are the whole frame: Ethernet, room for

@@ -3,6 +3,7 @@
 
 use crate::classify::{self, Context, Expected, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
+use crate::fragments::Fragments;
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
 use crate::overlay::OUTER_V4_BYTES;
@@ -12,6 +13,7 @@ use crate::punt;
 use crate::punt::error::Cause;
 use crate::rewrite::{self, Change};
 use crate::worker::errors::Limit;
+use crate::worker::fragments::Waiting;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
 use crate::worker::look::Leaving;
@@ -103,6 +105,7 @@ pub struct Path {
     pub status: Status,
     pub runtime: Runtime,
     pub held: Held,
+    pub fragments: Fragments<Waiting>,
     /// Rung after control was asked for a neighbour.
     pub bell: Option<Arc<OwnedFd>>,
     pub(super) asked: bool,
@@ -116,7 +119,7 @@ pub struct Path {
     pub(super) renewals: Renewals,
     pub(super) error_limit: Limit,
     /// Where handed packets stand while they are worked on.
-    handed: Burst,
+    pub(super) handed: Burst,
     /// What waits for the next pass.
     pub(super) items: Vec<Item>,
     items_done: Vec<Item>,
@@ -145,6 +148,7 @@ impl Path {
             status,
             runtime: Runtime::new(),
             held: Held::default(),
+            fragments: Fragments::default(),
             bell: None,
             asked: false,
             obituaries: None,
@@ -197,7 +201,7 @@ impl Path {
     }
 
     /// Runs with the pinned tables, if there are any.
-    fn with_tables(&mut self, run: impl FnOnce(&mut Path, &Context<'_>)) {
+    pub(super) fn with_tables(&mut self, run: impl FnOnce(&mut Path, &Context<'_>)) {
         let Some(reader) = self.reader.take() else { return };
         let node: NodeRecord = reader.view().row(Table::Node, 0);
         if node.ready != 0 {
@@ -209,7 +213,7 @@ impl Path {
     /// The further passes, and again for packets between local ends, whose second half of a flow comes then. Packets are
     /// changed in their places and moved a pass later: a processor is slow to read as a whole what was just written in
     /// parts.
-    fn finish(&mut self, context: &Context<'_>, burst: &mut Burst) {
+    pub(super) fn finish(&mut self, context: &Context<'_>, burst: &mut Burst) {
         while !self.items.is_empty() {
             let done = std::mem::take(&mut self.items_done);
             let mut items = std::mem::replace(&mut self.items, done);
@@ -393,6 +397,7 @@ impl Path {
             // Its own half of the flow is judged by its owner. No loop: towards a local end there is no further half.
             self.queue(item.at, item.meta, item.is_plain, Way::Back, Origin::Local);
         } else {
+            self.note_ends(place, &item.meta);
             self.hand(hop.worker, place, Stage::Back(Origin::Local));
         }
     }

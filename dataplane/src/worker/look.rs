@@ -6,8 +6,8 @@ use crate::classify::{self, Context, Origin};
 use crate::flow::Way;
 use crate::handoff::{Handed, Stage};
 use crate::overlay::{self, OUTER_V4_BYTES};
-use crate::packet::Packet;
-use crate::parse::{self, Kind, Meta, Parsed};
+use crate::packet::{Checksum, Gso, Packet};
+use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
 use tables::counters::{DropReason, WorkerCounter};
@@ -106,6 +106,10 @@ impl Path {
                 self.status().count(WorkerCounter::HandoffsIn, 1);
                 self.look_back(place, origin);
             }
+            Stage::Fragment(origin) => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
+                self.look_inside_any(context, place, origin);
+            }
             Stage::Arrived => {
                 let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
                 match self.interfaces.get(interface).map(Sender::on) {
@@ -133,6 +137,10 @@ impl Path {
                 self.neighbour_discovery(context, place.packet, &meta, sender);
             }
             Parsed::Ip(meta) => self.admit(place, meta, false, sender),
+            Parsed::Fragment(meta, fragment) => match forbidden(sender, &meta) {
+                Some(reason) => self.drop_from(place.packet, reason),
+                None => self.look_at_fragment(context, place, meta, &fragment, Origin::Local),
+            },
             Parsed::Arp => self.arp(context, place.packet),
             Parsed::Drop(reason) => self.drop_from(place.packet, reason),
         }
@@ -141,11 +149,8 @@ impl Path {
     /// A local end speaks from its own addresses only.
     #[inline(always)]
     fn admit(&mut self, place: Place<'_>, meta: Meta, is_plain: bool, sender: &Sender) {
-        if let Sender::Pod(mac, addrs) = sender {
-            let is_its_mac = meta.src_mac == *mac;
-            if !is_its_mac || meta.src != addrs[0] && meta.src != addrs[1] {
-                return self.drop_from(place.packet, spoofed(is_its_mac, &meta));
-            }
+        if let Some(reason) = forbidden(sender, &meta) {
+            return self.drop_from(place.packet, reason);
         }
         self.queue(place.at, meta, is_plain, Way::Out, Origin::Local);
     }
@@ -162,8 +167,11 @@ impl Path {
     #[inline(never)]
     fn look_uplink_any(&mut self, context: &Context<'_>, place: Place<'_>) {
         match self.parse_ip(place.packet) {
-            Some(meta) if parse::is_ip_in_ip(&meta, &context.node.node) => self.take_out_of_ip(context, place, &meta),
-            Some(meta) => self.take_out(context, place, meta, false),
+            Some((meta, None)) if parse::is_ip_in_ip(&meta, &context.node.node) => {
+                self.take_out_of_ip(context, place, &meta)
+            }
+            Some((meta, None)) => self.take_out(context, place, meta, false),
+            Some((meta, Some(fragment))) => self.look_at_fragment(context, place, meta, &fragment, Origin::Uplink),
             None => {}
         }
     }
@@ -207,15 +215,18 @@ impl Path {
 
     #[inline(never)]
     fn look_inside_any(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
-        if let Some(inner) = self.parse_ip(place.packet) {
-            self.queue_at_owner(context, place, inner, false, origin);
+        match self.parse_ip(place.packet) {
+            Some((inner, None)) => self.queue_at_owner(context, place, inner, false, origin),
+            Some((inner, Some(fragment))) => self.look_at_fragment(context, place, inner, &fragment, origin),
+            None => {}
         }
     }
 
     fn look_back(&mut self, place: Place<'_>, origin: Origin) {
         if let Some(meta) = self.parse_plain(place.packet) {
             self.queue(place.at, meta, true, Way::Back, origin);
-        } else if let Some(meta) = self.parse_ip(place.packet) {
+        } else if let Some((meta, _)) = self.parse_ip(place.packet) {
+            let meta = self.with_noted_ends(place.packet, meta);
             self.queue(place.at, meta, false, Way::Back, origin);
         }
     }
@@ -244,7 +255,7 @@ impl Path {
     /// and the usual way would wait for that.
     #[inline(never)]
     fn queue_or_hand(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
-        let Some(meta) = self.parse_ip(place.packet) else { return };
+        let Some((meta, _)) = self.parse_ip(place.packet) else { return };
         let owned_by = place.packet.as_ref().and_then(|packet| self.owner_of(context, packet, &meta));
         match owned_by.filter(|&worker| worker != self.id && (worker as usize) < self.status.workers()) {
             Some(worker) => self.hand(worker, place.packet, Stage::Back(origin)),
@@ -271,7 +282,7 @@ impl Path {
         }
     }
 
-    fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta) -> Option<Worker> {
+    pub(super) fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta) -> Option<Worker> {
         if meta.kind == Kind::IcmpError {
             let quoted = parse::quoted(self.pool.memory().head(packet), meta)?;
             return owner(&context.view, &self.snat, &quoted.tuple);
@@ -291,20 +302,31 @@ impl Path {
         let Some(packet) = place else { return Parsed::Drop(DropReason::Truncated) };
         let total = packet.total_size();
         let parsed = parse::parse(self.pool.memory().head(packet), total);
-        if let Parsed::Ip(meta) = &parsed {
-            packet.truncate(meta.end as usize);
-            if !rewrite::can_complete(packet.checksum, meta) {
-                return Parsed::Drop(DropReason::BadChecksum);
+        match &parsed {
+            Parsed::Ip(meta) => {
+                packet.truncate(meta.end as usize);
+                if !rewrite::can_complete(packet.checksum, meta) {
+                    return Parsed::Drop(DropReason::BadChecksum);
+                }
             }
+            Parsed::Fragment(meta, _) => {
+                packet.truncate(meta.end as usize);
+                // Nothing is left to do to a part: the sum is over all of the packet.
+                if packet.gso != Gso::None || matches!(packet.checksum, Checksum::Partial { .. }) {
+                    return Parsed::Drop(DropReason::BadChecksum);
+                }
+            }
+            Parsed::Arp | Parsed::Drop(_) => {}
         }
         parsed
     }
 
     /// Parses where nothing but IP is expected; drops what is not.
     #[inline(never)]
-    pub(super) fn parse_ip(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
+    pub(super) fn parse_ip(&mut self, place: &mut Option<Packet>) -> Option<(Meta, Option<Fragment>)> {
         match self.parse(place) {
-            Parsed::Ip(meta) => return Some(meta),
+            Parsed::Ip(meta) => return Some((meta, None)),
+            Parsed::Fragment(meta, fragment) => return Some((meta, Some(fragment))),
             Parsed::Arp => self.drop_from(place, DropReason::EtherType),
             Parsed::Drop(reason) => self.drop_from(place, reason),
         }
@@ -319,6 +341,14 @@ impl Path {
         let enters = way == Way::Out || origin != Origin::Local;
         self.items.push(Item { meta, hash, way, origin, enters, is_plain, at, likely: None, to: To::Nowhere });
     }
+}
+
+/// Why a sender may not send this.
+#[inline(always)]
+fn forbidden(sender: &Sender, meta: &Meta) -> Option<DropReason> {
+    let Sender::Pod(mac, addrs) = sender else { return None };
+    let is_its_mac = meta.src_mac == *mac;
+    (!is_its_mac || meta.src != addrs[0] && meta.src != addrs[1]).then(|| spoofed(is_its_mac, meta))
 }
 
 /// Why a pod may not send from this address.

@@ -258,7 +258,7 @@ impl Path {
     }
 
     fn punt(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) {
-        let is_whole = item.is_whole(&packet);
+        let is_whole = item.is_whole(&packet) && !self.is_fragment(&packet);
         let bytes = self.pool.memory().head_mut(&mut packet);
         let answered = is_whole.then(|| punt::answer_echo(bytes, &item.meta, context.node.gateway_mac)).flatten();
         let Some(size) = answered else { return self.drop_packet(packet, DropReason::NoRoute) };
@@ -284,6 +284,10 @@ impl Path {
     pub(super) fn hold(&mut self, place: &mut Option<Packet>, addr: Addr) {
         let Some(packet) = place.take() else { return };
         self.ask_for(addr);
+        // One packet is held: the rest of a fragmented one would be lost all the same.
+        if self.is_fragment(&packet) {
+            return self.drop_packet(packet, DropReason::NeighbourUnknown);
+        }
         let now_ms = self.now_ms;
         if let Err(packet) = self.held.hold(addr, packet, now_ms) {
             self.drop_packet(packet, DropReason::NeighbourUnknown);

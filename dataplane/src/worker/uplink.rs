@@ -3,6 +3,7 @@
 use super::forward::{Item, Path};
 use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
+use crate::cut;
 use crate::io::frames::Memory;
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::Meta;
@@ -44,11 +45,11 @@ impl Path {
         if must_be_cut(packet.gso, item.meta.ip_size(), ip_size_max) {
             return self.cut_and_send(context, packet, item, &next_hop);
         }
-        if packet.is_chained() || item.meta.ip_size() > ip_size_max {
-            return self.drop_packet(packet, DropReason::TooBig);
-        }
         rewrite::complete_checksum(self.pool.memory(), &mut packet, &item.meta);
         packet.gso = Gso::None;
+        if packet.is_chained() || item.meta.ip_size() > ip_size_max {
+            return self.fragment_and_send(context, packet, item, &next_hop);
+        }
         self.send_one(context, packet, &item.meta, item.hash, &next_hop);
     }
 
@@ -75,6 +76,23 @@ impl Path {
             self.send_one(context, packet, &meta, item.hash, next_hop);
         }
         self.segments = segments;
+    }
+
+    /// Cuts what may be fragmented.
+    fn fragment_and_send(&mut self, context: &Context<'_>, packet: Packet, item: &Item, next_hop: &NextHop) {
+        if !cut::may_cut(self.pool.memory(), &packet, &item.meta) {
+            return self.drop_packet(packet, DropReason::TooBig);
+        }
+        let mut fragments = std::mem::take(&mut self.segments);
+        let ip_size_max = ip_size_max(context, next_hop);
+        if let Some(reason) = cut::cut(&mut self.pool, packet, &item.meta, ip_size_max, &mut fragments) {
+            self.status().count_drop(reason, 1);
+        }
+        self.status().count(WorkerCounter::FragmentsCut, fragments.len() as u64);
+        for (fragment, meta) in fragments.drain(..) {
+            self.send_one(context, fragment, &meta, item.hash, next_hop);
+        }
+        self.segments = fragments;
     }
 
     /// Sends a packet that fits, with what stands in front of it.

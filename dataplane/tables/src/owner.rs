@@ -101,6 +101,14 @@ pub fn owner(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Worker> {
     Some(by_client(tuple.remote, client_port, tuple.protocol, snat.workers))
 }
 
+/// The worker that learns the ports of a fragmented packet from outside and hands its fragments on. All of them name it,
+/// and of IPv6 packets only the first one the right protocol (RFC 8200, 4.5).
+pub fn of_fragment(src: Addr, dst: Addr, protocol: Protocol, id: u32, workers: u16) -> Worker {
+    let [[a, b], [c, d]] = [src, dst].map(Addr::words);
+    let protocol = if src.is_v4() { protocol.0 as u64 } else { 0 };
+    (((hash::hash(&[a, b, c, d, (id as u64) << 8 | protocol], 0) >> 32) * workers as u64) >> 32) as Worker
+}
+
 /// A local end with several queues spreads its flows over as many workers.
 #[inline(always)]
 fn spread(endpoint: &EndpointRecord, tuple: &Tuple) -> Worker {

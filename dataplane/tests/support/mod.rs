@@ -2,6 +2,7 @@
 //! workers run over interfaces of memory. Must not know what a test expects.
 #![allow(dead_code, unused_imports)] // Each test binary compiles this anew and uses a part of it.
 
+pub mod fragments;
 pub mod node;
 pub mod packets;
 pub mod rows;

@@ -243,7 +243,8 @@ impl Node {
             outcome.dropped.extend(std::iter::repeat_n(reason, (self.drops(reason) - before) as usize));
         }
         outcome.sent = self.sent();
-        let held: usize = self.workers.iter_mut().map(|worker| worker.path().held.len()).sum();
+        let waiting = |worker: &mut Worker| worker.path().held.len() + worker.path().fragments.waiting();
+        let held: usize = self.workers.iter_mut().map(waiting).sum();
         assert_eq!(self.frames_free(), self.frames() - held, "a frame was lost");
         outcome
     }
