@@ -1,7 +1,7 @@
 //! IP packets cut into fragments, and put together again as their receiver does. Headers by etherparse.
 
 use super::node::Sent;
-use super::packets::{Outer, encapsulate, outer};
+use super::packets::{Outer, encapsulate};
 use super::*;
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header};
 use tables::counters::DropReason;
@@ -159,8 +159,7 @@ impl Node {
     /// The tunnel packet in which the peer sends a frame.
     pub fn peers_frame(&self, inner: &[u8]) -> Vec<u8> {
         let n = self.shape.number;
-        let outer = outer(node_addr(3 - n), uplink_mac(3 - n), node_addr(n), uplink_mac(n));
-        encapsulate(&outer, 55_555, inner).bytes()
+        encapsulate(&self.shape.outer(3 - n, n), 55_555, inner).bytes()
     }
 }
 
@@ -184,17 +183,11 @@ impl Passed {
 
 /// Outer headers and source port of a tunnel packet, if it is one, and the frame itself.
 fn unpack(interface: u32, frame: &[u8]) -> (Option<(Outer, u16)>, Vec<u8>) {
-    let is_part = frame[12..14] != [8, 0] || frame[20] & 0x3f != 0 || frame[21] != 0;
-    if interface != UPLINK || is_part {
-        return (None, frame.to_vec());
-    }
-    let packet = Spec::judge(frame);
-    match packet.l4 {
-        L4::Udp { src, dst: TUNNEL_PORT } => {
-            let Spec { src_mac, dst_mac, src: from, dst: to, ttl, .. } = packet;
-            let vni = u32::from_be_bytes([0, packet.payload[4], packet.payload[5], packet.payload[6]]);
-            (Some((Outer { src_mac, dst_mac, src: from, dst: to, ttl, vni }, src)), packet.payload[8..].to_vec())
-        }
-        _ => (None, frame.to_vec()),
+    let Part { offset, more, .. } = Part::of(frame);
+    let is_whole = offset == 0 && !more;
+    let unwrapped = if interface == UPLINK && is_whole { packets::unwrap(&Spec::judge(frame)) } else { None };
+    match unwrapped {
+        Some((outer, port, inner)) => (Some((outer, port)), inner),
+        None => (None, frame.to_vec()),
     }
 }

@@ -362,6 +362,11 @@ pub fn encapsulate(outer: &Outer, src_port: u16, inner: &[u8]) -> Spec {
 /// Takes a tunnel's headers off: outer headers, UDP source port, inner packet (of IP in IP without Ethernet addresses).
 /// None if it is no tunnel packet.
 pub fn decapsulate(packet: &Spec) -> Option<(Outer, u16, Spec)> {
+    unwrap(packet).map(|(outer, port, inner)| (outer, port, Spec::judge(&inner)))
+}
+
+/// As `decapsulate`, the inner frame as it is.
+pub fn unwrap(packet: &Spec) -> Option<(Outer, u16, Vec<u8>)> {
     let (wrapped, port, vni, inner) = match packet.l4 {
         L4::Udp { src, dst: TUNNEL_PORT } => {
             let (header, inner) = packet.payload.split_at(8);
@@ -381,7 +386,7 @@ pub fn decapsulate(packet: &Spec) -> Option<(Outer, u16, Spec)> {
     };
     let vni = u32::from_be_bytes([0, vni[0], vni[1], vni[2]]);
     let Spec { src_mac, dst_mac, src, dst, ttl, traffic_class, .. } = packet.clone();
-    Some((Outer { src_mac, dst_mac, src, dst, ttl, traffic_class, wrapped, vni }, port, Spec::judge(&inner)))
+    Some((Outer { src_mac, dst_mac, src, dst, ttl, traffic_class, wrapped, vni }, port, inner))
 }
 
 /// The usual outer headers between two nodes.
