@@ -7,10 +7,14 @@ mod support;
 mod answers;
 #[path = "golden/errors.rs"]
 mod errors;
+#[path = "golden/cut.rs"]
+mod cut;
 #[path = "golden/external.rs"]
 mod external;
 #[path = "golden/fragments.rs"]
 mod fragments;
+#[path = "golden/fragments_refused.rs"]
+mod fragments_refused;
 #[path = "golden/frames.rs"]
 mod frames;
 #[path = "golden/guards.rs"]

@@ -67,6 +67,42 @@ pub mod v6 {
     pub const SERVICE: Addr = super::in_net(0x30, 10);
 }
 
+/// The ends of one family, for tests that hold for both.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    pub node: Addr,
+    pub router: Addr,
+    pub client: Addr,
+    pub gateway: Addr,
+    pub a: Addr,
+    pub b: Addr,
+    pub remote: Addr,
+    pub service: Addr,
+}
+
+pub const FAMILIES: [Family; 2] = [
+    Family {
+        node: NODE,
+        router: ROUTER,
+        client: CLIENT,
+        gateway: GATEWAY,
+        a: A,
+        b: B,
+        remote: REMOTE,
+        service: SERVICE,
+    },
+    Family {
+        node: v6::NODE,
+        router: v6::ROUTER,
+        client: v6::CLIENT,
+        gateway: v6::GATEWAY,
+        a: v6::A,
+        b: v6::B,
+        remote: v6::REMOTE,
+        service: v6::SERVICE,
+    },
+];
+
 /// 2001:db8:NET::HOST
 const fn in_net(net: u16, host: u8) -> Addr {
     let [high, low] = net.to_be_bytes();
