@@ -86,6 +86,20 @@ fn a_partial_checksum_outside_its_place_is_dropped() {
     }
 }
 
+/// Not findings: the oracle of fragments over a small part of what a fuzzer tries, so that it stays right.
+#[test]
+fn fragments_fare_as_the_model_says() {
+    let mut state = 7u64;
+    let mut byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    for _ in 0..600 {
+        let input: Vec<u8> = (0..160).map(|_| byte()).collect();
+        targets::fragments::run(&input);
+    }
+}
+
 fn reader(publisher: &Publisher) -> Reader {
     Reader::from_fd(publisher.region().fd().try_clone_to_owned().unwrap()).unwrap()
 }

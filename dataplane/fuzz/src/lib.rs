@@ -5,6 +5,7 @@
 //! Nothing here may look at time or chance: the same bytes must do the same again.
 
 pub mod cluster;
+pub mod fragments;
 pub mod frames;
 pub mod input;
 pub mod parse;

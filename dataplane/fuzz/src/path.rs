@@ -51,8 +51,8 @@ pub struct Node {
     pub workers: Vec<Worker>,
     peers: Vec<(u32, MemPeer)>,
     pub status: Status,
-    /// What went out last, by which interface.
-    last: Option<(u32, WirePacket)>,
+    /// What went out, by which interface.
+    pub sent: Vec<(u32, WirePacket)>,
 }
 
 impl Node {
@@ -76,7 +76,7 @@ impl Node {
             })
             .collect();
         let peers = cluster::INTERFACES.into_iter().map(|id| (id, attach(&mut workers, id))).collect();
-        Node { workers, peers, status, last: None }
+        Node { workers, peers, status, sent: Vec::new() }
     }
 
     fn step(&mut self, input: &mut Input) {
@@ -104,7 +104,7 @@ impl Node {
         for (id, peer) in &self.peers {
             for packet in peer.take_all() {
                 check_sent(*id, &packet);
-                self.last = Some((*id, packet));
+                self.sent.push((*id, packet));
             }
         }
         packets
@@ -113,7 +113,7 @@ impl Node {
     /// Sends the last packet that went out back to where it came from.
     fn answer(&mut self) {
         self.round();
-        if let Some((interface, mut packet)) = self.last.take() {
+        if let Some((interface, mut packet)) = self.sent.pop() {
             turn_around(&mut packet.bytes);
             self.inject(interface, packet);
         }
