@@ -17,7 +17,7 @@ pub mod sctp;
 pub mod tcp;
 pub mod timeouts;
 
-use crate::parse::Meta;
+use crate::parse::{Kind, Meta};
 use bytemuck::Zeroable;
 use std::sync::atomic::Ordering;
 use tables::counters::DropReason;
@@ -298,6 +298,8 @@ fn is_by_opener(record: &FlowRecord, way: Way) -> bool {
 #[inline(always)]
 pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOnce() -> &'a [u8], now_ms: u32) {
     let is_life = match meta.protocol {
+        // It has no header that says more.
+        _ if meta.kind == Kind::Piece => true,
         Protocol::TCP => {
             let header = bytes().get(meta.l4 as usize..).and_then(|l4| l4.first_chunk());
             header.is_some_and(|header| tcp::note(record, way, meta.tcp_flags, header))

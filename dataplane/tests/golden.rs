@@ -5,10 +5,10 @@ mod support;
 
 #[path = "golden/answers.rs"]
 mod answers;
-#[path = "golden/errors.rs"]
-mod errors;
 #[path = "golden/cut.rs"]
 mod cut;
+#[path = "golden/errors.rs"]
+mod errors;
 #[path = "golden/external.rs"]
 mod external;
 #[path = "golden/fragments.rs"]

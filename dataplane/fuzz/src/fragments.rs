@@ -266,9 +266,10 @@ fn node(input: &mut Input) {
             break;
         }
         let (id, size, first) = (input.byte() % 3, input.byte(), input.byte() as u16 % units);
-        let end = (first + 1 + size as u16 % 16).min(units);
+        let is_first = first == 0;
+        let end = (first + 1 + size as u16 % 16).min(units - is_first as u16);
         // An end that is none now and then.
-        let part = (first, end, if size > 250 && end < units { false } else { end < units });
+        let part = (first, end, is_first || end < units && size <= 250);
         parts.push((id, part));
         if !sample.is_tiny(part) && model.pass(id as u32, part, number, 0) == Fate::On {
             expected.push((id, part));

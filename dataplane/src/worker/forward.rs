@@ -24,7 +24,6 @@ use crate::worker::tunnels::Tunnels;
 use crate::worker::uplink::{NextHop, address, next_hop, room_in_front, too_big};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use tables::Addr;
 use tables::counters::{DropReason, WorkStage, WorkerCounter};
 use tables::flow::{FLAG_TRANSLATED, Hop, HopKind, Tuple};
 use tables::layout::Table;
@@ -34,6 +33,7 @@ use tables::publish::Reader;
 use tables::route::RouteRecord;
 use tables::scope::ScopeCounters;
 use tables::status::{Block, Status};
+use tables::{Addr, Protocol};
 
 /// Packets whose headers are fetched ahead. Few: frames lie at a stride of 2 KiB or more, so that the headers of a whole
 /// burst drive each other out of the first-level cache.
@@ -262,6 +262,9 @@ impl Path {
     #[inline(never)]
     fn act_any(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
         let meta = item.meta;
+        if meta.protocol == Protocol::SCTP && self.must_be_whole(place, item) {
+            return self.drop_from(place, DropReason::Fragment);
+        }
         self.act(context, place, item, &meta);
     }
 

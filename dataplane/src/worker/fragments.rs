@@ -2,7 +2,7 @@
 //! those from outside meet at a worker that their packet's id names, which hands them to the flow's owner. A fragment that
 //! knows its ports is like any other packet of the flow from then on. Must not put packets together.
 
-use super::forward::Path;
+use super::forward::{Item, Path};
 use super::look::Place;
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
@@ -13,6 +13,7 @@ use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
+use tables::flow::Tuple;
 use tables::owner::{Worker, of_fragment};
 
 /// A fragment that waits for the first one of its packet. `Origin::Local` is a sender of this node.
@@ -134,6 +135,16 @@ impl Path {
     pub fn expire_fragments(&mut self, count: usize) {
         self.fragments.expire(count, self.now_ms);
         self.release();
+    }
+
+    /// Whether this is a part of an SCTP packet whose ports change: how that changes its checksum depends on the size of all
+    /// of it (RFC 9260, appendix A).
+    #[cold]
+    pub(super) fn must_be_whole(&self, place: &Option<Packet>, item: &Item) -> bool {
+        let Some(id) = self.flows.find(&item.tuple(), item.way) else { return false };
+        let (inside, outside) = (self.flows.record(id).inside, self.flows.record(id).outside());
+        let ports = |tuple: Tuple| (tuple.local_port, tuple.remote_port);
+        ports(inside) != ports(outside) && place.as_ref().is_some_and(|packet| self.is_fragment(packet))
     }
 
     /// Whether this is a part of a packet: for those who cannot work with one.

@@ -43,7 +43,8 @@ counters! {
         EtherType,
         /// The frame carries a VLAN tag that is not configured.
         Vlan,
-        /// A fragment of a tunnel packet or of an ICMP error: these are not put together.
+        /// A fragment of what is not put together but would have to be: a tunnel packet, an ICMP error, SCTP whose ports are
+        /// translated.
         Fragment,
         /// A fragment that is too short to hold what is judged, or not the last and of no whole number of eight bytes.
         FragmentTiny,

@@ -23,7 +23,7 @@ pub fn long(packet: Spec) -> Spec {
 pub fn fragments(node: &Node, interface: u32, packet: &Spec, id: u32) -> Vec<Vec<u8>> {
     if interface == UPLINK && [REMOTE, v6::REMOTE].contains(&packet.src) {
         let inner = packet.clone().macs(node.shape.inner_mac(2), node.shape.inner_mac(1)).bytes();
-        return split(&inner, &CUTS, id).iter().map(|frame| node.peers_frame(frame)).collect();
+        return split(&inner, &CUTS, id).iter().map(|frame| node.peers_frame(frame).bytes()).collect();
     }
     split(&node.dressed(interface, packet).bytes(), &CUTS, id)
 }

@@ -1,7 +1,7 @@
 //! IP packets cut into fragments, and put together again as their receiver does. Headers by etherparse.
 
 use super::node::Sent;
-use super::packets::{Outer, encapsulate};
+use super::packets::Outer;
 use super::*;
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header};
 use tables::counters::DropReason;
@@ -154,12 +154,6 @@ impl Node {
             path.now_ms = path.now_ms.wrapping_add(after_ms);
             path.expire_fragments(path.fragments.capacity());
         }
-    }
-
-    /// The tunnel packet in which the peer sends a frame.
-    pub fn peers_frame(&self, inner: &[u8]) -> Vec<u8> {
-        let n = self.shape.number;
-        encapsulate(&self.shape.outer(3 - n, n), 55_555, inner).bytes()
     }
 }
 
