@@ -168,8 +168,12 @@ fn key(meta: &Meta, fragment: &Fragment, origin: Origin, interface: u32) -> Key 
 /// error quotes are read as a whole or not at all.
 fn said_by_first(context: &Context<'_>, meta: &Meta, origin: Origin) -> Result<Ends, DropReason> {
     let node = context.node;
-    let is_tunnel = origin == Origin::Uplink && parse::is_tunnel(meta, &node.node, node.tunnel_port);
-    if is_tunnel || meta.kind == Kind::IcmpError { Err(DropReason::Fragment) } else { Ok(Ends::of(meta)) }
+    let is_tunnel = parse::is_tunnel(meta, &node.node, node.tunnel_port) || parse::is_ip_in_ip(meta, &node.node);
+    if origin == Origin::Uplink && is_tunnel || meta.kind == Kind::IcmpError {
+        Err(DropReason::Fragment)
+    } else {
+        Ok(Ends::of(meta))
+    }
 }
 
 fn with_ends(meta: Meta, ends: Ends) -> Meta {

@@ -38,7 +38,7 @@ impl Path {
             return self.drop_from(place.packet, DropReason::Truncated);
         }
         rewrite::put_ethernet(self.pool.memory().head_mut(packet), meta.protocol.0 == overlay::IPV4_INSIDE);
-        let Some(inner) = self.parse_ip(place.packet) else { return };
+        let Some((inner, _)) = self.parse_ip(place.packet) else { return };
         if !is_peer(context, inner.src, meta.src) {
             return self.drop_from(place.packet, DropReason::TunnelPeer);
         }
@@ -48,7 +48,7 @@ impl Path {
     /// Congestion that was met in the tunnel is told by the inner packet. False: that cannot say so, and was dropped.
     #[cold]
     pub(super) fn tell_congestion(&mut self, place: &mut Option<Packet>, traffic_class: u8) -> bool {
-        let Some(inner) = self.parse_ip(place) else { return false };
+        let Some((inner, _)) = self.parse_ip(place) else { return false };
         let Some(packet) = place else { return false };
         let bytes = self.pool.memory().head_mut(packet);
         match overlay::ecn(traffic_class, rewrite::traffic_class(bytes, &inner)) {

@@ -12,7 +12,7 @@ use dataplane::io::mem::WirePacket;
 use dataplane::packet::Checksum;
 use packets::ACK;
 use tables::Protocol;
-use tables::counters::DropReason;
+use tables::counters::{DropReason, WorkerCounter};
 
 #[test]
 fn a_sender_is_looked_at_in_every_fragment() {
@@ -131,7 +131,7 @@ fn a_refused_packet_is_answered_once() {
     node.publish(|rows| rows.service(1, (SERVICE, 53, Protocol::UDP), &[]));
     let frames = fragments(&node, POD_A, &long(udp((A, 1000), (SERVICE, 53))), 1);
     let passed = node.pass_all(POD_A, None, &frames);
-    assert_eq!((passed.sent.len(), passed.dropped), (1, vec![DropReason::NoRoute; 2]));
+    assert_eq!((passed.sent.len(), node.count(WorkerCounter::Rejected)), (1, 3));
     assert_eq!(Spec::judge(&passed.sent[0].1).l4, L4::Unreachable { code: 3 });
 }
 
