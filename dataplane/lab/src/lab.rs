@@ -88,6 +88,9 @@ impl Lab {
         let objects = Objects::create(guard.directory())?;
         let fabric = Fabric::create(&format!("{}fabric", guard.prefix()))?;
         let client = Netns::create(&format!("{}client", guard.prefix()))?;
+        if options.families.has_ipv6() {
+            silence_ipv6(&client, options.families)?;
+        }
         fabric.connect("client", &client, UPLINK, 1)?;
         for address in options.families.client() {
             client.ip(&format!("address add {} dev {UPLINK}", addressing::assignment(address)))?;
@@ -259,12 +262,18 @@ pub fn client_address() -> IpAddr {
     Families::Ipv4.client()[0]
 }
 
-/// A kernel that asks for IPv6 routers would disturb exact counts; without IPv6 addresses it has no use for IPv6 at all.
+/// A kernel that asks for IPv6 routers would disturb exact counts, and one that first asks whether another has its address
+/// could not speak for a while; without IPv6 addresses it has no use for IPv6 at all.
 fn silence_ipv6(netns: &Netns, families: Families) -> Result<()> {
-    let setting = if families.has_ipv6() { ("accept_ra", "0") } else { ("disable_ipv6", "1") };
-    ["all", "default"]
-        .iter()
-        .try_for_each(|scope| netns.sysctl(&format!("net.ipv6.conf.{scope}.{}", setting.0), setting.1))
+    let settings: &[_] = match families.has_ipv6() {
+        true => &["accept_ra=0", "accept_dad=0"],
+        false => &["disable_ipv6=1"],
+    };
+    for (scope, setting) in ["all", "default"].iter().flat_map(|scope| settings.iter().map(move |s| (scope, s))) {
+        let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+        netns.sysctl(&format!("net.ipv6.conf.{scope}.{name}"), value)?;
+    }
+    Ok(())
 }
 
 /// Everything that the lab needs of the machine, or one sentence that says what to do.

@@ -121,6 +121,27 @@ fn the_node_and_the_world_reach_pods_and_back(lab: &Lab) {
     }
 }
 
+/// A router that is known by its link-local address alone leads to networks of both families.
+fn a_link_local_router_is_a_next_hop(lab: &mut Lab) {
+    let shown = lab.client().ip("-6 -o address show dev eth0 scope link").expect("addresses").stdout;
+    let router = shown.split_whitespace().skip_while(|word| *word != "inet6").nth(1).expect("a link-local address");
+    let router = router.split('/').next().unwrap_or_default().to_string();
+    let far: Vec<IpAddr> = match lab.families() {
+        Families::Ipv6 => vec!["2001:db8::1".parse().expect("an address")],
+        _ => ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().expect("an address")).to_vec(),
+    };
+    for address in &far {
+        lab.client().ip(&format!("address add {address} dev lo")).expect("an address");
+        lab.nodes[0].netns().ip(&format!("route add {address} via inet6 {router} dev eth0")).expect("a route");
+    }
+    lab.settle().expect("the routes in force");
+    let (alice, node) = (lab.pod("alice").expect("alice"), &lab.nodes[0]);
+    for address in far {
+        let masquerade = of_family(node.addresses(), address);
+        sees("pod -> behind a router", alice.netns(), (address, HTTP_PORT), &["client"], &[masquerade]);
+    }
+}
+
 /// A block of one family says nothing about the other.
 fn a_policy_cuts_by_family(lab: &mut Lab) {
     let cuts = |lab: &Lab, who: &str, address: IpAddr| {
@@ -134,6 +155,8 @@ fn a_policy_cuts_by_family(lab: &mut Lab) {
     for &address in &targets {
         assert_eq!(cuts(lab, "alice", address), address.is_ipv6(), "alice -> {address} under an IPv4 block");
     }
+    let drops = lab.nodes[0].fairway().run("drops").expect("drops").stdout;
+    assert!(drops.contains("PolicyIngress"), "the drops have a name: {drops}");
     let both = manifests::ranges_only("blocks", &["10.244.0.0/16", "fd00:10:244:1::/64"]);
     lab.objects().apply("policy-blocks", &both).expect("an object");
     lab.settle().expect("the policy in force");
@@ -148,6 +171,7 @@ fn play(mut lab: Lab) {
     services_answer_on_every_address(&lab);
     the_node_and_the_world_reach_pods_and_back(&lab);
     a_policy_cuts_by_family(&mut lab);
+    a_link_local_router_is_a_next_hop(&mut lab);
 }
 
 #[test]
@@ -163,4 +187,42 @@ fn a_cluster_without_encapsulation_answers_in_both_families() {
     let mtu = lab.pod("alice").expect("alice").netns().ip("-o link show dev eth0").expect("eth0").stdout;
     assert!(mtu.contains("mtu 1500"), "nothing is added to packets: {mtu}");
     play(lab);
+}
+
+#[test]
+fn a_cluster_of_ipv6_alone_needs_no_ipv4() {
+    let _one = lab::one_at_a_time();
+    play(lab(Families::Ipv6, &["--encapsulation", "none"]));
+}
+
+#[test]
+fn listings_and_the_plugin_know_both_families_and_a_restart_of_control_cuts_neither() {
+    let _one = lab::one_at_a_time();
+    let mut lab = lab(Families::Dual, &[]);
+    for (what, wanted) in [
+        ("endpoints -A", "10.244.1.5,fd00:10:244:1::5"),
+        ("services -A", "fd00:10:96::b"),
+        ("routes", "fd00:10:244:2::/64"),
+        ("explain demo/alice [fd00:10:96::a]:80/tcp", "[fd00:10:244:2::4]:8080"),
+    ] {
+        let told = lab.nodes[0].fairway().run(what).expect("an answer").stdout;
+        assert!(told.contains(wanted), "fairway {what} does not tell {wanted}: {told}");
+    }
+    let alice = lab.pod("alice").expect("alice");
+    lab.nodes[0].plugin().check(alice.container(), &alice.attachment().result).expect("CHECK");
+    let addresses = lab.pod("web-1").expect("web-1").addresses().to_vec();
+    let pings: Vec<_> = addresses
+        .iter()
+        .map(|address| {
+            let ping = Cmd::line("ping -q -i 0.01 -c 150").arg(address).netns(lab.nodes[0].netns());
+            std::thread::spawn(move || ping.run().expect("ping runs").stdout)
+        })
+        .collect();
+    lab.nodes[0].kill_control().expect("control runs");
+    lab.nodes[0].start_control().expect("control starts");
+    lab.nodes[0].wait_connected().expect("control returns");
+    for ping in pings {
+        let told = ping.join().expect("ping ends");
+        assert!(told.contains(" 150 received"), "while control is killed and starts again: {told}");
+    }
 }
