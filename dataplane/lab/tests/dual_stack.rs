@@ -1,13 +1,15 @@
 //! Clusters with both address families, and with IPv6 alone: everything that two nodes do, in every family that they have.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use lab::addressing::host_part;
 use lab::agent::serve::HTTP_PORT;
 use lab::netns::Netns;
+use lab::process::Process;
 use lab::shell::Cmd;
 use lab::stage::answer_in;
-use lab::{Families, Lab, Options, manifests};
+use lab::{Families, Lab, Options, manifests, wait};
 
 const WEB: u8 = 10;
 const SLICED: u8 = 11;
@@ -58,8 +60,8 @@ fn sees(what: &str, from: &Netns, to: (IpAddr, u16), names: &[&str], sources: &[
 }
 
 #[track_caller]
-fn pings(what: &str, from: &Netns, to: IpAddr) {
-    let ran = Cmd::line("ping -q -c 2 -i 0.05 -W 2").arg(to).netns(from).run().expect("ping runs");
+fn pings(what: &str, from: &Netns, to: &str) {
+    let ran = Cmd::line(&format!("ping -q -c 2 -i 0.05 -W 2 {to}")).netns(from).run().expect("ping runs");
     assert!(ran.stdout.contains(" 2 received"), "{what}: {}{}", ran.stdout, ran.stderr);
 }
 
@@ -74,7 +76,7 @@ fn pods_answer_in_every_family(lab: &Lab) {
         assert_eq!(to.addresses().len(), lab.families().client().len(), "one address a family: {:?}", to.addresses());
         for &address in to.addresses() {
             let own = of_family(alice.addresses(), address);
-            pings(&format!("alice -> {receiver}"), alice.netns(), address);
+            pings(&format!("alice -> {receiver}"), alice.netns(), &address.to_string());
             sees(&format!("alice -> {receiver}"), alice.netns(), (address, HTTP_PORT), &[receiver], &[own]);
         }
     }
@@ -102,18 +104,18 @@ fn the_node_and_the_world_reach_pods_and_back(lab: &Lab) {
     for receiver in ["web-1", "web-2"] {
         for &address in lab.pod(receiver).expect("a pod").addresses() {
             sees("host -> pod", node.netns(), (address, HTTP_PORT), &[receiver], &reserved);
-            pings("host -> pod", node.netns(), address);
+            pings("host -> pod", node.netns(), &address.to_string());
         }
     }
     for &address in node.addresses() {
         let own = of_family(alice.addresses(), address);
         sees("pod -> host", alice.netns(), (address, HTTP_PORT), &["node-1"], &[own]);
-        pings("pod -> host", alice.netns(), address);
+        pings("pod -> host", alice.netns(), &address.to_string());
     }
     for &address in &client {
         let masquerade = of_family(node.addresses(), address);
         sees("pod -> outside", alice.netns(), (address, HTTP_PORT), &["client"], &[masquerade]);
-        pings("pod -> outside", alice.netns(), address);
+        pings("pod -> outside", alice.netns(), &address.to_string());
     }
     for &address in lab.pod("web-1").expect("web-1").addresses() {
         let outside = of_family(&client, address);
@@ -181,18 +183,60 @@ fn a_dual_stack_cluster_answers_in_both_families() {
 }
 
 #[test]
-fn a_cluster_without_encapsulation_answers_in_both_families() {
+fn a_cluster_of_ipv6_alone_needs_no_ipv4() {
     let _one = lab::one_at_a_time();
-    let lab = lab(Families::Dual, &["--encapsulation", "none"]);
-    let mtu = lab.pod("alice").expect("alice").netns().ip("-o link show dev eth0").expect("eth0").stdout;
-    assert!(mtu.contains("mtu 1500"), "nothing is added to packets: {mtu}");
-    play(lab);
+    play(lab(Families::Ipv6, &[]));
+}
+
+/// What the fabric must carry, and how large packets of pods may be.
+#[track_caller]
+fn crosses(families: Families, encapsulation: &str, filter: &str, mtu: u32) {
+    let _one = lab::one_at_a_time();
+    let lab = lab(families, &["--encapsulation", encapsulation]);
+    let alice = lab.pod("alice").expect("alice");
+    let link = alice.netns().ip("-o link show dev eth0").expect("eth0").stdout;
+    assert!(link.contains(&format!("mtu {mtu} ")), "{mtu} are left for pods: {link}");
+    let capture = format!("tcpdump -nn -l -c 4 -i {} {filter}", lab.nodes[1].port());
+    let capture = Process::spawn("tcpdump", &Cmd::line(&capture).netns(lab.fabric().netns()), lab.directory());
+    let capture = capture.expect("tcpdump starts");
+    assert!(
+        wait::until(Duration::from_secs(5), || capture.log_end().contains("listening on")),
+        "{}",
+        capture.log_end()
+    );
+    for &address in lab.pod("web-2").expect("web-2").addresses() {
+        let headers = if address.is_ipv4() { 28 } else { 48 };
+        pings("full size", alice.netns(), &format!("-M do -s {} {address}", mtu - headers));
+    }
+    capture.finish(Duration::from_secs(5)).unwrap_or_else(|error| panic!("{filter} on the fabric: {error:#}"));
+    pods_answer_in_every_family(&lab);
+    services_answer_on_every_address(&lab);
+    the_node_and_the_world_reach_pods_and_back(&lab);
 }
 
 #[test]
-fn a_cluster_of_ipv6_alone_needs_no_ipv4() {
-    let _one = lab::one_at_a_time();
-    play(lab(Families::Ipv6, &["--encapsulation", "none"]));
+fn both_families_cross_without_encapsulation() {
+    crosses(Families::Dual, "none", "host 10.244.2.4 or host fd00:10:244:2::4", 1500);
+}
+
+#[test]
+fn both_families_cross_in_geneve() {
+    crosses(Families::Dual, "geneve", "host 172.18.0.11 and udp port 6081", 1450);
+}
+
+#[test]
+fn both_families_cross_in_ipip() {
+    crosses(Families::Dual, "ipip", "host 172.18.0.11 and (ip proto 4 or ip proto 41)", 1480);
+}
+
+#[test]
+fn ipv6_crosses_in_vxlan_over_ipv6() {
+    crosses(Families::Ipv6, "vxlan", "host fd00:18::b and udp port 4789", 1430);
+}
+
+#[test]
+fn ipv6_crosses_in_ipip_over_ipv6() {
+    crosses(Families::Ipv6, "ipip", "host fd00:18::b and ip6 proto 41", 1460);
 }
 
 #[test]
