@@ -1,7 +1,7 @@
 //! TCP by scripts, in the manner of packetdrill: each line of `scripts/*.script` is a segment of a client or a server, or
 //! says how the flow shall be then. Every script runs between two pods of one node, through a service and the tunnel to
-//! another node, and through masquerading to somebody outside, and must come out the same: each segment arrives as it was
-//! sent, from whom its receiver believes to speak to, and the flow's state is the same on each node that it passes.
+//! another node, and through masquerading to somebody outside, by IPv4 and IPv6, and must come out the same: each segment
+//! arrives as it was sent, from whom its receiver believes to speak to, and the flow's state is the same on each node that it passes.
 //!
 //! `client|server FLAGS seq [ack N] [len N] [options ...]` · `state NAME` · `wait DURATION` · `gone`
 
@@ -32,12 +32,14 @@ enum Course {
 impl Course {
     const ALL: [Course; 3] = [Course::OneNode, Course::ServiceAndTunnel, Course::Masqueraded];
 
-    /// The server, as it is, and as the client knows it.
-    fn server(self) -> (End, End) {
+    /// The server, as it is, and as the client knows it, by IPv4 or IPv6.
+    fn server(self, family: usize) -> (End, End) {
+        let [b, remote, service, client] =
+            [[B, REMOTE, SERVICE, CLIENT], [v6::B, v6::REMOTE, v6::SERVICE, v6::CLIENT]][family];
         match self {
-            Course::OneNode => ((B, 80), (B, 80)),
-            Course::ServiceAndTunnel => ((REMOTE, 8080), (SERVICE, 80)),
-            Course::Masqueraded => ((CLIENT, 80), (CLIENT, 80)),
+            Course::OneNode => ((b, 80), (b, 80)),
+            Course::ServiceAndTunnel => ((remote, 8080), (service, 80)),
+            Course::Masqueraded => ((client, 80), (client, 80)),
         }
     }
 }
@@ -54,8 +56,11 @@ struct Segment {
 impl Segment {
     fn bytes(&self, src_mac: Mac, dst_mac: Mac) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let ip =
-            PacketBuilder::ethernet2(src_mac.0, dst_mac.0).ipv4(self.from.0.v4_octets(), self.to.0.v4_octets(), 64);
+        let frame = PacketBuilder::ethernet2(src_mac.0, dst_mac.0);
+        let ip = match (self.from.0, self.to.0) {
+            (src, dst) if src.is_v4() => frame.ipv4(src.v4_octets(), dst.v4_octets(), 64),
+            (src, dst) => frame.ipv6(src.v6_octets(), dst.v6_octets(), 64),
+        };
         let ports = TcpHeader { source_port: self.from.1, destination_port: self.to.1, ..self.header.clone() };
         ip.tcp_header(ports).write(&mut bytes, &self.payload).unwrap();
         bytes
@@ -64,22 +69,32 @@ impl Segment {
     /// Reads a frame; its checksums must be right.
     fn judge(bytes: &[u8]) -> Segment {
         let sliced = SlicedPacket::from_ethernet(bytes).unwrap();
-        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (&sliced.net, &sliced.transport) else {
-            panic!("no TCP: {sliced:?}")
+        let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("no TCP: {sliced:?}") };
+        let (tcp, payload) = (tcp.to_header(), tcp.payload().to_vec());
+        let (src, dst, right) = match sliced.net.as_ref().expect("IP") {
+            NetSlice::Ipv4(ip) => {
+                let ip = ip.header().to_header();
+                assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+                (Addr::v4(ip.source), Addr::v4(ip.destination), tcp.calc_checksum_ipv4(&ip, &payload).unwrap())
+            }
+            NetSlice::Ipv6(ip) => {
+                let ip = ip.header().to_header();
+                (Addr::v6(ip.source), Addr::v6(ip.destination), tcp.calc_checksum_ipv6(&ip, &payload).unwrap())
+            }
+            other => panic!("no IP: {other:?}"),
         };
-        let (ip, tcp, payload) = (ip.header().to_header(), tcp.to_header(), tcp.payload().to_vec());
-        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
-        assert_eq!(tcp.checksum, tcp.calc_checksum_ipv4(&ip, &payload).unwrap());
-        let (from, to) = ((ip.source, tcp.source_port), (ip.destination, tcp.destination_port));
+        assert_eq!(tcp.checksum, right);
+        let (from, to) = ((src, tcp.source_port), (dst, tcp.destination_port));
         // Ends and checksum are what may differ.
         let header = TcpHeader { source_port: 0, destination_port: 0, checksum: 0, ..tcp };
-        Segment { from: (Addr::v4(from.0), from.1), to: (Addr::v4(to.0), to.1), header, payload }
+        Segment { from, to, header, payload }
     }
 }
 
 /// The nodes that a course leads through.
 struct World {
     course: Course,
+    family: usize,
     nodes: Vec<Node>,
     client: End,
     /// The client as the server knows it.
@@ -87,17 +102,21 @@ struct World {
 }
 
 impl World {
-    fn new(course: Course) -> World {
+    fn new(course: Course, family: usize) -> World {
         let shape = |number| Shape { number, ..Shape::default() };
         let mut nodes = vec![Node::new(shape(1)), Node::new(shape(2))];
         for node in &mut nodes {
-            node.publish(|rows| rows.service(1, (SERVICE, 80, Protocol::TCP), &[(REMOTE, 8080)]));
+            node.publish(|rows| {
+                rows.service(1, (SERVICE, 80, Protocol::TCP), &[(REMOTE, 8080)]);
+                rows.service(2, (v6::SERVICE, 80, Protocol::TCP), &[(v6::REMOTE, 8080)]);
+            });
         }
-        World { course, nodes, client: (A, 1000), seen: (A, 1000) }
+        let client = (pod_in(family, 1, 4), 1000);
+        World { course, family, nodes, client, seen: client }
     }
 
     fn pass(&mut self, by_client: bool, header: TcpHeader, payload: Vec<u8>) {
-        let (server, known) = self.course.server();
+        let (server, known) = self.course.server(self.family);
         let (from, to) = if by_client { (self.client, known) } else { (server, self.seen) };
         let segment = Segment { from, to, header, payload };
         let arrived = if by_client { self.towards_server(&segment) } else { self.towards_client(&segment) };
@@ -136,7 +155,7 @@ impl World {
 
     /// The state of each half of the flow, if it is there.
     fn states(&mut self) -> Vec<Option<FlowState>> {
-        let (server, known) = self.course.server();
+        let (server, known) = self.course.server(self.family);
         let client = tuple(self.client, known);
         let mut states = vec![state(&mut self.nodes[0], &client, Way::Out)];
         match self.course {
@@ -245,10 +264,10 @@ fn step(world: &mut World, words: &[&str]) {
 fn run(name: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/scripts/{name}.script"));
     let script = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    for course in Course::ALL {
-        let mut world = World::new(course);
+    for (course, family) in Course::ALL.into_iter().flat_map(|course| [(course, 0), (course, 1)]) {
+        let mut world = World::new(course, family);
         for (i, line) in script.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
-            println!("{name}:{} {course:?}: {line}", i + 1);
+            println!("{name}:{} {course:?}, family {family}: {line}", i + 1);
             step(&mut world, &line.split_whitespace().collect::<Vec<_>>());
         }
     }

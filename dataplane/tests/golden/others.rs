@@ -54,6 +54,20 @@ fn an_echo_is_masqueraded_whatever_its_identifier() {
 }
 
 #[test]
+fn an_ipv6_echo_is_masqueraded_whatever_its_identifier() {
+    let mut node = node();
+    for id in [0, 7] {
+        let asked = echo(v6::A, v6::CLIENT, id);
+        let outcome = node.pass(POD_A, &asked);
+        let outside = outcome.packet().src_port();
+        assert!((SNAT_FIRST..=SNAT_LAST).contains(&outside), "{outside}");
+        assert_eq!(outcome, node.routed(ROUTER_MAC, asked.from(v6::NODE, outside).hop()));
+        let answer = echo_reply(v6::CLIENT, v6::NODE, outside);
+        assert_eq!(node.pass(UPLINK, &answer), node.delivered(POD_A, answer.clone().to(v6::A, id).hop()));
+    }
+}
+
+#[test]
 fn icmp_that_asks_something_else_passes_by_address() {
     let mut node = node();
     let message = |src, dst, kind| icmp(src, dst, (kind, 0), [0, 7, 0, 1]).payload(&[0; 12]);

@@ -118,6 +118,22 @@ fn an_association_is_masqueraded_with_a_port_of_its_own() {
 }
 
 #[test]
+fn an_association_goes_through_a_service_by_ipv6_too() {
+    let mut node = node();
+    let (client, service, backend) = ((v6::A, 1000), (v6::SERVICE, 3868), (v6::REMOTE, 5000));
+    node.publish(|rows| rows.service(1, (v6::SERVICE, 3868, Protocol::SCTP), &[backend]));
+    for (by_client, tag, chunks) in association() {
+        if by_client {
+            let outcome = node.pass(POD_A, &sctp(client, service, tag, &chunks));
+            assert_eq!(outcome, node.tunnelled(sctp(client, backend, tag, &chunks).hop()));
+        } else {
+            let outcome = node.pass_tunnel(&sctp(backend, client, tag, &chunks));
+            assert_eq!(outcome, node.delivered(POD_A, sctp(service, client, tag, &chunks).hop()));
+        }
+    }
+}
+
+#[test]
 fn a_wrong_checksum_stays_wrong_and_by_as_much() {
     let mut node = with_service();
     let mut sent = init((A, 1000), (SERVICE, 3868));
