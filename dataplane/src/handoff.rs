@@ -23,10 +23,10 @@ const COMMANDS_MAX: usize = 2 * tables::limits::INTERFACES_MAX;
 pub enum Stage {
     /// As its interface received it.
     Arrived,
-    /// Decapsulated or judged by its sender's half; to be judged towards its destination.
+    /// Decapsulated or judged by its sender's half; to be judged towards its destination. A fragment says by its Ethernet
+    /// header what its packet's ports are, or that they are to be learned (`rewrite::note_ends`): a variant for that would
+    /// make what is handed larger than a cache line.
     Back(Origin),
-    /// A fragment from outside, on its way to the worker that learns the ports of its packet.
-    Fragment(Origin),
     /// Finished; to be sent by an interface that only this worker polls.
     Send { interface: u32 },
 }
@@ -37,6 +37,8 @@ pub struct Handed {
     pub packet: Packet,
     pub stage: Stage,
 }
+
+const _: () = assert!(size_of::<Handed>() <= 64);
 
 /// What the main thread asks of a worker; done at a burst boundary.
 pub enum Command {

@@ -165,7 +165,7 @@ fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {
         _ => Checksum::Partial { start: input.word() % 128, offset: input.word() % 64 },
     };
     rewrite::complete_checksum(pool.memory(), &mut packet, meta);
-    let (v4, kind) = (input.byte() % 2 == 0, input.byte());
+    let (v4, kind) = (input.byte().is_multiple_of(2), input.byte());
     let outer = Outer {
         encap: [Encap::Vxlan, Encap::Geneve, Encap::Ip][kind as usize % 3],
         src_mac: Mac::default(),

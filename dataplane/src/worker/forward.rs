@@ -400,7 +400,7 @@ impl Path {
             // Its own half of the flow is judged by its owner. No loop: towards a local end there is no further half.
             self.queue(item.at, item.meta, item.is_plain, Way::Back, Origin::Local);
         } else {
-            self.note_ends(place, &item.meta);
+            self.note_ends_of_piece(place, &item.meta);
             self.hand(hop.worker, place, Stage::Back(Origin::Local));
         }
     }

@@ -34,7 +34,8 @@ impl Path {
         origin: Origin,
     ) {
         if let Some(worker) = self.learner(&meta, fragment, origin) {
-            return self.hand(worker, place.packet, Stage::Fragment(origin));
+            self.note_ends(place.packet, None);
+            return self.hand(worker, place.packet, Stage::Back(origin));
         }
         let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
         let key = key(&meta, fragment, origin, interface);
@@ -68,28 +69,44 @@ impl Path {
         let owned_by = place.packet.as_ref().and_then(|packet| self.owner_of(context, packet, &meta));
         match owned_by.filter(|&worker| worker != self.id && (worker as usize) < self.status.workers()) {
             Some(worker) => {
-                self.note_ends(place.packet, &meta);
+                self.note_ends(place.packet, Some(&Ends::of(&meta)));
                 self.hand(worker, place.packet, Stage::Back(origin));
             }
             None => self.queue(place.at, meta, false, Way::Back, origin),
         }
     }
 
-    /// Before a fragment goes to another worker.
+    /// A fragment that another worker handed over: it knows its ports, or has come to the worker that learns them.
+    #[cold]
+    pub(super) fn look_at_handed_fragment(
+        &mut self,
+        context: &Context<'_>,
+        place: Place<'_>,
+        meta: Meta,
+        fragment: &Fragment,
+        origin: Origin,
+    ) {
+        let noted = place.packet.as_ref().and_then(|packet| rewrite::noted_ends(self.pool.memory().head(packet)));
+        let meta = match noted {
+            _ if fragment.is_first() && origin == Origin::Local => meta,
+            Some(ends) => with_ends(meta, ends),
+            None => return self.look_at_fragment(context, place, meta, fragment, origin),
+        };
+        self.queue(place.at, meta, false, Way::Back, origin);
+    }
+
+    /// Before a later fragment goes to another local end.
     #[inline(always)]
-    pub(super) fn note_ends(&mut self, place: &mut Option<Packet>, meta: &Meta) {
-        if let Some(packet) = place.as_mut().filter(|_| meta.kind == Kind::Piece) {
-            rewrite::note_ends(self.pool.memory().head_mut(packet), &Ends::of(meta));
+    pub(super) fn note_ends_of_piece(&mut self, place: &mut Option<Packet>, meta: &Meta) {
+        if meta.kind == Kind::Piece {
+            self.note_ends(place, Some(&Ends::of(meta)));
         }
     }
 
-    /// A fragment as its sender among the workers knew it.
-    pub(super) fn with_noted_ends(&self, place: &Option<Packet>, meta: Meta) -> Meta {
-        match place {
-            Some(packet) if meta.kind == Kind::Piece => {
-                with_ends(meta, rewrite::noted_ends(self.pool.memory().head(packet)))
-            }
-            _ => meta,
+    #[cold]
+    fn note_ends(&mut self, place: &mut Option<Packet>, ends: Option<&Ends>) {
+        if let Some(packet) = place {
+            rewrite::note_ends(self.pool.memory().head_mut(packet), ends);
         }
     }
 

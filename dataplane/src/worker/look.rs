@@ -104,11 +104,7 @@ impl Path {
             }
             Stage::Back(origin) => {
                 self.status().count(WorkerCounter::HandoffsIn, 1);
-                self.look_back(place, origin);
-            }
-            Stage::Fragment(origin) => {
-                self.status().count(WorkerCounter::HandoffsIn, 1);
-                self.look_inside_any(context, place, origin);
+                self.look_back(context, place, origin);
             }
             Stage::Arrived => {
                 let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
@@ -222,12 +218,15 @@ impl Path {
         }
     }
 
-    fn look_back(&mut self, place: Place<'_>, origin: Origin) {
+    fn look_back(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
         if let Some(meta) = self.parse_plain(place.packet) {
             self.queue(place.at, meta, true, Way::Back, origin);
-        } else if let Some((meta, _)) = self.parse_ip(place.packet) {
-            let meta = self.with_noted_ends(place.packet, meta);
-            self.queue(place.at, meta, false, Way::Back, origin);
+            return;
+        }
+        match self.parse_ip(place.packet) {
+            Some((meta, None)) => self.queue(place.at, meta, false, Way::Back, origin),
+            Some((meta, Some(fragment))) => self.look_at_handed_fragment(context, place, meta, &fragment, origin),
+            None => {}
         }
     }
 
