@@ -298,6 +298,8 @@ fn is_by_opener(record: &FlowRecord, way: Way) -> bool {
 #[inline(always)]
 pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOnce() -> &'a [u8], now_ms: u32) {
     let is_life = match meta.protocol {
+        // Without a header of its own.
+        _ if meta.kind == Kind::Piece => true,
         // It has no header that says more.
         _ if meta.kind == Kind::Piece => true,
         Protocol::TCP => {

@@ -76,6 +76,22 @@ fn flows_leave_when_their_kind_of_silence_is_over() {
 }
 
 #[test]
+fn what_lies_in_a_later_fragment_is_not_taken_for_a_header() {
+    let mut flows = table(64);
+    let t = tuple(1, [1, 1, 1, 1]);
+    let id = flows.insert(record(t, t)).unwrap();
+    segment(&mut flows, id, Way::Out, tcp_flag::SYN, 0);
+    let before = *flows.record(id);
+    let mut frame = Vec::new();
+    let ip = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 1, 0, 4], [1, 1, 1, 1], 64);
+    ip.tcp(1, 80, 9_000_000, 4096).ack(8_000_000).write(&mut frame, &[]).unwrap();
+    let meta = crate::parse::parse_plain(&frame, frame.len()).expect("a plain packet");
+    note(flows.record_mut(id), Way::Out, &Meta { kind: Kind::Piece, ..meta }, || &frame, 5);
+    let after = flows.record(id);
+    assert_eq!((after.state, after.acked_high, after.last_seen_ms), (before.state, before.acked_high, 5));
+}
+
+#[test]
 fn timeouts_are_those_that_were_given() {
     let mut flows = table(64);
     let mut timeouts = Timeouts::default();

@@ -85,6 +85,9 @@ fn note_control(record: &mut FlowRecord, way: Way, flags: u8, header: &Header) -
         record.state |= if is_believed { of(way, RESET) } else { 0 };
         return is_believed;
     }
+    if flags & (SYN | FIN | ACK) == 0 {
+        return false;
+    }
     if flags & SYN != 0 {
         if is_established(record.state) {
             return false;
@@ -103,7 +106,7 @@ fn note_control(record: &mut FlowRecord, way: Way, flags: u8, header: &Header) -
         record.state |= of(way, CLOSED);
     }
     record.state &= !of(way, RESET);
-    flags & (SYN | FIN | ACK) != 0
+    true
 }
 
 /// Whether a RST of this way may be its sender's own.

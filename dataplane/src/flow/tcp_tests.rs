@@ -157,6 +157,9 @@ impl Model {
             }
             return;
         }
+        if flags == 0 {
+            return;
+        }
         if flags & SYN != 0 {
             if is_open {
                 return;
@@ -184,7 +187,7 @@ impl Model {
 }
 
 fn segments() -> impl Strategy<Value = Vec<(bool, u8, u32, u32)>> {
-    let flags = prop::sample::select(vec![SYN, SYN_ACK, ACK, ACK, ACK, FIN | ACK, FIN, RST, RST | ACK]);
+    let flags = prop::sample::select(vec![0, SYN, SYN_ACK, ACK, ACK, ACK, FIN | ACK, FIN, RST, RST | ACK]);
     // Either clearly within reach or clearly beyond it: between, upper halves are coarse.
     let number = prop_oneof![4 => 0u32..30_000, 1 => (1u32 << 24)..(1 << 30)];
     prop::collection::vec((any::<bool>(), flags, number.clone(), number), 1..40)
