@@ -118,6 +118,7 @@ struct packet {
     struct addr dst;
     void *transport;
     __u8 protocol;
+    __u8 fragment;
     __u8 later_fragment;
 };
 
@@ -161,6 +162,7 @@ static __always_inline int parse_v4(void *at, void *end, struct packet *packet)
     packet->src = mapped(ip->src);
     packet->dst = mapped(ip->dst);
     packet->protocol = ip->protocol;
+    packet->fragment = (ip->fragment & bpf_htons(0x3fff)) != 0;
     packet->later_fragment = (ip->fragment & bpf_htons(0x1fff)) != 0;
     packet->transport = at + length;
     return 1;
@@ -174,6 +176,7 @@ static __always_inline int parse_v6(void *at, void *end, struct packet *packet)
     packet->src = ip->src;
     packet->dst = ip->dst;
     packet->protocol = ip->next;
+    packet->fragment = 0;
     packet->later_fragment = 0;
     packet->transport = ip + 1;
     for (int i = 0; i < EXTENSION_HEADERS_MAX; i++) {
@@ -185,6 +188,7 @@ static __always_inline int parse_v6(void *at, void *end, struct packet *packet)
         if ((void *)(extension + 1) > end)
             return 1; // the addresses are known; whoever needs the transport header checks for it
         if (kind == PROTOCOL_FRAGMENT) {
+            packet->fragment = (extension->fragment & bpf_htons(0xfff9)) != 0;
             packet->later_fragment = (extension->fragment & bpf_htons(0xfff8)) != 0;
             packet->transport += sizeof(*extension);
         } else {
@@ -301,13 +305,15 @@ static __always_inline int is_ours(const struct config *config, void *at, void *
         return 0;
     if (in_ranges(&packet.dst))
         return 1;
-    if (packet.later_fragment)
-        return 0;
+    int icmp = packet.protocol == IPPROTO_ICMP || packet.protocol == PROTOCOL_ICMPV6;
+    // Only the first has ports, and it may come last: all of them are taken, and the host is given its own back.
+    if (packet.fragment)
+        return (has_ports(packet.protocol) || icmp) && is_node(config, &packet.dst);
     if (has_ports(packet.protocol))
         return ports_are_ours(config, &packet, end);
     if (is_ip_in_ip(config, packet.protocol))
         return is_node(config, &packet.dst);
-    if (packet.protocol == IPPROTO_ICMP || packet.protocol == PROTOCOL_ICMPV6)
+    if (icmp)
         return icmp_is_ours(config, &packet, end, eth->h_proto);
     return 0;
 }

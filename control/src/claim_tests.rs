@@ -208,9 +208,13 @@ fn fragments_vlans_other_stations_and_stumps_pass() {
     let bench = Bench::new();
     let mut fragment = udp(ROUTER, NODE, (5000, 4789));
     fragment[20..22].copy_from_slice(&100u16.to_be_bytes());
-    assert!(!bench.claims(&fragment), "a later fragment has no ports");
+    assert!(bench.claims(&fragment), "whose it is only the first one tells");
+    fragment[20..22].copy_from_slice(&0x2000u16.to_be_bytes());
+    assert!(bench.claims(&fragment), "so the first one is taken, too");
+    fragment[23] = 47;
+    assert!(!bench.claims(&fragment), "but no protocol that is never translated");
     fragment[30..34].copy_from_slice(&POD);
-    assert!(bench.claims(&fragment), "but a pod's address is ours");
+    assert!(bench.claims(&fragment), "and a pod's address is ours");
     let mut elsewhere = udp(ROUTER, POD, (1, 2));
     elsewhere[5] = 0x77;
     assert!(!bench.claims(&elsewhere), "a frame for another station");
