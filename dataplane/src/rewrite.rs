@@ -184,9 +184,12 @@ fn update_l4(bytes: &mut [u8], meta: &Meta, change: &Change, checksum: Checksum)
         return;
     }
     let Some(offset) = checksum_offset(meta.protocol) else {
-        return if meta.protocol == Protocol::SCTP {
-            crc32c::update(bytes, meta, &change.to)
-        };
+        if meta.protocol == Protocol::SCTP {
+            let (before, after) = ((meta.src_port, meta.dst_port), (change.to.src_port, change.to.dst_port));
+            let [before, after] = [before, after].map(|(src, dst)| crc32c::ports(src, dst));
+            crc32c::update(bytes, meta.l4 as usize, meta.end as usize, before, after);
+        }
+        return;
     };
     let at = meta.l4 as usize + offset;
     let field = get(bytes, at);

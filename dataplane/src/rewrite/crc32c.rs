@@ -4,26 +4,26 @@
 //! size is not known when its first fragment goes: its checksum becomes wrong, and its receiver drops it (SCTP cuts by
 //! chunks instead, 6.9).
 
-use super::Translation;
-use crate::parse::Meta;
 use crc32c::{crc32c, crc32c_combine};
 
 /// Where it stands in the header: least significant byte first.
 const OFFSET: usize = 8;
 const PORTS_BYTES: usize = 4;
 
-/// Follows the ports that were just written over those that `meta` tells.
+/// Source and destination port as one number.
+#[inline(always)]
+pub fn ports(src: u16, dst: u16) -> u32 {
+    ((src as u32) << 16) | dst as u32
+}
+
+/// Follows ports that were written over others, in a packet whose layer 4 goes from `l4` to `end`. All by value: what is
+/// lent to a call lies in memory, and packets of other protocols would pay for that.
 #[cold]
 #[inline(never)]
-pub fn update(bytes: &mut [u8], meta: &Meta, to: &Translation) {
-    let (l4, end) = (meta.l4 as usize, meta.end as usize);
+pub fn update(bytes: &mut [u8], l4: usize, end: usize, before: u32, after: u32) {
     let behind = end.saturating_sub(l4 + PORTS_BYTES);
-    let difference = crc32c(&ports(meta.src_port, meta.dst_port)) ^ crc32c(&ports(to.src_port, to.dst_port));
+    let difference = crc32c(&before.to_be_bytes()) ^ crc32c(&after.to_be_bytes());
     let shifted = crc32c_combine(difference, 0, behind).to_le_bytes();
     let Some(field) = bytes.get_mut(l4 + OFFSET..l4 + OFFSET + shifted.len()) else { return };
     field.iter_mut().zip(shifted).for_each(|(byte, difference)| *byte ^= difference);
-}
-
-fn ports(src: u16, dst: u16) -> [u8; PORTS_BYTES] {
-    (((src as u32) << 16) | dst as u32).to_be_bytes()
 }
