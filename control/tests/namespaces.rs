@@ -87,6 +87,8 @@ async fn a_pod_gets_its_interface_and_loses_it_again() {
     assert!(netns.ip("-6 route").contains("default via fd00:1::1 dev eth0"));
     assert!(netns.ip("neigh").contains(&format!("10.244.1.1 dev eth0 lladdr {GATEWAY_MAC} PERMANENT")));
     assert!(netns.ip("-o addr show eth0").contains("10.244.1.4/32"));
+    let v6 = netns.ip("-6 -o addr show eth0");
+    assert!(v6.contains("fd00:1::4/128 scope global nodad") && !v6.contains("tentative"), "usable at once: {v6}");
     assert_eq!(interface(&netns).check().await.unwrap(), made.ifindex);
     assert!(matches!(interface(&netns).create().await, Err(PodError::Exists(_))));
 

@@ -85,16 +85,15 @@ impl Supervisor {
     /// The host's own device follows; pods keep what they were made with.
     pub(super) async fn fit_mtu(&mut self) {
         let mtu = self.pod_mtu();
-        let fitted = self.node.set_mtu(mtu).await;
-        self.note("mtu", fitted);
+        let fitted = self.node.set_mtu(mtu).await.map_err(|error| error.to_string());
         let v6 = self.store.ipam().ranges().iter().any(|range| !range.prefix().is_v4());
-        if v6 && mtu < IPV6_MTU_MIN {
+        let enough = if v6 && mtu < IPV6_MTU_MIN {
             let name = &self.uplink.name;
-            self.set_problem(
-                "mtu",
-                format!("pods get an MTU of {mtu}, and IPv6 needs {IPV6_MTU_MIN}: raise that of {name}"),
-            );
-        }
+            Err(format!("pods get an MTU of {mtu}, and IPv6 needs {IPV6_MTU_MIN}: raise that of {name}"))
+        } else {
+            Ok(())
+        };
+        self.note("mtu", fitted.and(enough));
     }
 
     fn note<E: std::fmt::Display>(&mut self, about: &str, outcome: Result<(), E>) {

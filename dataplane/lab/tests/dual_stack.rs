@@ -15,9 +15,10 @@ const WEB: u8 = 10;
 const SLICED: u8 = 11;
 
 /// web-1, alice and mallory on node-1, web-2 on node-2; a derived service and one by slices; servers on node and client.
-fn lab(families: Families, control_args: &[&str]) -> Lab {
+fn lab(families: Families, workers: u32, control_args: &[&str]) -> Lab {
     let control_args = control_args.iter().map(ToString::to_string).collect();
-    let mut lab = Lab::start(&Options { families, control_args, ..Options::default() }).expect("the lab comes up");
+    let options = Options { families, control_args, workers, uplink_queues: workers, ..Options::default() };
+    let mut lab = Lab::start(&options).expect("the lab comes up");
     for (name, node, label) in [("web-1", 0, "web"), ("alice", 0, "friend"), ("web-2", 1, "web")] {
         lab.add_pod(name, node, &[("app", label)]).expect("a pod");
     }
@@ -30,7 +31,8 @@ fn lab(families: Families, control_args: &[&str]) -> Lab {
         let slice = manifests::endpoint_slice(&name, "sliced", &[*address]);
         lab.objects().apply(&name, &slice).expect("an object");
     }
-    for (name, netns) in [("node-1", lab.nodes[0].netns().clone()), ("client", lab.client().clone())] {
+    let [near, far] = [0, 1].map(|node: usize| lab.nodes[node].netns().clone());
+    for (name, netns) in [("node-1", near), ("node-2", far), ("client", lab.client().clone())] {
         lab.serve(name, &netns).expect("a server");
     }
     lab.settle().expect("tables in force");
@@ -112,9 +114,10 @@ fn the_node_and_the_world_reach_pods_and_back(lab: &Lab) {
         sees("pod -> host", alice.netns(), (address, HTTP_PORT), &["node-1"], &[own]);
         pings("pod -> host", alice.netns(), &address.to_string());
     }
-    for &address in &client {
+    let others = lab.nodes[1].addresses().iter().map(|address| (*address, "node-2"));
+    for (address, name) in client.iter().map(|address| (*address, "client")).chain(others) {
         let masquerade = of_family(node.addresses(), address);
-        sees("pod -> outside", alice.netns(), (address, HTTP_PORT), &["client"], &[masquerade]);
+        sees("pod -> outside", alice.netns(), (address, HTTP_PORT), &[name], &[masquerade]);
         pings("pod -> outside", alice.netns(), &address.to_string());
     }
     for &address in lab.pod("web-1").expect("web-1").addresses() {
@@ -179,20 +182,20 @@ fn play(mut lab: Lab) {
 #[test]
 fn a_dual_stack_cluster_answers_in_both_families() {
     let _one = lab::one_at_a_time();
-    play(lab(Families::Dual, &[]));
+    play(lab(Families::Dual, 1, &[]));
 }
 
 #[test]
 fn a_cluster_of_ipv6_alone_needs_no_ipv4() {
     let _one = lab::one_at_a_time();
-    play(lab(Families::Ipv6, &[]));
+    play(lab(Families::Ipv6, 1, &[]));
 }
 
-/// What the fabric must carry, and how large packets of pods may be.
+/// What the fabric must carry, and how large packets of pods may be. Two workers, so that packets are handed over, too.
 #[track_caller]
 fn crosses(families: Families, encapsulation: &str, filter: &str, mtu: u32) {
     let _one = lab::one_at_a_time();
-    let lab = lab(families, &["--encapsulation", encapsulation]);
+    let lab = lab(families, 2, &["--encapsulation", encapsulation]);
     let alice = lab.pod("alice").expect("alice");
     let link = alice.netns().ip("-o link show dev eth0").expect("eth0").stdout;
     assert!(link.contains(&format!("mtu {mtu} ")), "{mtu} are left for pods: {link}");
@@ -242,7 +245,7 @@ fn ipv6_crosses_in_ipip_over_ipv6() {
 #[test]
 fn listings_and_the_plugin_know_both_families_and_a_restart_of_control_cuts_neither() {
     let _one = lab::one_at_a_time();
-    let mut lab = lab(Families::Dual, &[]);
+    let mut lab = lab(Families::Dual, 1, &[]);
     for (what, wanted) in [
         ("endpoints -A", "10.244.1.5,fd00:10:244:1::5"),
         ("services -A", "fd00:10:96::b"),
