@@ -73,3 +73,20 @@ fn ipv6_is_cut_by_its_sender_alone() {
     let interfaces: Vec<u32> = passed.sent.iter().map(|(interface, _)| *interface).collect();
     assert_eq!(interfaces, [UPLINK, POD_A], "the last one fits; its sender is told once");
 }
+
+#[test]
+fn every_tunnel_carries_what_was_cut_for_it() {
+    for wrapped in [Wrapped::Vxlan, Wrapped::Geneve, Wrapped::Ip] {
+        for underlay in [0, 1] {
+            let mut node = Node::new(Shape { wrapped, underlay, ..Shape::default() });
+            // In the largest packet that the pod may send, and one that leaves eight bytes for the second fragment.
+            for size in [1472, 1405] {
+                let packet = udp((A, 1000), (REMOTE, 53)).payload(&vec![7; size]);
+                let frame = may_be_cut(&node, &packet);
+                let passed = node.pass_all(POD_A, None, [&frame]);
+                assert!(passed.sent.iter().all(|(_, frame)| frame.len() <= 14 + UPLINK_MTU as usize));
+                assert_eq!(passed.together(), node.tunnelled(packet.hop()), "{wrapped:?} over {underlay}");
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! What is sent is put together by the test and judged as one packet.
 
 use crate::node;
-use crate::support::fragments::split;
+use crate::support::fragments::{Passed, split};
 use crate::support::packets::{echo, echo_reply, tcp};
 use crate::support::rows::identity;
 use crate::support::*;
@@ -160,13 +160,17 @@ fn two_workers() -> Node {
     Node::new(Shape { workers: 2, uplink_queues: 2, pods, ..Shape::default() })
 }
 
-/// By each queue, and with ids enough for both workers to learn the ports.
+/// By both queues, as a NIC spreads first fragments by ports and others without, and with ids enough for both workers to
+/// learn the ports.
 fn at_each_queue(node: &mut Node, packet: &Spec, expected: &Outcome) {
     for id in 0..8 {
         for queue in [0, 1] {
             for order in ORDERS {
                 let frames = fragments(node, UPLINK, packet, id);
-                let passed = node.pass_all(UPLINK, Some(queue), order.map(|i| &frames[i]));
+                let mut passed = Passed::default();
+                for i in order {
+                    passed.add(node.pass_all(UPLINK, Some((queue + i as u16) % 2), [&frames[i]]));
+                }
                 assert_eq!(passed.together(), *expected, "queue {queue}, id {id}, {order:?}");
             }
         }
@@ -192,4 +196,37 @@ fn fragments_meet_their_first_one_whichever_worker_received_them() {
         }
     }
     assert_eq!(node.flows(), 12, "one flow each, at its owner");
+}
+
+#[test]
+fn inner_fragments_pass_every_tunnel_both_ways() {
+    for wrapped in [Wrapped::Vxlan, Wrapped::Geneve, Wrapped::Ip] {
+        for underlay in [0, 1] {
+            let mut node = Node::new(Shape { wrapped, underlay, ..Shape::default() });
+            services(&mut node, |ends| ends.remote);
+            for (id, order) in (0..).zip(ORDERS) {
+                for (asked, there, answer, back) in FAMILIES.iter().flat_map(|ends| conversations(ends, ends.remote)) {
+                    let shape = (wrapped, underlay, order);
+                    assert_eq!(pass(&mut node, POD_A, &asked, order, id), node.tunnelled(there.hop()), "{shape:?}");
+                    let outcome = pass(&mut node, UPLINK, &answer, order, id);
+                    assert_eq!(outcome, node.delivered(POD_A, back.hop()), "{shape:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Destination options are a part of what is cut: only the first fragment says what comes behind them.
+#[test]
+fn the_first_fragment_alone_says_which_protocol_it_is() {
+    let mut node = two_workers();
+    services(&mut node, |ends| ends.b);
+    let asked = long(udp((v6::A, 1000), (v6::SERVICE, 53)));
+    let whole = node.dressed(POD_A, &asked).bytes_with_extensions(&[60]);
+    for (id, order) in (0..).zip(ORDERS) {
+        let frames = split(&whole, &CUTS, id);
+        let passed = node.pass_all(POD_A, None, order.map(|i| &frames[i]));
+        assert_eq!(passed.together(), node.delivered(POD_B, asked.clone().to(v6::B, 5353).hop()), "{order:?}");
+    }
+    assert_eq!(node.flows(), 2);
 }

@@ -208,3 +208,21 @@ fn an_error_about_a_translated_packet_quotes_what_its_sender_sent() {
         assert_eq!(arrived.payload[16..], full(&sent).payload[16..], "{quoted} bytes quoted");
     }
 }
+
+/// By how much the checksum changes depends on the size of the whole packet, which its first fragment does not tell.
+#[test]
+fn fragments_pass_where_ports_stay_and_are_named_where_they_change() {
+    let mut node = with_service();
+    for (server, passes) in [((REMOTE, 5000), true), ((SERVICE, 3868), false)] {
+        node.pass(POD_A, &init((A, 1000), server)).packet();
+        let packet = sctp((A, 1000), server, TO_SERVER, &[chunk(DATA, &[5; 900])]);
+        let whole = node.dressed(POD_A, &packet).bytes();
+        let passed = node.pass_all(POD_A, None, &fragments::split(&whole, &[400, 800], 1 + passes as u32));
+        let expected = if passes {
+            node.tunnelled(packet.hop())
+        } else {
+            Outcome { sent: Vec::new(), dropped: vec![DropReason::Fragment; 3] }
+        };
+        assert_eq!(passed.together(), expected);
+    }
+}

@@ -158,6 +158,11 @@ impl Node {
 }
 
 impl Passed {
+    pub fn add(&mut self, more: Passed) {
+        self.sent.extend(more.sent);
+        self.dropped.extend(more.dropped);
+    }
+
     /// The packet that its receiver makes of what was sent, read by an independent parser.
     pub fn together(&self) -> Outcome {
         let dropped = self.dropped.clone();
