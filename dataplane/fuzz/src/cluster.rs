@@ -1,11 +1,12 @@
 //! A small node as control would publish it: two pods with both families, a remote node, services, policies, routes.
 
 use bytemuck::Zeroable;
+use dataplane::overlay::Encap;
 use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
-use tables::node::NodeRecord;
+use tables::node::{Encapsulation, NodeRecord};
 use tables::policy::{Direction, IDENTITY_FIRST, IDENTITY_NODE, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
@@ -23,8 +24,8 @@ pub const TUNNEL_PORT: u16 = 4789;
 pub const UPLINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
 pub const HOST_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
-pub const NODE: Addr = Addr::v4([192, 168, 0, 1]);
-pub const OTHER_NODE: Addr = Addr::v4([192, 168, 0, 2]);
+pub const NODE: [Addr; 2] = [Addr::v4([192, 168, 0, 1]), v6(0x168, 1)];
+pub const OTHER_NODE: [Addr; 2] = [Addr::v4([192, 168, 0, 2]), v6(0x168, 2)];
 pub const OUTSIDE: [Addr; 2] = [Addr::v4([198, 51, 100, 9]), v6(0x9999, 9)];
 pub const GATEWAY: [Addr; 2] = [Addr::v4([10, 1, 0, 1]), v6(1, 1)];
 pub const HOST_ADDR: [Addr; 2] = [Addr::v4([10, 1, 0, 2]), v6(1, 2)];
@@ -59,23 +60,45 @@ pub fn local_end(interface: u32) -> Option<(Mac, [Addr; 2])> {
     }
 }
 
-/// Published tables of this node.
+/// How the nodes reach each other: what is around their pods' packets, and the family of their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    pub encap: Encap,
+    pub family: usize,
+}
+
+pub const OVERLAYS: [Overlay; 6] = [
+    Overlay { encap: Encap::Vxlan, family: 0 },
+    Overlay { encap: Encap::Geneve, family: 0 },
+    Overlay { encap: Encap::Ip, family: 0 },
+    Overlay { encap: Encap::Vxlan, family: 1 },
+    Overlay { encap: Encap::Geneve, family: 1 },
+    Overlay { encap: Encap::Ip, family: 1 },
+];
+
+/// Published tables of this node, of the usual overlay.
 pub fn publisher() -> Publisher {
+    publisher_of(OVERLAYS[0])
+}
+
+pub fn publisher_of(overlay: Overlay) -> Publisher {
     let mut publisher = Publisher::create(7).expect("memory for tables");
     let mut batch = publisher.batch([]).expect("nobody reads yet");
-    batch.set(Table::Node, 0, &node()).expect("room");
-    batch.set(Table::Neighbour, 1, &neighbour(OTHER_NODE)).expect("room");
+    batch.set(Table::Node, 0, &node(overlay)).expect("room");
+    batch.set(Table::Neighbour, 1, &neighbour(OTHER_NODE[overlay.family])).expect("room");
     endpoints(&mut batch);
-    routes(&mut batch);
+    routes(&mut batch, overlay);
     services(&mut batch);
     policies(&mut batch);
     batch.publish();
     publisher
 }
 
-fn node() -> NodeRecord {
+fn node(overlay: Overlay) -> NodeRecord {
+    let geneve = if overlay.encap == Encap::Geneve { Encapsulation::Geneve } else { Encapsulation::Vxlan };
     NodeRecord {
-        node: [NODE, Addr::UNSPECIFIED],
+        node: NODE,
+        encapsulation: geneve as u32,
         gateway: GATEWAY,
         host: HOST_ADDR,
         snat: SNAT,
@@ -103,8 +126,8 @@ fn endpoints(batch: &mut Batch) {
         record.flags = FLAG_POLICY_IN_FORCE;
         batch.insert(Table::Endpoint, &addr, &record).expect("room");
     };
-    put(NODE, EndpointKind::Node, HOST, 0);
     for family in [0, 1] {
+        put(NODE[family], EndpointKind::Node, HOST, 0);
         put(GATEWAY[family], EndpointKind::Gateway, 0, 0);
         put(HOST_ADDR[family], EndpointKind::Host, HOST, 0);
         put(SNAT[family], EndpointKind::Snat, 0, 0);
@@ -113,9 +136,10 @@ fn endpoints(batch: &mut Batch) {
     }
 }
 
-fn routes(batch: &mut Batch) {
-    let mut tunnel = RouteRecord::new(RouteKind::Tunnel);
-    (tunnel.peer, tunnel.next_hop) = (OTHER_NODE, 1);
+fn routes(batch: &mut Batch, overlay: Overlay) {
+    let kind = if overlay.encap == Encap::Ip { RouteKind::Ipip } else { RouteKind::Tunnel };
+    let mut tunnel = RouteRecord::new(kind);
+    (tunnel.peer, tunnel.next_hop) = (OTHER_NODE[overlay.family], 1);
     let mut default = RouteRecord::new(RouteKind::Via);
     (default.flags, default.next_hop) = (FLAG_MASQUERADE, 1);
     let rows = [
@@ -164,7 +188,9 @@ fn policies(batch: &mut Batch) {
             batch.insert_prefix(Lpm::Identity, &Prefix::host(addr), (IDENTITY_FIRST + identity) as u64).expect("room");
         }
     }
-    batch.insert_prefix(Lpm::Identity, &Prefix::host(NODE), IDENTITY_NODE as u64).expect("room");
+    for node in NODE {
+        batch.insert_prefix(Lpm::Identity, &Prefix::host(node), IDENTITY_NODE as u64).expect("room");
+    }
     let set = PolicySetRecord { isolated: [1, 0], deny_policy: [1, 0], ..PolicySetRecord::zeroed() };
     batch.set(Table::PolicySet, 1, &set).expect("room");
     let rules = [(Protocol::UDP, 80, 90), (Protocol::TCP, 8080, 8080)];

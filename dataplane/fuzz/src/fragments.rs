@@ -1,7 +1,7 @@
 //! Fragments against a naive model of what passes: first the memory of fragments alone, with little room and a clock that
 //! the input turns; then whole nodes, where what passes must be, byte for byte, what the whole packet became.
 
-use super::cluster::{self, GATEWAY_MAC, OUTSIDE, PODS, REMOTE_POD, SERVICE, UPLINK, UPLINK_MAC};
+use super::cluster::{self, GATEWAY_MAC, OUTSIDE, OVERLAYS, PODS, REMOTE_POD, SERVICE, UPLINK, UPLINK_MAC};
 use super::frames::{L4, encapsulated, frame};
 use super::input::Input;
 use super::path::Node;
@@ -147,7 +147,7 @@ fn memory(input: &mut Input) {
             model.expire(now_ms);
         }
         number += 1;
-        let key = Key::new(OUTSIDE[0], cluster::NODE, Protocol::UDP, id, 0, Addr::UNSPECIFIED);
+        let key = Key::new(OUTSIDE[0], cluster::NODE[0], Protocol::UDP, id, 0, Addr::UNSPECIFIED);
         let fragment = Fragment { id, offset: first, size: (end - first) * 8, more };
         let expected = model.pass(id, (first, end, more), number, now_ms);
         let fate = match fragments.judge(&key, &fragment, (first == 0).then_some(Ok(ENDS)), now_ms) {
@@ -197,7 +197,7 @@ fn sample(input: &mut Input) -> Sample {
 
 impl Sample {
     fn inject(&self, node: &mut Node, frame: &[u8]) {
-        let frame = if self.in_tunnel { encapsulated(frame) } else { frame.to_vec() };
+        let frame = if self.in_tunnel { encapsulated(frame, OVERLAYS[0]) } else { frame.to_vec() };
         node.inject(self.interface, frame.into());
     }
 

@@ -1,8 +1,9 @@
 //! Well-formed frames of every kind that the dataplane tells apart, between the ends of `cluster`. Built by etherparse.
 
-use super::cluster::{self, GATEWAY_MAC, NODE, OTHER_NODE, OUTSIDE, UPLINK_MAC};
+use super::cluster::{self, GATEWAY_MAC, NODE, OTHER_NODE, OUTSIDE, OVERLAYS, Overlay, UPLINK_MAC};
 use super::input::Input;
-use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
+use dataplane::overlay::Encap;
+use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep};
 use std::net::{IpAddr, Ipv4Addr};
 use tables::{Addr, Mac};
 
@@ -15,6 +16,8 @@ pub enum L4 {
     EchoReply(u16),
     /// An ICMP error (type, code) that quotes the payload.
     Error(u8, u8),
+    /// Another protocol.
+    Raw(u8),
 }
 
 /// A frame from `src` to `dst` with right checksums.
@@ -36,16 +39,28 @@ pub fn frame(macs: (Mac, Mac), src: Addr, dst: Addr, l4: L4, payload: &[u8]) -> 
         L4::EchoReply(id) => ip.icmpv4_echo_reply(id, 1).write(&mut bytes, payload),
         L4::Error(kind, code) if v6 => ip.icmpv6_raw(kind, code, [0; 4]).write(&mut bytes, payload),
         L4::Error(kind, code) => ip.icmpv4_raw(kind, code, [0; 4]).write(&mut bytes, payload),
+        L4::Raw(protocol) => ip.write(&mut bytes, IpNumber(protocol), payload),
     }
     .expect("a vector takes all bytes");
     bytes
 }
 
-/// The frame in a VXLAN packet from the other node.
-pub fn encapsulated(inner: &[u8]) -> Vec<u8> {
-    let payload = [&[8, 0, 0, 0, 0, 0, cluster::VNI as u8, 0], inner].concat();
-    let udp = L4::Udp(50_000, cluster::TUNNEL_PORT);
-    frame((GATEWAY_MAC, UPLINK_MAC), OTHER_NODE, NODE, udp, &payload)
+/// The frame in a tunnel packet from the other node.
+pub fn encapsulated(inner: &[u8], overlay: Overlay) -> Vec<u8> {
+    let header = match overlay.encap {
+        Encap::Vxlan => &[8, 0, 0, 0, 0, 0, cluster::VNI as u8, 0][..],
+        // With an option that may be ignored.
+        Encap::Geneve => &[1, 0, 0x65, 0x58, 0, 0, cluster::VNI as u8, 0, 1, 1, 1, 0],
+        Encap::Ip => &[],
+    };
+    let l4 = match (overlay.encap, inner[14] >> 4) {
+        (Encap::Ip, 4) => L4::Raw(4),
+        (Encap::Ip, _) => L4::Raw(41),
+        _ => L4::Udp(50_000, cluster::TUNNEL_PORT),
+    };
+    let inner = if overlay.encap == Encap::Ip { &inner[14..] } else { inner };
+    let (src, dst) = (OTHER_NODE[overlay.family], NODE[overlay.family]);
+    frame((GATEWAY_MAC, UPLINK_MAC), src, dst, l4, &[header, inner].concat())
 }
 
 /// Who-has the gateway.
@@ -103,11 +118,13 @@ fn from_outside() -> Vec<Vec<u8>> {
             frame(macs, peer, pod, L4::EchoReply(5), &[1; 30]),
             frame(macs, peer, pod, error, &sent[14..]),
         ];
-        frames.extend(inner.iter().map(|inner| encapsulated(inner)));
+        frames.extend(OVERLAYS.iter().flat_map(|overlay| inner.iter().map(|inner| encapsulated(inner, *overlay))));
         frames.push(frame(macs, OUTSIDE[family], pod, L4::Tcp(5000, 80), &[]));
     }
-    frames.push(frame(macs, OUTSIDE[0], NODE, L4::Udp(53, 40_000), &[2; 20]));
-    frames.push(frame(macs, OUTSIDE[0], NODE, L4::EchoReply(40_001), &[2; 20]));
+    for family in [0, 1] {
+        frames.push(frame(macs, OUTSIDE[family], NODE[family], L4::Udp(53, 40_000), &[2; 20]));
+        frames.push(frame(macs, OUTSIDE[family], NODE[family], L4::EchoReply(40_001), &[2; 20]));
+    }
     frames
 }
 

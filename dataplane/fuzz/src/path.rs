@@ -10,7 +10,7 @@ use dataplane::io::frames::Memory;
 use dataplane::io::mem::{self, MemConfig, MemPeer, WirePacket};
 use dataplane::io::pool::FramePool;
 use dataplane::packet::{Burst, Checksum, Gso};
-use dataplane::parse::{ETHERNET_BYTES, Parsed, parse};
+use dataplane::parse::{ETHERNET_BYTES, Parsed, is_ip_in_ip, parse};
 use dataplane::worker::forward::Path;
 use dataplane::worker::interfaces::{Interfaces, Slot};
 use dataplane::worker::{Polling, Worker};
@@ -30,7 +30,7 @@ const FRAMES: u32 = 256;
 const ROUNDS_MAX: usize = 64;
 
 thread_local! {
-    static PUBLISHER: Publisher = cluster::publisher();
+    static PUBLISHERS: Vec<Publisher> = cluster::OVERLAYS.map(cluster::publisher_of).into();
 }
 
 pub fn run(input: &[u8]) {
@@ -62,7 +62,8 @@ impl Node {
         let status = Status::create(WORKERS).expect("memory for status");
         let (memory, frames) = Memory::create(FRAMES, 2048).expect("memory for frames");
         let pools = FramePool::divide(Arc::new(memory), frames, WORKERS);
-        let damage = input.byte() % 4 == 3;
+        let what = input.byte();
+        let (damage, overlay) = (what % 4 == 3, what as usize / 4 % cluster::OVERLAYS.len());
         let mut workers: Vec<Worker> = pools
             .into_iter()
             .enumerate()
@@ -71,7 +72,7 @@ impl Node {
                 let snat = SnatPorts::new(40_000, 40_127, WORKERS as u16).expect("a good range");
                 let interfaces = Interfaces::new(id as u16, mailboxes.clone());
                 let mut path = Path::new(id as u16, snat, flows, pool, interfaces, status.clone());
-                path.reader = Some(Box::new(reader()));
+                path.reader = Some(Box::new(reader(overlay)));
                 Worker::new(path, mailboxes.clone(), Polling::Poll).expect("an epoll")
             })
             .collect();
@@ -150,9 +151,9 @@ impl Node {
     }
 }
 
-fn reader() -> Reader {
-    PUBLISHER.with(|publisher| {
-        let fd = publisher.region().fd().try_clone_to_owned().expect("a descriptor");
+fn reader(overlay: usize) -> Reader {
+    PUBLISHERS.with(|publishers| {
+        let fd = publishers[overlay].region().fd().try_clone_to_owned().expect("a descriptor");
         Reader::from_fd(fd).expect("good tables")
     })
 }
@@ -226,8 +227,9 @@ fn check_sent(interface: u32, packet: &WirePacket) {
     match parse(bytes, bytes.len()) {
         Parsed::Ip(meta) | Parsed::Fragment(meta, _) => {
             let at = meta.l3 as usize;
-            let by_node = interface == cluster::UPLINK && meta.dst_port == cluster::TUNNEL_PORT;
-            if by_node && meta.src == cluster::NODE && meta.dst == cluster::OTHER_NODE {
+            let by_node = interface == cluster::UPLINK && meta.is_v4;
+            let is_tunnel = meta.dst_port == cluster::TUNNEL_PORT || is_ip_in_ip(&meta, &cluster::OTHER_NODE);
+            if by_node && is_tunnel && meta.src == cluster::NODE[0] && meta.dst == cluster::OTHER_NODE[0] {
                 let sum = etherparse::checksum::Sum16BitWords::new().add_slice(&bytes[at..at + 20]);
                 assert_eq!(sum.ones_complement(), 0, "outer header of {meta:?}");
             }
@@ -248,6 +250,12 @@ fn turn_around(bytes: &mut [u8]) {
     swap(bytes, first, size);
     if meta.protocol == tables::Protocol::UDP && meta.dst_port == cluster::TUNNEL_PORT {
         return turn_around(&mut bytes[l4 + 16..]);
+    }
+    if is_ip_in_ip(&meta, &cluster::NODE) || is_ip_in_ip(&meta, &cluster::OTHER_NODE) {
+        let ethertype: [u8; 2] = if meta.protocol.0 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        let mut inner = [&[0; 12][..], &ethertype, &bytes[l4..]].concat();
+        turn_around(&mut inner);
+        return bytes[l4..].copy_from_slice(&inner[14..]);
     }
     if meta.protocol.has_ports() {
         swap(bytes, l4, 2);

@@ -177,6 +177,7 @@ fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {
     };
     let (headers, flow_hash) = (OuterHeaders::new(&outer), u64::from_le_bytes(input.array()));
     let traffic_class = rewrite::traffic_class(pool.memory().head(&packet), meta);
+    let inner = pool.memory().head(&packet).to_vec();
     assert!(packet.push_front(headers.size()));
     headers.write(pool.memory().head_mut(&mut packet), flow_hash, traffic_class);
     let bytes = pool.memory().head(&packet).to_vec();
@@ -184,7 +185,7 @@ fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {
     assert_eq!((read.src, read.dst), (outer.src, outer.dst));
     assert_eq!(bytes.len(), headers.size() + frame.len());
     if outer.encap == Encap::Ip {
-        assert_eq!(bytes[read.l4 as usize..], frame[meta.l3 as usize..]);
+        assert_eq!(bytes[read.l4 as usize..], inner[meta.l3 as usize..]);
     } else {
         assert_eq!(read.dst_port, outer.tunnel_port);
         assert_eq!(errors(&bytes, &read), [0, 0]);
