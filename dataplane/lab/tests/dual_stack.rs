@@ -84,12 +84,19 @@ fn pods_answer_in_every_family(lab: &Lab) {
     }
 }
 
+/// What a UDP echo port sends back.
+fn udp_echo(from: &Netns, address: IpAddr, port: u16) -> String {
+    let talk = format!("exec 3<>/dev/udp/{address}/{port}; echo hello >&3; timeout 2 head -n 1 <&3");
+    Cmd::new("bash").args(["-c", &talk]).netns(from).run().expect("bash runs").stdout
+}
+
 fn services_answer_on_every_address(lab: &Lab) {
     let alice = lab.pod("alice").expect("alice");
     for address in lab.families().service(WEB) {
         let own = of_family(alice.addresses(), address);
         for _ in 0..4 {
             sees("alice -> service", alice.netns(), (address, 80), &["web-1", "web-2"], &[own]);
+            assert_eq!(udp_echo(alice.netns(), address, 7), "hello\n", "UDP through {address}");
         }
     }
     for address in lab.families().service(SLICED) {
