@@ -1,4 +1,5 @@
-//! Tunnel headers that came in, and what the outer header's ECN says of the inner packet.
+//! Tunnel headers that came in, and what the outer header's ECN says of the inner packet. The outer UDP checksum is not looked
+//! at, be it zero or not (RFC 7348, 4.1, leaves that open): the inner packet has its own, and its receiver verifies it.
 
 use super::{FLAG_VNI, TRANSPARENT_ETHERNET, TUNNEL_BYTES};
 use tables::counters::DropReason;
