@@ -49,8 +49,9 @@ fn turn_ip(bytes: &mut [u8], meta: &Meta) {
         ip.set_more_frags(false);
         return ip.fill_checksum();
     }
-    bytes[l3..l3 + 4].copy_from_slice(&[0x60, 0, 0, 0]);
     let mut ip = Ipv6Packet::new_unchecked(&mut bytes[l3..]);
+    ip.set_version(6);
+    ip.set_flow_label(0);
     ip.set_payload_len((size - IPV6_BYTES) as u16);
     ip.set_src_addr(meta.dst.v6_octets().into());
     ip.set_dst_addr(meta.src.v6_octets().into());

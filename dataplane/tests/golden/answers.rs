@@ -46,6 +46,10 @@ fn the_gateway_answers_an_echo_and_nothing_else() {
     let mut node = node();
     assert_eq!(node.pass(POD_A, &echo(A, GATEWAY, 9)), node.delivered(POD_A, echo_reply(GATEWAY, A, 9)));
     assert_eq!(node.pass(HOST, &echo(HOST_ADDR, GATEWAY, 9)), node.delivered(HOST, echo_reply(GATEWAY, HOST_ADDR, 9)));
+    for Family { a, gateway, .. } in FAMILIES {
+        let answer = node.pass(POD_A, &echo(a, gateway, 9).traffic_class(0xb8));
+        assert_eq!(answer, node.delivered(POD_A, echo_reply(gateway, a, 9).traffic_class(0xb8)));
+    }
     assert_eq!(node.pass(POD_A, &udp((A, 1), (GATEWAY, 53))), Outcome::dropped(DropReason::NoRoute));
     assert_eq!(node.flows(), 0);
 }
