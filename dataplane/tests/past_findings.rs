@@ -86,18 +86,32 @@ fn a_partial_checksum_outside_its_place_is_dropped() {
     }
 }
 
-/// Not findings: the oracle of fragments over a small part of what a fuzzer tries, so that it stays right.
-#[test]
-fn fragments_fare_as_the_model_says() {
+/// Not findings: oracles over a small part of what a fuzzer tries, so that they stay right.
+fn replay(target: impl Fn(&[u8]), inputs: usize) {
     let mut state = 7u64;
     let mut byte = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
-    for _ in 0..600 {
+    for _ in 0..inputs {
         let input: Vec<u8> = (0..160).map(|_| byte()).collect();
-        targets::fragments::run(&input);
+        target(&input);
     }
+}
+
+#[test]
+fn fragments_fare_as_the_model_says() {
+    replay(targets::fragments::run, 600);
+}
+
+#[test]
+fn what_comes_out_of_tunnels_is_what_is_inside() {
+    replay(targets::decap::run, 600);
+}
+
+#[test]
+fn errors_are_about_what_their_receiver_sent() {
+    replay(targets::errors::run, 600);
 }
 
 fn reader(publisher: &Publisher) -> Reader {

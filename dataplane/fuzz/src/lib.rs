@@ -5,6 +5,8 @@
 //! Nothing here may look at time or chance: the same bytes must do the same again.
 
 pub mod cluster;
+pub mod decap;
+pub mod errors;
 pub mod fragments;
 pub mod frames;
 pub mod input;
