@@ -6,6 +6,8 @@ use crate::netns::Netns;
 use crate::shell::Cmd;
 
 const BRIDGE: &str = "bridge";
+/// Every node and the client call their link so, unless a NIC has a name of its own.
+pub const UPLINK: &str = "eth0";
 
 /// The underlay.
 #[derive(Clone, Debug)]

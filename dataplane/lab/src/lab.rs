@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::addressing::{self, Families};
 use crate::binaries::{Binaries, NotBuilt};
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, UPLINK};
 use crate::guard::Guard;
 use crate::manifests;
 use crate::netns::Netns;
@@ -23,8 +23,6 @@ use crate::process::Process;
 use crate::shell::Cmd;
 
 const NODES: u8 = 2;
-/// Every node and the client call their link so, unless a NIC has a name of its own.
-const UPLINK: &str = "eth0";
 
 /// Two NICs of this machine that are joined: one becomes a node's uplink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +205,11 @@ impl Lab {
 
     pub fn node_of(&self, pod: &str) -> Result<&Node> {
         Ok(&self.nodes[self.pod(pod)?.node])
+    }
+
+    /// No kernel speaks there before it is asked to.
+    pub fn silence(&self, netns: &Netns) -> Result<()> {
+        silence_ipv6(netns, self.families)
     }
 
     pub fn families(&self) -> Families {
