@@ -14,6 +14,7 @@
 #define RANGES_MAX 65536
 #define SINGLES_MAX 65536
 #define EXTENSION_HEADERS_MAX 4
+#define VLAN_ID 0x0fff
 
 struct addr {
     __be32 words[4];
@@ -25,7 +26,8 @@ struct config {
     __be16 tunnel_port; // 0 for none
     __u16 snat_first; // host byte order, both ends included
     __u16 snat_last;
-    __u32 ip_in_ip; // 1 if the overlay is IP in IP: those packets to the node are ours
+    __u16 ip_in_ip; // 1 if the overlay is IP in IP: those packets to the node are ours
+    __u16 vlan; // the 802.1Q tag of our frames, 0: they have none, not even one that only says a priority
 };
 
 struct range_key {
@@ -91,6 +93,11 @@ struct ipv6 {
     __u8 hops;
     struct addr src;
     struct addr dst;
+};
+
+struct tag {
+    __be16 control; // priority, then the VLAN
+    __be16 type;
 };
 
 struct extension {
@@ -301,7 +308,17 @@ static __always_inline int is_ours(const struct config *config, void *at, void *
     for (int i = 0; i < ETH_ALEN; i++)
         if (eth->h_dest[i] != config->mac[i])
             return 0;
-    if (!parse(eth + 1, end, eth->h_proto, &packet))
+    void *ip = eth + 1;
+    __be16 type = eth->h_proto;
+    if (config->vlan) {
+        struct tag *tag = ip;
+        if ((void *)(tag + 1) > end || type != bpf_htons(ETH_P_8021Q) ||
+            (bpf_ntohs(tag->control) & VLAN_ID) != config->vlan)
+            return 0;
+        ip = tag + 1;
+        type = tag->type;
+    }
+    if (!parse(ip, end, type, &packet))
         return 0;
     if (in_ranges(&packet.dst))
         return 1;
@@ -314,7 +331,7 @@ static __always_inline int is_ours(const struct config *config, void *at, void *
     if (is_ip_in_ip(config, packet.protocol))
         return is_node(config, &packet.dst);
     if (icmp)
-        return icmp_is_ours(config, &packet, end, eth->h_proto);
+        return icmp_is_ours(config, &packet, end, type);
     return 0;
 }
 

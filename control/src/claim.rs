@@ -65,13 +65,15 @@ pub struct ClaimConfig {
     tunnel_port_be: [u8; 2],
     snat_first: u16,
     snat_last: u16,
-    ip_in_ip: u32,
+    ip_in_ip: u16,
+    vlan: u16,
 }
 
 impl ClaimConfig {
+    /// `station`: the uplink's Ethernet address, and the 802.1Q tag of its frames, 0 for none.
     pub fn new(
         node: &[Addr],
-        mac: Mac,
+        station: (Mac, u16),
         tunnel: (Encapsulation, u16),
         snat: std::ops::RangeInclusive<u16>,
     ) -> ClaimConfig {
@@ -80,11 +82,12 @@ impl ClaimConfig {
         let of_family = |v4| node.iter().find(|addr| addr.is_v4() == v4).map_or([0; 16], |addr| addr.v6_octets());
         ClaimConfig {
             node: [of_family(true), of_family(false)],
-            mac,
+            mac: station.0,
             tunnel_port_be: tunnel_port.to_be_bytes(),
             snat_first: *snat.start(),
             snat_last: *snat.end(),
-            ip_in_ip: (encapsulation == Encapsulation::Ipip) as u32,
+            ip_in_ip: (encapsulation == Encapsulation::Ipip) as u16,
+            vlan: station.1,
         }
     }
 }

@@ -26,9 +26,13 @@ impl Bench {
     }
 
     fn with(tunnel: (Encapsulation, u16)) -> Bench {
+        Bench::of(tunnel, 0)
+    }
+
+    fn of(tunnel: (Encapsulation, u16), vlan: u16) -> Bench {
         let mut claim = Claim::load().expect("this test loads an XDP program: run it as root");
         let node = [Addr::v4(NODE), Addr::v6(NODE6)];
-        claim.set_config(ClaimConfig::new(&node, Mac(OURS), tunnel, 40000..=60999)).unwrap();
+        claim.set_config(ClaimConfig::new(&node, (Mac(OURS), vlan), tunnel, 40000..=60999)).unwrap();
         let ranges = ["10.244.0.0/16", "10.96.0.0/16", "fd00::/16"];
         claim.set_ranges(ranges.iter().map(|range| range.parse().unwrap()).collect()).unwrap();
         let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
@@ -204,7 +208,7 @@ fn a_single_claim_holds_for_its_protocol_and_port_until_it_is_taken_back() {
 }
 
 #[test]
-fn fragments_vlans_other_stations_and_stumps_pass() {
+fn fragments_other_stations_and_stumps_pass() {
     let bench = Bench::new();
     let mut fragment = udp(ROUTER, NODE, (5000, 4789));
     fragment[20..22].copy_from_slice(&100u16.to_be_bytes());
@@ -218,11 +222,42 @@ fn fragments_vlans_other_stations_and_stumps_pass() {
     let mut elsewhere = udp(ROUTER, POD, (1, 2));
     elsewhere[5] = 0x77;
     assert!(!bench.claims(&elsewhere), "a frame for another station");
-    let mut vlan = udp(ROUTER, POD, (1, 2));
-    vlan.splice(12..12, [0x81, 0, 0, 5]);
-    assert!(!bench.claims(&vlan));
     let whole = udp(ROUTER, NODE, (5000, 4789));
     assert!((14..whole.len().min(38)).all(|end| !bench.claims(&whole[..end])), "a stump was claimed");
+}
+
+/// A frame with an 802.1Q tag of this priority and VLAN.
+fn tagged(frame: &[u8], priority: u16, vlan: u16) -> Vec<u8> {
+    let tag = [&[0x81, 0][..], &(priority << 13 | vlan).to_be_bytes()].concat();
+    [&frame[..12], &tag, &frame[12..]].concat()
+}
+
+#[test]
+fn only_frames_of_the_uplinks_vlan_are_ours() {
+    let vxlan = (Encapsulation::Vxlan, 4789);
+    let (untagged, five) = (Bench::of(vxlan, 0), Bench::of(vxlan, 5));
+    let ours = [
+        udp(ROUTER, POD, (1, 2)),
+        udp6(ROUTER6, POD6, (1, 2)),
+        udp(ROUTER, NODE, (5000, 4789)),
+        icmp(NODE, UNREACHABLE, &quoted(udp(NODE, ROUTER, (40000, 53)))),
+    ];
+    for frame in &ours {
+        assert!(untagged.claims(frame) && !five.claims(frame), "{frame:02x?}");
+        for priority in [0, 7] {
+            assert!(five.claims(&tagged(frame, priority, 5)), "{priority}: {frame:02x?}");
+            for other in [0, 4, 6, 0xfff] {
+                assert!(!five.claims(&tagged(frame, priority, other)), "{other}");
+            }
+            assert!([0, 5].iter().all(|&vlan| !untagged.claims(&tagged(frame, priority, vlan))));
+        }
+        let mut outer = tagged(&tagged(frame, 0, 5), 0, 5);
+        assert!(!five.claims(&outer), "a tag inside the tag");
+        outer[12..14].copy_from_slice(&[0x88, 0xa8]);
+        assert!(!five.claims(&outer) && !untagged.claims(&outer), "a provider's tag");
+    }
+    assert!(!five.claims(&tagged(&udp(ROUTER, ROUTER, (1, 2)), 0, 5)), "the kernel's own on our VLAN");
+    assert!((14..42).all(|end| !five.claims(&tagged(&ours[2], 0, 5)[..end])), "a stump was claimed");
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub mod listing;
 pub mod netlink;
 pub mod node;
 pub mod object;
+pub mod offload;
 pub mod pod;
 pub mod reserve;
 pub mod serve;

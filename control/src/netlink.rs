@@ -4,7 +4,9 @@
 use futures_util::StreamExt;
 use futures_util::stream::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo as Info, LinkMessage, VlanProtocol,
+};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -57,6 +59,10 @@ pub struct LinkInfo {
     pub is_up: bool,
     /// Receive queues that the driver allocated.
     pub rx_queues: u32,
+    /// A VLAN's 802.1Q tag; 0 if it tags otherwise.
+    pub vlan: Option<u16>,
+    /// The device that it lies on, where there is one.
+    pub parent: Option<u32>,
 }
 
 impl LinkInfo {
@@ -68,18 +74,29 @@ impl LinkInfo {
             mtu: 0,
             is_up: message.header.flags.contains(LinkFlags::Up),
             rx_queues: 1,
+            vlan: None,
+            parent: None,
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
+                LinkAttribute::Link(index) => link.parent = Some(*index),
+                LinkAttribute::LinkInfo(infos) => link.vlan = infos.iter().find_map(tag),
                 LinkAttribute::Address(bytes) => link.mac = mac_of(bytes).unwrap_or(link.mac),
                 _ => {}
             }
         }
         link
     }
+}
+
+fn tag(info: &Info) -> Option<u16> {
+    let Info::Data(InfoData::Vlan(parts)) = info else { return None };
+    let other = |part: &InfoVlan| matches!(part, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q);
+    let id = parts.iter().find_map(|part| if let InfoVlan::Id(id) = part { Some(*id) } else { None });
+    Some(id.filter(|_| !parts.iter().any(other)).unwrap_or(0))
 }
 
 fn mac_of(bytes: &[u8]) -> Option<Mac> {
@@ -199,6 +216,15 @@ impl Netlink {
             Ok(message) => Ok(message.as_ref().map(LinkInfo::read)),
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
             Err(error) => Err(failed(format!("look up device {name}"))(error)),
+        }
+    }
+
+    pub async fn link_at(&self, index: u32) -> Result<Option<LinkInfo>> {
+        let mut found = self.handle.link().get().match_index(index).execute().boxed_local();
+        match found.try_next().await {
+            Ok(message) => Ok(message.as_ref().map(LinkInfo::read)),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
+            Err(error) => Err(failed(format!("look up the device with index {index}"))(error)),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::compile::Compiler;
 use crate::file::Directory;
 use crate::netlink::Netlink;
 use crate::node::Node;
+use crate::offload::{self, Offload};
 use crate::reserve::{self, Reservation};
 use crate::serve::ReplyTo;
 use crate::state::State;
@@ -67,6 +68,7 @@ pub struct Supervisor {
     node: Node,
     claim: Claim,
     reservation: Option<Reservation>,
+    offload: Option<Offload>,
     store: Store,
     state: State,
     compiler: Compiler,
@@ -111,11 +113,21 @@ impl Supervisor {
         let claim = Claim::load()?;
         let publisher = Publisher::create(seed()).context("cannot make the tables' shared memory")?;
         let reservation = reserve::reserve(&args.snat_ports, &args.state_dir)?;
-        let node = match Node::prepare(netlink.clone(), uplink.mtu - args.encapsulation.overhead(true)).await {
-            Ok(node) => node,
+        let prepare = async || {
+            let offload = offload::turn_off(&uplink.device, uplink.vlan != 0, &args.state_dir)?;
+            match Node::prepare(netlink.clone(), uplink.mtu - args.encapsulation.overhead(true)).await {
+                Ok(node) => Ok((offload, node)),
+                Err(error) => {
+                    offload.release()?;
+                    Err(anyhow::Error::from(error))
+                }
+            }
+        };
+        let (offload, node) = match prepare().await {
+            Ok(prepared) => prepared,
             Err(error) => {
                 reservation.release()?;
-                return Err(error.into());
+                return Err(error);
             }
         };
         Ok(Supervisor {
@@ -124,6 +136,7 @@ impl Supervisor {
             node,
             claim,
             reservation: Some(reservation),
+            offload: Some(offload),
             store,
             state: State::new(),
             compiler: Compiler::new(),
@@ -227,11 +240,14 @@ impl Supervisor {
 
     async fn undo(mut self) -> Result<()> {
         log(format_args!("stopping: giving the node back to its kernel"));
-        self.claim.detach(self.uplink.index);
+        self.claim.detach(self.uplink.device_index);
         self.dataplane = None;
         self.node.undo().await?;
         if let Some(reservation) = self.reservation.take() {
             reservation.release()?;
+        }
+        if let Some(offload) = self.offload.take() {
+            offload.release()?;
         }
         Ok(())
     }

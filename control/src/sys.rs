@@ -1,5 +1,5 @@
-//! The few things that no safe crate offers: the TUN driver's ioctls, two options of AF_XDP sockets, and waiting for a
-//! descriptor of ours in the event loop. It must not decide anything: a safe function each, and nothing else in this
+//! The few things that no safe crate offers: the TUN driver's ioctls and one of ethtool's, two options of AF_XDP sockets,
+//! and waiting for a descriptor of ours in the event loop. It must not decide anything: a safe function each, and nothing else in this
 //! crate is unsafe.
 #![allow(unsafe_code)] // ioctl and setsockopt take raw pointers, AsyncFd a promise; each call says why it is sound.
 
@@ -16,6 +16,28 @@ struct InterfaceRequest {
 }
 
 const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
+
+/// `struct ethtool_value`, and `struct ifreq` as SIOCETHTOOL reads it: a name and a pointer in 40 bytes.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+#[repr(C)]
+struct EthtoolRequest {
+    name: [u8; libc::IFNAMSIZ],
+    value: *mut EthtoolValue,
+    rest: [u8; 24 - size_of::<*mut EthtoolValue>()],
+}
+
+const _: () = assert!(size_of::<EthtoolRequest>() == size_of::<libc::ifreq>());
+
+/// linux/ethtool.h, linux/sockios.h
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+const SIOCETHTOOL: u32 = 0x8946;
 
 /// linux/if_tun.h
 const TUN_F_CSUM: libc::c_uint = 0x01;
@@ -36,12 +58,8 @@ fn check(result: libc::c_int) -> io::Result<()> {
 
 /// Makes or joins the TAP of this name in the caller's network namespace: raw frames behind a virtio-net header.
 pub fn tun_set_interface(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an interface name has 1 to 15 bytes"));
-    }
-    request.name[..name.len()].copy_from_slice(name.as_bytes());
-    request.flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let mut request = InterfaceRequest { name: device_name(name)?, flags, rest: [0; 22] };
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `request` is (size asserted above).
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &mut request) })
 }
@@ -70,6 +88,38 @@ pub fn tun_set_offloads(fd: BorrowedFd<'_>) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(_) => set(tcp).map(|()| false),
     }
+}
+
+/// Whether a device takes VLAN tags out of the frames that it receives.
+pub fn vlan_offload(device: &str) -> io::Result<bool> {
+    ethtool_flags(device, ETHTOOL_GFLAGS, 0).map(|flags| flags & ETH_FLAG_RXVLAN != 0)
+}
+
+pub fn set_vlan_offload(device: &str, on: bool) -> io::Result<()> {
+    let flags = ethtool_flags(device, ETHTOOL_GFLAGS, 0)?;
+    let wanted = if on { flags | ETH_FLAG_RXVLAN } else { flags & !ETH_FLAG_RXVLAN };
+    ethtool_flags(device, ETHTOOL_SFLAGS, wanted)?;
+    // A driver may keep what it does not want to change.
+    if vlan_offload(device)? == on { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+}
+
+fn ethtool_flags(device: &str, command: u32, data: u32) -> io::Result<u32> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    let mut value = EthtoolValue { command, data };
+    let mut request = EthtoolRequest { name: device_name(device)?, value: &raw mut value, rest: Default::default() };
+    // SAFETY: SIOCETHTOOL reads one `struct ifreq`, which `request` is (size asserted above); these two commands read and
+    // write the `struct ethtool_value` that it points to, which outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &mut request) })?;
+    Ok(value.data)
+}
+
+fn device_name(name: &str) -> io::Result<[u8; libc::IFNAMSIZ]> {
+    let mut bytes = [0; libc::IFNAMSIZ];
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an interface name has 1 to 15 bytes"));
+    }
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(bytes)
 }
 
 /// Lets the owner of this AF_XDP socket drive the NIC's queue itself; `budget` is packets a turn. Needs CAP_NET_ADMIN.

@@ -1,5 +1,5 @@
-//! The NIC that Fairway shares with the kernel: which one it is, how many queues it has, and AF_XDP sockets for them,
-//! which only the dataplane binds. It must not change the NIC's settings.
+//! The NIC that Fairway shares with the kernel, or a VLAN on it: which one it is, how many queues it has, and AF_XDP
+//! sockets for them, which only the dataplane binds. It must not change the NIC's settings.
 
 use crate::claim::QUEUES_MAX;
 use crate::netlink::{LinkInfo, Netlink};
@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use tables::Mac;
+use tables::message::InterfaceSpec;
 
 /// The smallest MTU of a pod: what IPv6 needs (RFC 8200, section 5).
 const POD_MTU_MIN: u32 = 1280;
@@ -28,16 +29,27 @@ pub enum UplinkError {
     Queues { name: String, queues: u32 },
     #[error("{name} has an MTU of {mtu}; at least {least} are needed for IPv6 pods behind the overlay")]
     Mtu { name: String, mtu: u32, least: u32 },
+    #[error(
+        "{0} is a VLAN whose NIC cannot be used: it must lie in this network namespace, be no VLAN itself, and tag by 802.1Q"
+    )]
+    Parent(String),
     #[error(transparent)]
     Netlink(#[from] crate::netlink::NetlinkError),
     #[error("this kernel has no AF_XDP sockets ({0}): it needs CONFIG_XDP_SOCKETS, and root")]
     Socket(io::Error),
 }
 
+/// Addresses, routes and neighbours are those of the device with this name; frames move on the NIC, which is the same
+/// unless that device is a VLAN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     pub name: String,
     pub index: u32,
+    /// The NIC.
+    pub device: String,
+    pub device_index: u32,
+    /// The 802.1Q tag that frames carry on it, 0 for none.
+    pub vlan: u16,
     pub mac: Mac,
     pub mtu: u32,
     /// Receive queues in use; all of them are covered.
@@ -55,11 +67,19 @@ impl Uplink {
         if link.mtu < least {
             return Err(UplinkError::Mtu { name: link.name, mtu: link.mtu, least });
         }
-        let queues = queues(&link).await;
+        let nic = nic(netlink, &link).await?;
+        let queues = queues(&nic).await;
         if queues > QUEUES_MAX {
-            return Err(UplinkError::Queues { name: link.name, queues });
+            return Err(UplinkError::Queues { name: nic.name, queues });
         }
-        Ok(Uplink { name: link.name, index: link.index, mac: link.mac, mtu: link.mtu, queues })
+        let LinkInfo { name, index, mac, mtu, .. } = link;
+        let vlan = link.vlan.unwrap_or(0);
+        Ok(Uplink { name, index, device: nic.name, device_index: nic.index, vlan, mac, mtu, queues })
+    }
+
+    /// Whether the dataplane's interface is this one.
+    pub fn is(&self, spec: &InterfaceSpec) -> bool {
+        (&spec.name, spec.ifindex, spec.vlan) == (&self.name, self.device_index, self.vlan)
     }
 
     /// One fresh socket a queue, not bound.
@@ -74,6 +94,16 @@ impl Uplink {
         }
         Ok(sockets)
     }
+}
+
+/// The device that frames move on: a VLAN's parent, else itself.
+async fn nic(netlink: &Netlink, link: &LinkInfo) -> Result<LinkInfo, UplinkError> {
+    let Some(tag) = link.vlan else { return Ok(link.clone()) };
+    let parent = match link.parent.filter(|_| tag != 0) {
+        Some(index) => netlink.link_at(index).await?,
+        None => None,
+    };
+    parent.filter(|parent| parent.vlan.is_none()).ok_or_else(|| UplinkError::Parent(link.name.clone()))
 }
 
 fn socket() -> Result<OwnedFd, UplinkError> {

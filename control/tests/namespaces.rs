@@ -3,8 +3,10 @@
 use control::ipam::{GATEWAY_MAC, PodRange, mac_of};
 use control::netlink::Netlink;
 use control::node::{HOST_DEVICE, Node};
+use control::offload;
 use control::pod::{self, PodError, PodInterface};
 use control::reserve::{self, ReserveError};
+use control::sys;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -180,6 +182,31 @@ fn snat_ports_are_reserved_and_restored_even_after_a_crash() {
         assert!(matches!(refused, ReserveError::Socket { protocol: "TCP", port: 50000, .. }), "{refused}");
         assert_eq!(reserved(), "8080\n");
         drop(socket);
+    });
+    std::fs::remove_dir_all(state).unwrap();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn tags_stay_in_frames_while_it_is_wanted_also_after_a_crash() {
+    let netns = Namespace::new("offload");
+    netns.ip("link add nic0 type veth peer name nic1");
+    let state = std::env::temp_dir().join(netns.0.clone());
+    std::fs::create_dir_all(&state).unwrap();
+    let is_on = || sys::vlan_offload("nic0").unwrap();
+    netns.run(async || {
+        assert!(is_on(), "a veth takes tags out by default");
+        let crashed = offload::turn_off("nic0", true, &state).unwrap();
+        assert!(!is_on());
+        drop(crashed);
+        let again = offload::turn_off("nic0", true, &state).unwrap();
+        assert!(!is_on());
+        again.release().unwrap();
+        assert!(is_on());
+        sys::set_vlan_offload("nic0", false).unwrap();
+        offload::turn_off("nic0", true, &state).unwrap().release().unwrap();
+        assert!(!is_on(), "it was off before");
+        assert!(offload::turn_off("nic7", true, &state).is_err());
+        offload::turn_off("nic7", false, &state).unwrap().release().unwrap();
     });
     std::fs::remove_dir_all(state).unwrap();
 }

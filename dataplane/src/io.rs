@@ -1,5 +1,5 @@
-//! What an interface is made of: memory (tests, benches), AF_XDP (NICs) or a TAP (pods, the host). Everything above sees
-//! only [`Interface`]. `unsafe` lives below this file and nowhere else in this crate.
+//! What an interface is made of: memory (tests, benches), AF_XDP (NICs, and VLANs on them) or a TAP (pods, the host).
+//! Everything above sees only [`Interface`]. `unsafe` lives below this file and nowhere else in this crate.
 
 pub mod clock;
 pub mod drops;
@@ -10,6 +10,7 @@ pub mod several;
 pub mod tap;
 #[cfg(test)]
 mod test_devices;
+pub mod vlan;
 pub mod xsk;
 
 use crate::packet::Burst;

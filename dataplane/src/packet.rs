@@ -194,6 +194,14 @@ impl Burst {
         self.places.drain(..count).flatten()
     }
 
+    /// Offers every packet, in order; what is not given back has come to its end.
+    pub fn retain(&mut self, mut keep: impl FnMut(Packet) -> Option<Packet>) {
+        self.places.retain_mut(|place| {
+            *place = place.take().and_then(&mut keep);
+            place.is_some()
+        });
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Packet> {
         self.places.iter().flatten()
     }

@@ -210,7 +210,7 @@ impl Server {
     fn hand_out(&self, uplinks: Vec<(InterfaceInfo, start::Uplink)>) -> Result<()> {
         for (info, uplink) in uplinks {
             for (mailbox, queues) in self.mailboxes.iter().zip(uplink.queues) {
-                let slot = start::slot(&info, start::joined(queues)?);
+                let slot = start::slot(&info, start::joined(queues, info.spec.vlan)?);
                 self.command(mailbox, Command::AddInterface(Box::new(slot)))?;
             }
             eprintln!("uplink {}: {:?} mode", info.spec.name, uplink.mode);

@@ -7,6 +7,7 @@ use crate::io::Interface;
 use crate::io::frames::{Holder, Memory};
 use crate::io::pool::FramePool;
 use crate::io::several::Several;
+use crate::io::vlan::tagged;
 use crate::io::xsk::{Xsk, XskConfig};
 use crate::packet::Burst;
 use crate::worker::forward::Path;
@@ -74,12 +75,13 @@ pub fn uplink(config: &Config, memory: &Arc<Memory>, info: &InterfaceInfo, fds: 
     Ok(uplink)
 }
 
-/// One device of possibly several queues.
-pub fn joined(mut queues: Vec<Box<dyn Interface>>) -> Result<Option<Box<dyn Interface>>> {
-    Ok(match queues.len() {
+/// One device of possibly several queues, in a VLAN or in none.
+pub fn joined(mut queues: Vec<Box<dyn Interface>>, vlan: u16) -> Result<Option<Box<dyn Interface>>> {
+    let device: Option<Box<dyn Interface>> = match queues.len() {
         0 | 1 => queues.pop(),
         _ => Some(Box::new(Several::new(queues).context("cannot join queues")?)),
-    })
+    };
+    Ok(device.map(|device| tagged(device, vlan)))
 }
 
 /// The interface as worker `worker` sees it.

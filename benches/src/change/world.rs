@@ -159,7 +159,7 @@ pub fn local() -> Local {
         encapsulation: Encapsulation::Vxlan,
         vni: 1,
         tunnel_port: TUNNEL_PORT,
-        uplink: Uplink { interface: UPLINK, mac: Mac([2, 0, 0, 0, 1, 3]), mtu: 1500, vlan: 0 },
+        uplink: Uplink { interface: UPLINK, mac: Mac([2, 0, 0, 0, 1, 3]), mtu: 1500 },
         host_interface: HOST,
         host_owner: 0,
         workers: 1,

@@ -51,8 +51,6 @@ pub struct Uplink {
     pub mac: Mac,
     /// Largest IP packet, bytes.
     pub mtu: u16,
-    /// 802.1Q tag, 0 for none.
-    pub vlan: u16,
 }
 
 /// A pod's interface on this node.

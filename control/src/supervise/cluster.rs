@@ -68,7 +68,7 @@ impl Supervisor {
 
     pub(super) fn claim_config(&self, addrs: &[Addr]) -> ClaimConfig {
         let tunnel = (self.args.encapsulation, self.args.tunnel_port());
-        ClaimConfig::new(addrs, self.uplink.mac, tunnel, self.args.snat_ports.clone())
+        ClaimConfig::new(addrs, (self.uplink.mac, self.uplink.vlan), tunnel, self.args.snat_ports.clone())
     }
 
     /// The MTU of what is attached from now on: what the uplink carries, less the largest outer headers that any other
@@ -132,7 +132,6 @@ impl Supervisor {
                 interface: uplink.map_or(old.uplink.interface, |info| info.id),
                 mac: self.uplink.mac,
                 mtu: self.uplink.mtu.min(u16::MAX as u32) as u16,
-                vlan: 0,
             },
             host_interface: host.map_or(old.host_interface, |info| info.id),
             host_owner: host.map_or(old.host_owner, |info| info.owner),

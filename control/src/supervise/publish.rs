@@ -133,9 +133,9 @@ impl Supervisor {
             self.claim.set_socket(queue as u32, socket.as_fd())?;
         }
         let before = self.claim.mode();
-        let mode = self.claim.attach(&self.uplink.name, self.uplink.index)?;
+        let mode = self.claim.attach(&self.uplink.device, self.uplink.device_index)?;
         if before != Some(mode) {
-            log(format_args!("the XDP program runs on {} in {} mode", self.uplink.name, mode.name()));
+            log(format_args!("the XDP program runs on {} in {} mode", self.uplink.device, mode.name()));
         }
         Ok(())
     }

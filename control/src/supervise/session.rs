@@ -259,7 +259,7 @@ impl Supervisor {
     ) -> Result<(), SessionError> {
         let spec = &info.spec;
         let known = match spec.kind {
-            InterfaceKind::Uplink => spec.name == self.uplink.name && spec.ifindex == self.uplink.index,
+            InterfaceKind::Uplink => self.uplink.is(spec),
             InterfaceKind::Host => spec.ifindex == self.node.ifindex(),
             InterfaceKind::Pod => self.store.get(&spec.name).is_some(),
         };
@@ -281,6 +281,7 @@ impl Supervisor {
             kind: InterfaceKind::Host,
             name: HOST_DEVICE.into(),
             ifindex: self.node.ifindex(),
+            vlan: 0,
             mac: HOST_MAC,
             addrs: Vec::new(),
             mtu: self.pod_mtu() as u16,
@@ -294,7 +295,8 @@ impl Supervisor {
         InterfaceSpec {
             kind: InterfaceKind::Uplink,
             name: self.uplink.name.clone(),
-            ifindex: self.uplink.index,
+            ifindex: self.uplink.device_index,
+            vlan: self.uplink.vlan,
             mac: self.uplink.mac,
             addrs: Vec::new(),
             mtu: self.uplink.mtu.min(u16::MAX as u32) as u16,
@@ -387,6 +389,7 @@ pub fn pod_spec(attachment: &Attachment) -> InterfaceSpec {
         name: attachment.key(),
         // In the pod's own namespace; nothing is bound by it.
         ifindex: 0,
+        vlan: 0,
         mac: attachment.mac,
         addrs: attachment.addrs.clone(),
         mtu: attachment.mtu as u16,

@@ -44,13 +44,15 @@ pub struct InterfaceSpec {
     pub kind: InterfaceKind,
     /// The device's name; for a pod `container id/ifname`, by which control finds its attachment again.
     pub name: String,
-    /// Kernel index in the namespace the sockets were made in; uplinks bind by it.
+    /// Kernel index in the namespace the sockets were made in; uplinks bind by it: a VLAN's parent.
     pub ifindex: u32,
+    /// The 802.1Q tag that an uplink's frames carry, 0 for none; everything above the device is without it.
+    pub vlan: u16,
     /// The address of the far side: a pod's or the host's own; an uplink's own.
     pub mac: Mac,
     /// Addresses that may be sent from (pods); empty: any (host, uplink).
     pub addrs: Vec<Addr>,
-    /// Largest IP packet, bytes.
+    /// Largest IP packet, bytes. Of an uplink at the start: what its sockets must be able to take.
     pub mtu: u16,
     /// Asks for an owner; the dataplane's own choice otherwise.
     pub owner: Option<Worker>,
@@ -200,6 +202,7 @@ mod tests {
                 kind: InterfaceKind::Pod,
                 name: "abc/eth0".into(),
                 ifindex: 2,
+                vlan: 0,
                 mac: Mac([2, 0, 0, 0, 0, 1]),
                 addrs: vec!["10.1.0.4".parse().unwrap()],
                 mtu: 1450,

@@ -23,13 +23,11 @@ pub struct NodeRecord {
     pub uplink_mtu: u16,
     /// The uplink's interface id.
     pub uplink: u32,
-    /// 802.1Q tag of the uplink, 0 for none.
-    pub vlan: u16,
     pub uplink_mac: Mac,
     /// Ethernet address under which pods and the host see Fairway.
     pub gateway_mac: Mac,
     /// 1 once control has published a complete state.
-    pub ready: u16,
+    pub ready: u32,
     /// Interface id of fairway0.
     pub host_interface: u32,
     /// An [`Encapsulation`]; what is unknown counts as VXLAN.

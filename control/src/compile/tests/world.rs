@@ -120,7 +120,7 @@ pub fn local() -> Local {
         encapsulation: crate::encapsulation::Encapsulation::Vxlan,
         vni: 1,
         tunnel_port: 4789,
-        uplink: Uplink { interface: 1, mac: Mac([2, 0, 0, 0, 1, 3]), mtu: 1500, vlan: 0 },
+        uplink: Uplink { interface: 1, mac: Mac([2, 0, 0, 0, 1, 3]), mtu: 1500 },
         host_interface: 2,
         host_owner: 1,
         workers: 2,
