@@ -248,3 +248,24 @@ fn one_thing_has_one_word() {
     }
     none("a second word for the same thing", found.into_iter().map(|(name, at)| format!("{name} ({at})")).collect());
 }
+
+/// Whether `file::name` is a golden packet, another test of this folder, or a script.
+fn is_shown(name: &str) -> bool {
+    let tests = root().join("dataplane/tests");
+    let Some((file, test)) = name.split_once("::") else { return false };
+    let holds = |path: PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&format!("fn {test}()")));
+    let in_scripts = file == "scripts" && tests.join(format!("scripts/{test}.script")).exists();
+    in_scripts || holds(tests.join(format!("golden/{file}.rs"))) || holds(tests.join(format!("{file}.rs")))
+}
+
+#[test]
+fn what_is_said_of_packets_is_shown_by_tests_that_there_are() {
+    let text = std::fs::read_to_string(root().join("dataplane/PACKETS.md")).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| packet"));
+    let named = |row: &str| -> Vec<String> {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        last.split(", ").map(|name| name.trim_matches('`').to_owned()).collect()
+    };
+    let breaches = rows.flat_map(named).filter(|name| !is_shown(name)).collect();
+    none("no such test", breaches);
+}
