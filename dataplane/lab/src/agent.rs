@@ -5,6 +5,7 @@
 pub mod converse;
 pub mod datagrams;
 pub mod load;
+pub mod sctp;
 pub mod serve;
 
 use std::io::BufRead;

@@ -86,10 +86,28 @@ status:
 
 /// A ClusterIP service for the pods that carry one label: HTTP on 80, echo on 7 (TCP and UDP).
 pub fn service(name: &str, addresses: &[IpAddr], label: (&str, &str)) -> String {
+    let ports = [("http", "TCP", 80, 8080), ("echo", "TCP", 7, 7777), ("echo-udp", "UDP", 7, 7777)];
+    cluster_ip(name, addresses, label, &ports)
+}
+
+/// The same with a single port: protocol, port, target port.
+pub fn one_port(name: &str, addresses: &[IpAddr], label: (&str, &str), port: (&str, u16, u16)) -> String {
+    let (protocol, port, target) = port;
+    cluster_ip(name, addresses, label, &[("only", protocol, port, target)])
+}
+
+/// Name, protocol, port, target port.
+type Port<'a> = (&'a str, &'a str, u16, u16);
+
+fn cluster_ip(name: &str, addresses: &[IpAddr], label: (&str, &str), ports: &[Port]) -> String {
     let (key, value) = label;
     let first = addresses.first().map_or_else(String::new, ToString::to_string);
     let all: String = addresses.iter().map(|address| format!("  - {address}\n")).collect();
     let families: String = addresses.iter().map(|address| format!("  - {}\n", family(*address))).collect();
+    let of_port = |(name, protocol, port, target): &Port| {
+        format!("  - name: {name}\n    protocol: {protocol}\n    port: {port}\n    targetPort: {target}\n")
+    };
+    let ports: String = ports.iter().map(of_port).collect();
     format!(
         "apiVersion: v1
 kind: Service
@@ -104,19 +122,7 @@ spec:
 {families}  selector:
     {key}: {value}
   ports:
-  - name: http
-    protocol: TCP
-    port: 80
-    targetPort: 8080
-  - name: echo
-    protocol: TCP
-    port: 7
-    targetPort: 7777
-  - name: echo-udp
-    protocol: UDP
-    port: 7
-    targetPort: 7777
-"
+{ports}"
     )
 }
 

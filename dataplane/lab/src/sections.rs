@@ -5,6 +5,7 @@
 
 pub mod counters;
 pub mod edges;
+pub mod interop;
 pub mod pods;
 pub mod policy;
 pub mod restarts;
@@ -44,6 +45,9 @@ pub const SHARED: [Section; 6] = [
 
 /// The section that brings up labs of its own.
 pub const WORKERS: (u32, &str) = (7, "7. Two workers: every path with equal and with different owners");
+
+/// The section that needs a kernel with more than most have; it is played only when it is asked for.
+pub const INTEROP: (u32, &str) = (8, "8. Tunnels of another make, and SCTP");
 
 /// Service `web` (pods labelled `app: web`) and service `mirror` (only web-1).
 pub fn web_service() -> IpAddr {

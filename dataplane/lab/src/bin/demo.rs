@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use lab::agent::{converse, datagrams, load, serve};
+use lab::agent::{converse, datagrams, load, sctp, serve};
 use lab::process::Process;
 use lab::report::{Report, Verdict};
 use lab::sections::{self, Section};
@@ -34,7 +34,7 @@ struct Demo {
     /// Leave the lab up at the end
     #[arg(long)]
     keep: bool,
-    /// Only these sections, such as 1,6
+    /// Only these sections, such as 1,6; 8 is played only if it stands here
     #[arg(long, value_delimiter = ',')]
     only: Vec<u32>,
     /// Joined NICs of this machine instead of veth pairs, one pair a node: UPLINK:PORT,UPLINK:PORT
@@ -70,6 +70,18 @@ enum Command {
     /// UDP datagrams
     #[command(hide = true)]
     Send(datagrams::Send),
+    /// Answer and echo SCTP with this name and the address seen
+    #[command(hide = true)]
+    SctpServe {
+        #[arg(long)]
+        name: String,
+    },
+    /// Talk to such a server
+    #[command(hide = true)]
+    SctpAsk {
+        #[arg(long)]
+        to: std::net::SocketAddr,
+    },
     /// Count UDP datagrams
     #[command(hide = true)]
     Sink {
@@ -99,6 +111,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Load(arguments) => load::run(&arguments)?,
         Command::Converse(arguments) => converse::run(&arguments)?,
         Command::Send(arguments) => datagrams::send(&arguments)?,
+        Command::SctpServe { name } => sctp::serve(&name)?,
+        Command::SctpAsk { to } => sctp::ask(to)?,
         Command::Sink { port, count } => datagrams::sink(port, count)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -159,6 +173,9 @@ fn play_once(demo: &Demo, show: &Transcript) -> Result<(Vec<Report>, Option<Stri
     }
     if wanted(sections::WORKERS.0) {
         reports.push(sections::workers::play(show));
+    }
+    if demo.only.contains(&sections::INTEROP.0) {
+        reports.push(sections::interop::play(show));
     }
     Ok((reports, kept))
 }
