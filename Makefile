@@ -10,12 +10,13 @@
 #   make bench          what a packet and a table change cost, with peers beside it; FULL=1 is longer, HUGE=0 without huge pages
 #   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
 #   make deps           the Debian packages that are missing
+#   make judges         tshark and scapy, which judge packets in dataplane/tests/judges.rs
 #   make clean-lab      removes labs that were left up
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint fuzz sanitize soak vm-test bench bench-check bench-baseline deps rust build build-tests clean-lab
+.PHONY: demo test lint fuzz sanitize soak vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
 
 T ?= 60
 KEEP ?=
@@ -37,6 +38,8 @@ AS_ROOT := $(if $(SUDO),$(RUNNER_VARIABLE)='sudo --preserve-env',)
 
 PACKAGES := build-essential clang llvm libclang-dev libelf-dev zlib1g-dev libpcap-dev m4 pkg-config \
 	iproute2 iputils-ping iperf3 curl nftables ethtool tcpdump procps util-linux coreutils
+JUDGES := tshark python3 python3-venv
+SCAPY := scapy==2.8.0
 RUST_MIN := 1.91
 
 demo: deps rust build
@@ -44,9 +47,18 @@ demo: deps rust build
 
 # The lab's tests run the programs, so these are built first, with the same features as the tests.
 # Tests that need a build of their own (loom) go into a second line here.
+test judges: PACKAGES += $(JUDGES)
 test: PACKAGES += traceroute iputils-tracepath openvswitch-switch libusrsctp-examples
-test: deps rust build-tests
+test: deps judges rust build-tests
 	$(AS_ROOT) $(CARGO) test --workspace --release
+
+# What dataplane/tests/judges.rs lets judge packets: tshark, and scapy beside what cargo builds.
+judges: deps $(TARGET_DIR)/scapy/$(SCAPY)
+
+$(TARGET_DIR)/scapy/$(SCAPY): | deps
+	python3 -m venv --clear $(TARGET_DIR)/scapy
+	$(TARGET_DIR)/scapy/bin/pip install -q --disable-pip-version-check $(SCAPY)
+	touch $@
 
 lint: rust
 	$(CARGO) fmt --all --check
