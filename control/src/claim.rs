@@ -14,6 +14,10 @@ use tables::{Addr, Mac, Prefix, Protocol};
 /// The program and its maps, compiled by build.rs.
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/claim.bpf.o"));
 const PROGRAM: &str = "fairway_claim";
+/// linux/bpf.h
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+/// What the smallest buffer holds that the dataplane may use, 2048 less XDP's headroom, without Ethernet header, tag, FCS.
+const ONE_BUFFER_MTU_MAX: u32 = 2048 - 256 - 22;
 /// As in claim.bpf.c.
 pub const QUEUES_MAX: u32 = 64;
 
@@ -134,9 +138,15 @@ fn program_of(object: &Object) -> Result<OwnedFd, libbpf_rs::Error> {
 }
 
 impl Claim {
-    pub fn load() -> Result<Claim, ClaimError> {
+    /// `mtu`: if one buffer does not hold what the uplink receives, the program is one that may see just the first of
+    /// several. Kernels know of those since Linux 5.18, and drivers refuse other programs then.
+    pub fn load(mtu: u32) -> Result<Claim, ClaimError> {
         let load = || {
-            let object = ObjectBuilder::default().open_memory(OBJECT)?.load()?;
+            let mut object = ObjectBuilder::default().open_memory(OBJECT)?;
+            if mtu > ONE_BUFFER_MTU_MAX {
+                object.progs_mut().for_each(|mut program| program.set_flags(BPF_F_XDP_HAS_FRAGS));
+            }
+            let object = object.load()?;
             Ok((program_of(&object)?, Maps::of(&object)?, object))
         };
         let (program, maps, object) = load().map_err(ClaimError::Load)?;

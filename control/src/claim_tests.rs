@@ -30,7 +30,7 @@ impl Bench {
     }
 
     fn of(tunnel: (Encapsulation, u16), vlan: u16) -> Bench {
-        let mut claim = Claim::load().expect("this test loads an XDP program: run it as root");
+        let mut claim = Claim::load(1500).expect("this test loads an XDP program: run it as root");
         let node = [Addr::v4(NODE), Addr::v6(NODE6)];
         claim.set_config(ClaimConfig::new(&node, (Mac(OURS), vlan), tunnel, 40000..=60999)).unwrap();
         let ranges = ["10.244.0.0/16", "10.96.0.0/16", "fd00::/16"];

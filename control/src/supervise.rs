@@ -110,7 +110,7 @@ impl Supervisor {
         let netlink = Netlink::connect().context("cannot open a netlink socket")?;
         let uplink = Uplink::find(&netlink, &args.uplink, args.encapsulation.overhead(true)).await?;
         let store = Store::open(&args.state_dir)?;
-        let claim = Claim::load()?;
+        let claim = Claim::load(uplink.mtu)?;
         let publisher = Publisher::create(seed()).context("cannot make the tables' shared memory")?;
         let reservation = reserve::reserve(&args.snat_ports, &args.state_dir)?;
         let prepare = async || {

@@ -120,15 +120,14 @@ impl OuterHeaders {
         }
     }
 
-    /// Writes them over the first [`size`](Self::size) bytes of `frame` and the Ethernet header behind. `flow_hash` is of
-    /// the inner flow, so that receivers spread it over queues; DSCP and ECN are copied from the inner packet's
+    /// Writes them over the first [`size`](Self::size) bytes of `frame` and the Ethernet header behind; the packet has
+    /// `total` bytes, some perhaps in further frames. `flow_hash` is of the inner flow, so that receivers spread it over queues; DSCP and ECN are copied from the inner packet's
     /// `traffic_class` (RFC 6040, normal mode).
     #[inline(always)]
-    pub fn write(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
+    pub fn write(&self, frame: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8) {
         if self.form != Form::UdpV4 {
-            return self.write_other(frame, flow_hash, traffic_class);
+            return self.write_other(frame, total, flow_hash, traffic_class);
         }
-        let total = frame.len();
         let Some(headers) = frame.first_chunk_mut::<TEMPLATE_V4_BYTES>() else { return };
         if let Some(template) = self.template.first_chunk() {
             *headers = *template;
@@ -142,17 +141,17 @@ impl OuterHeaders {
     }
 
     #[inline(never)]
-    fn write_other(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
+    fn write_other(&self, frame: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8) {
         match self.form {
             Form::UdpV4 => {}
-            Form::UdpV6 => self.write_udp_v6(frame, flow_hash, traffic_class),
-            Form::IpV4 => self.write_ip_v4(frame, traffic_class),
-            Form::IpV6 => self.write_ip_v6(frame, flow_hash, traffic_class),
+            Form::UdpV6 => self.write_udp_v6(frame, total, flow_hash, traffic_class),
+            Form::IpV4 => self.write_ip_v4(frame, total, traffic_class),
+            Form::IpV6 => self.write_ip_v6(frame, total, flow_hash, traffic_class),
         }
     }
 
-    fn write_udp_v6(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
-        let size = (frame.len() - IPV6_END) as u16;
+    fn write_udp_v6(&self, frame: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8) {
+        let size = (total - IPV6_END) as u16;
         let Some(headers) = frame.first_chunk_mut::<TEMPLATE_V6_BYTES>() else { return };
         *headers = self.template;
         headers[14..18].copy_from_slice(&first_word(flow_hash, traffic_class));
@@ -161,8 +160,8 @@ impl OuterHeaders {
         headers[58..60].copy_from_slice(&size.to_be_bytes());
     }
 
-    fn write_ip_v4(&self, frame: &mut [u8], traffic_class: u8) {
-        let (ip_size, protocol) = ((frame.len() - 14) as u16, inside(frame, IPV4_END));
+    fn write_ip_v4(&self, frame: &mut [u8], total: usize, traffic_class: u8) {
+        let (ip_size, protocol) = ((total - 14) as u16, inside(frame, IPV4_END));
         let Some((headers, template)) = frame.first_chunk_mut::<IPV4_END>().zip(self.template.first_chunk()) else {
             return;
         };
@@ -173,8 +172,8 @@ impl OuterHeaders {
         headers[24..26].copy_from_slice(&self.checksum(ip_size, traffic_class, protocol).to_be_bytes());
     }
 
-    fn write_ip_v6(&self, frame: &mut [u8], flow_hash: u64, traffic_class: u8) {
-        let (size, protocol) = ((frame.len() - IPV6_END) as u16, inside(frame, IPV6_END));
+    fn write_ip_v6(&self, frame: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8) {
+        let (size, protocol) = ((total - IPV6_END) as u16, inside(frame, IPV6_END));
         let Some((headers, template)) = frame.first_chunk_mut::<IPV6_END>().zip(self.template.first_chunk()) else {
             return;
         };

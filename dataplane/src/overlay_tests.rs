@@ -17,7 +17,7 @@ fn written(outer: &Outer, flow_hash: u64, first: u8) -> Vec<u8> {
     let headers = OuterHeaders::new(outer);
     let mut frame = vec![0xaa; headers.size() + INNER_BYTES];
     frame[headers.size() + 14] = first;
-    headers.write(&mut frame, flow_hash, TRAFFIC_CLASS);
+    headers.write(&mut frame, headers.size() + INNER_BYTES, flow_hash, TRAFFIC_CLASS);
     frame
 }
 

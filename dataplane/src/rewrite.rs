@@ -393,6 +393,18 @@ pub fn fill_l4(bytes: &mut [u8], meta: &Meta) {
     put(bytes, l4 + offset, if checksum == 0 && meta.protocol == Protocol::UDP { 0xffff } else { checksum });
 }
 
+/// The same of a packet in several frames, whose headers lie in its head.
+pub fn fill_l4_chained(memory: &Memory, packet: &mut Packet, meta: &Meta) {
+    let Some(offset) = checksum_offset(meta.protocol) else { return };
+    let pseudo = match meta.protocol {
+        Protocol::ICMP => 0,
+        protocol => pseudo_header_sum(meta.src, meta.dst, protocol, (meta.end - meta.l4 as u32) as usize),
+    };
+    put(memory.head_mut(packet), meta.l4 as usize + offset, pseudo);
+    packet.checksum = Checksum::Partial { start: meta.l4, offset: offset as u16 };
+    complete_checksum(memory, packet, meta);
+}
+
 /// Whether the layer-4 checksum is right; protocols without one, and UDP without a sum, are right.
 pub fn verify_l4(bytes: &[u8], meta: &Meta) -> bool {
     let Some(offset) = checksum_offset(meta.protocol) else { return true };

@@ -1,7 +1,7 @@
 //! Software GSO: a super-frame becomes packets that fit a wire, headers repeated, checksums complete. Decides nothing but
 //! where to cut. Sources: RFC 9293 (TCP), kernel net/ipv4/tcp_offload.c (what happens to flags and ids).
 
-use crate::io::frames::{HEADROOM, Memory};
+use crate::io::frames::{HEADROOM, LINK_BYTES, Memory};
 use crate::io::pool::FramePool;
 use crate::packet::{Checksum, Packet};
 use crate::parse::{Meta, tcp_flag};
@@ -40,13 +40,18 @@ pub fn cut(
     let mut source = Cursor::behind(memory.chain(&packet), plan.headers);
     for at in (0..plan.payload.max(1)).step_by(plan.step) {
         let size = plan.step.min(plan.payload - at);
-        let Some(segment) = segment(pool, &packet, meta, &plan, at, size, &mut source) else {
+        let headers = &memory.head(&packet)[..plan.headers];
+        let Some(mut segment) = place(pool, headers, plan.headers + size, &mut source) else {
             drop(source);
             out.drain(first..).for_each(|(segment, _)| pool.put_packet(segment));
             pool.put_packet(packet);
             return Some(DropReason::NoFrame);
         };
-        out.push(segment);
+        segment.interface = packet.interface;
+        let meta = Meta { end: (plan.headers + size) as u32, ..*meta };
+        write_headers(memory.head_mut(&mut segment), &meta, at, plan.step, at + size >= plan.payload);
+        complete(&memory, &mut segment, &meta);
+        out.push((segment, meta));
     }
     drop(source);
     pool.put_packet(packet);
@@ -61,7 +66,7 @@ fn plan(memory: &Memory, packet: &Packet, meta: &Meta, ip_size_max: usize) -> Op
     };
     let headers = meta.l4 as usize + l4;
     let payload = (meta.end as usize).checked_sub(headers)?;
-    let room = (ip_size_max + meta.l3 as usize).min(memory.frame_size() - HEADROOM).checked_sub(headers)?;
+    let room = (ip_size_max + meta.l3 as usize).checked_sub(headers)?;
     let size = packet.gso.size()? as usize;
     // A stream may be cut anywhere; datagrams end where their sender ended them.
     if meta.protocol == Protocol::UDP && size.min(payload) > room {
@@ -71,28 +76,33 @@ fn plan(memory: &Memory, packet: &Packet, meta: &Meta, ip_size_max: usize) -> Op
     (headers <= packet.head_size() && step > 0).then_some(Plan { headers, step, payload })
 }
 
-/// One segment: `size` payload bytes from offset `at`.
-fn segment<'a, I: Iterator<Item = &'a [u8]>>(
+/// A packet of `total` bytes: the headers, then what `source` has next. None if there are too few frames.
+fn place<'a>(
     pool: &mut FramePool,
-    packet: &Packet,
-    meta: &Meta,
-    plan: &Plan,
-    at: usize,
-    size: usize,
-    source: &mut Cursor<'a, I>,
-) -> Option<(Packet, Meta)> {
-    let mut frame = pool.take()?;
-    let memory = pool.memory();
-    let total = plan.headers + size;
-    let bytes = memory.bytes_mut(&mut frame, HEADROOM, total);
-    bytes[..plan.headers].copy_from_slice(&memory.head(packet)[..plan.headers]);
-    source.copy_to(&mut bytes[plan.headers..]);
-    let meta = Meta { end: total as u32, ..*meta };
-    write_headers(bytes, &meta, at, plan.step, at + size >= plan.payload);
-    let mut segment = Packet::new(frame, HEADROOM as u16, total as u16);
+    headers: &[u8],
+    total: usize,
+    source: &mut Cursor<'a, impl Iterator<Item = &'a [u8]>>,
+) -> Option<Packet> {
+    let count = pool.memory().frames_for(total);
+    let (memory, frames) = pool.next_frames(count)?;
+    let (mut start, mut headers, mut rest) = (HEADROOM, headers, total);
+    for frame in frames.iter_mut().rev() {
+        let part = rest.min(memory.frame_size() - start);
+        let bytes = memory.bytes_mut(frame, start, part);
+        bytes[..headers.len()].copy_from_slice(headers);
+        source.copy_to(&mut bytes[headers.len()..]);
+        (start, headers, rest) = (LINK_BYTES, &[], rest - part);
+    }
+    pool.take_packet(total)
+}
+
+fn complete(memory: &Memory, segment: &mut Packet, meta: &Meta) {
+    if segment.is_chained() {
+        rewrite::fill_l4_chained(memory, segment, meta);
+    } else {
+        rewrite::fill_l4(memory.head_mut(segment), meta);
+    }
     segment.checksum = Checksum::Valid;
-    segment.interface = packet.interface;
-    Some((segment, meta))
 }
 
 fn write_headers(bytes: &mut [u8], meta: &Meta, at: usize, step: usize, is_last: bool) {
@@ -115,7 +125,6 @@ fn write_headers(bytes: &mut [u8], meta: &Meta, at: usize, step: usize, is_last:
         let cleared = if is_last { 0 } else { tcp_flag::FIN | TCP_PSH } | if at > 0 { TCP_CWR } else { 0 };
         bytes[l4 + 13] &= !cleared;
     }
-    rewrite::fill_l4(bytes, meta);
 }
 
 /// Reads a packet's bytes across its frames.

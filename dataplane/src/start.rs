@@ -8,7 +8,7 @@ use crate::io::frames::{Holder, Memory};
 use crate::io::pool::FramePool;
 use crate::io::several::Several;
 use crate::io::vlan::tagged;
-use crate::io::xsk::{Xsk, XskConfig};
+use crate::io::xsk::{FRAME_EXTRA_BYTES, Xsk, XskConfig};
 use crate::packet::Burst;
 use crate::worker::forward::Path;
 use crate::worker::interfaces::{Interfaces, Slot};
@@ -60,6 +60,7 @@ pub fn uplink(config: &Config, memory: &Arc<Memory>, info: &InterfaceInfo, fds: 
         rx: profile.rx_ring_len,
         tx: profile.tx_ring_len,
         busy_poll: profile.busy_poll,
+        bytes_max: info.spec.mtu as usize + FRAME_EXTRA_BYTES,
         ..XskConfig::default()
     };
     let mut uplink = Uplink { queues: (0..config.workers).map(|_| Vec::new()).collect(), mode: XdpMode::ZeroCopy };

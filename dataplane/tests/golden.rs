@@ -23,6 +23,8 @@ mod guards;
 mod host;
 #[path = "golden/icmp_errors.rs"]
 mod icmp_errors;
+#[path = "golden/jumbo.rs"]
+mod jumbo;
 #[path = "golden/lifetime.rs"]
 mod lifetime;
 #[path = "golden/neighbours.rs"]
@@ -43,6 +45,8 @@ mod source_ports;
 mod tunnels;
 #[path = "golden/v6.rs"]
 mod v6;
+#[path = "golden/vlan.rs"]
+mod vlan;
 #[path = "golden/workers.rs"]
 mod workers;
 

@@ -79,7 +79,13 @@ impl Supervisor {
         let mut peers = others.filter_map(|node| encapsulation::peer(own, &node.addrs));
         let only_v6 = !own.is_empty() && !own.iter().any(|addr| addr.is_v4());
         let outer_is_v4 = !only_v6 && peers.all(|peer| peer.is_v4());
-        self.uplink.mtu.saturating_sub(self.args.encapsulation.overhead(outer_is_v4))
+        self.uplink_mtu().saturating_sub(self.args.encapsulation.overhead(outer_is_v4))
+    }
+
+    /// The MTU of the uplink, of which no more is used than its sockets were bound for.
+    fn uplink_mtu(&self) -> u32 {
+        let info = self.dataplane.as_ref().and_then(|dataplane| dataplane.of_kind(InterfaceKind::Uplink));
+        info.map_or(self.uplink.mtu, |info| self.uplink.mtu.min(info.spec.mtu as u32))
     }
 
     /// The host's own device follows; pods keep what they were made with.
@@ -94,6 +100,11 @@ impl Supervisor {
             Ok(())
         };
         self.note("mtu", fitted.and(enough));
+        let (name, now, used) = (&self.uplink.name, self.uplink.mtu, self.uplink_mtu());
+        let all = (now == used).then_some(());
+        let raised = all
+            .ok_or_else(|| format!("{name} has an MTU of {now} now: restart both processes to use more than {used}"));
+        self.note("uplink-mtu", raised);
     }
 
     fn note<E: std::fmt::Display>(&mut self, about: &str, outcome: Result<(), E>) {
@@ -131,7 +142,7 @@ impl Supervisor {
             uplink: Uplink {
                 interface: uplink.map_or(old.uplink.interface, |info| info.id),
                 mac: self.uplink.mac,
-                mtu: self.uplink.mtu.min(u16::MAX as u32) as u16,
+                mtu: self.uplink_mtu().min(u16::MAX as u32) as u16,
             },
             host_interface: host.map_or(old.host_interface, |info| info.id),
             host_owner: host.map_or(old.host_owner, |info| info.owner),

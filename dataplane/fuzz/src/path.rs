@@ -187,7 +187,7 @@ fn attach(workers: &mut [Worker], id: u32) -> MemPeer {
         _ => InterfaceKind::Pod,
     };
     let owner = (id == cluster::PODS[1]) as u16;
-    let config = MemConfig { interface: id, ring_len: 64, super_frames: kind != InterfaceKind::Uplink };
+    let config = MemConfig { interface: id, ring_len: 64, super_frames: kind != InterfaceKind::Uplink, chains: false };
     let (device, peer) = mem::interface(config);
     let (mac, addrs) = cluster::local_end(id).unwrap_or((cluster::UPLINK_MAC, Default::default()));
     let mut device: Option<Box<dyn dataplane::io::Interface>> = Some(Box::new(device));

@@ -179,7 +179,8 @@ fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {
     let traffic_class = rewrite::traffic_class(pool.memory().head(&packet), meta);
     let inner = pool.memory().head(&packet).to_vec();
     assert!(packet.push_front(headers.size()));
-    headers.write(pool.memory().head_mut(&mut packet), flow_hash, traffic_class);
+    let total = packet.total_size();
+    headers.write(pool.memory().head_mut(&mut packet), total, flow_hash, traffic_class);
     let bytes = pool.memory().head(&packet).to_vec();
     let Parsed::Ip(read) = parse(&bytes, bytes.len()) else { panic!("an encapsulated packet is not read back") };
     assert_eq!((read.src, read.dst), (outer.src, outer.dst));

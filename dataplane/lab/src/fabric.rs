@@ -13,14 +13,15 @@ pub const UPLINK: &str = "eth0";
 #[derive(Clone, Debug)]
 pub struct Fabric {
     netns: Netns,
+    mtu: u32,
 }
 
 impl Fabric {
-    pub fn create(name: &str) -> Result<Self> {
+    pub fn create(name: &str, mtu: u32) -> Result<Self> {
         let netns = Netns::create(name)?;
         netns.ip(&format!("link add {BRIDGE} type bridge mcast_snooping 0"))?;
         netns.ip(&format!("link set {BRIDGE} up"))?;
-        Ok(Fabric { netns })
+        Ok(Fabric { netns, mtu })
     }
 
     pub fn netns(&self) -> &Netns {
@@ -29,10 +30,10 @@ impl Fabric {
 
     /// A veth pair: `interface` in the given namespace, the other end in the bridge as `port`.
     pub fn connect(&self, port: &str, netns: &Netns, interface: &str, queues: u32) -> Result<()> {
-        let queues = format!("numrxqueues {queues} numtxqueues {queues}");
+        let shape = format!("mtu {} numrxqueues {queues} numtxqueues {queues}", self.mtu);
         let (here, there) = (self.netns.name(), netns.name());
         Cmd::line(&format!(
-            "ip link add {port} netns {here} {queues} type veth peer name {interface} netns {there} {queues}"
+            "ip link add {port} netns {here} {shape} type veth peer name {interface} netns {there} {shape}"
         ))
         .ok()?;
         self.plug(port)?;

@@ -38,6 +38,8 @@ pub struct Options {
     pub id: Option<String>,
     pub workers: u32,
     pub uplink_queues: u32,
+    /// Of all links of the fabric, unless they are NICs.
+    pub uplink_mtu: u32,
     /// Length of a node's pod range.
     pub pod_prefix: u8,
     pub families: Families,
@@ -53,6 +55,7 @@ impl Default for Options {
             id: None,
             workers: 1,
             uplink_queues: 1,
+            uplink_mtu: 1500,
             pod_prefix: 24,
             families: Families::Ipv4,
             control_args: Vec::new(),
@@ -84,7 +87,7 @@ impl Lab {
         let binaries = Binaries::find()?;
         let guard = Guard::claim(options.id.as_deref())?;
         let objects = Objects::create(guard.directory())?;
-        let fabric = Fabric::create(&format!("{}fabric", guard.prefix()))?;
+        let fabric = Fabric::create(&format!("{}fabric", guard.prefix()), options.uplink_mtu)?;
         let client = Netns::create(&format!("{}client", guard.prefix()))?;
         if options.families.has_ipv6() {
             silence_ipv6(&client, options.families)?;

@@ -202,6 +202,18 @@ impl Memory {
         Some(packet)
     }
 
+    /// The frames of a packet in order, each with start and size of its bytes. All must be taken.
+    pub(crate) fn take_apart(&self, packet: Packet) -> impl Iterator<Item = (Frame, u16, u16)> + '_ {
+        let Packet { head, start, size, mut rest, .. } = packet;
+        let behind = std::iter::from_fn(move || {
+            let mut frame = rest.take()?;
+            let Link { start, size, .. } = self.link(&frame);
+            rest = self.take_next(&mut frame);
+            Some((frame, start, size))
+        });
+        std::iter::once((head, start, size)).chain(behind)
+    }
+
     /// Unlinks and returns the frame behind this one.
     pub(crate) fn take_next(&self, frame: &mut Frame) -> Option<Frame> {
         let link = self.link(frame);

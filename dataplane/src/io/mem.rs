@@ -47,6 +47,26 @@ impl WirePacket {
     }
 }
 
+impl WirePacket {
+    /// The same as a NIC receives it: every buffer begins behind the headroom.
+    fn place_in_buffers(&self, pool: &mut FramePool) -> Option<Packet> {
+        let room = pool.memory().frame_size() - HEADROOM;
+        if self.bytes.len() <= room {
+            return self.place(pool);
+        }
+        let mut parts = Vec::new();
+        for part in self.bytes.chunks(room) {
+            let Some(mut frame) = pool.take() else {
+                parts.into_iter().for_each(|(frame, _, _)| pool.put(frame));
+                return None;
+            };
+            pool.memory().bytes_mut(&mut frame, HEADROOM, part.len()).copy_from_slice(part);
+            parts.push((frame, HEADROOM as u16, part.len() as u16));
+        }
+        pool.memory().join(parts.into_iter())
+    }
+}
+
 /// Both rings of an interface.
 #[derive(Debug, Default)]
 struct Rings {
@@ -64,6 +84,8 @@ pub struct MemConfig {
     pub ring_len: usize,
     /// As a TAP (super-frames travel whole) or as a NIC.
     pub super_frames: bool,
+    /// As a NIC whose packets may have several buffers.
+    pub chains: bool,
 }
 
 /// The dataplane's side.
@@ -128,14 +150,15 @@ impl MemInterface {
     /// Why this packet cannot be received (`None`: it can).
     fn refusal(&self, packet: &WirePacket, memory: &Memory) -> Option<DropReason> {
         let too_large = packet.bytes.len() > memory.frame_size() - HEADROOM;
-        (too_large && !self.config.super_frames).then_some(DropReason::Oversized)
+        (too_large && !self.config.super_frames && !self.config.chains).then_some(DropReason::Oversized)
     }
 
     /// Why this packet cannot leave as it is.
     fn send_refusal(&self, packet: &Packet) -> Option<DropReason> {
         match packet.checksum {
             _ if self.config.super_frames => None,
-            _ if packet.is_chained() || packet.gso != Gso::None => Some(DropReason::Oversized),
+            _ if packet.gso != Gso::None => Some(DropReason::Oversized),
+            _ if packet.is_chained() && !self.config.chains => Some(DropReason::Oversized),
             Checksum::Partial { .. } => Some(DropReason::BadChecksum),
             _ => None,
         }
@@ -153,7 +176,8 @@ impl Interface for MemInterface {
                 rings.rx.pop_front();
                 continue;
             }
-            let Some(mut packet) = waiting.place(pool) else { break };
+            let placed = if self.config.chains { waiting.place_in_buffers(pool) } else { waiting.place(pool) };
+            let Some(mut packet) = placed else { break };
             packet.interface = self.config.interface;
             rings.rx.pop_front();
             let _ = burst.push(packet).map_err(|packet| pool.put_packet(packet));
@@ -257,7 +281,7 @@ mod tests {
     }
 
     fn config(super_frames: bool) -> MemConfig {
-        MemConfig { interface: 7, ring_len: 4, super_frames }
+        MemConfig { interface: 7, ring_len: 4, super_frames, chains: false }
     }
 
     fn drops(interface: &mut dyn Interface) -> Vec<(DropReason, u64)> {
@@ -312,6 +336,20 @@ mod tests {
         nic.tx(&mut pool, &mut burst);
         assert_eq!((wire.take(), drops(&mut nic)), (None, vec![(DropReason::Oversized, 1)]));
         assert_eq!(pool.available(), 64);
+    }
+
+    #[test]
+    fn a_nic_with_several_buffers_a_packet_gives_and_takes_chains() {
+        let (mut nic, wire) = interface(MemConfig { chains: true, ..config(false) });
+        let (mut pool, mut burst) = (pool(64), Burst::default());
+        let bytes: Vec<u8> = (0..9014u32).map(|i| (i * 7 % 251) as u8).collect();
+        assert!(wire.inject(bytes.clone()) && wire.inject(vec![5; 60]));
+        nic.rx(&mut pool, &mut burst);
+        let sizes: Vec<Vec<usize>> =
+            burst.iter().map(|packet| pool.memory().chain(packet).map(<[u8]>::len).collect()).collect();
+        assert_eq!(sizes, [vec![1792, 1792, 1792, 1792, 1792, 54], vec![60]]);
+        nic.tx(&mut pool, &mut burst);
+        assert_eq!((wire.take_all(), pool.available()), (vec![bytes.into(), vec![5; 60].into()], 64));
     }
 
     #[test]

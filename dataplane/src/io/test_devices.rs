@@ -163,6 +163,8 @@ const BPF_LINK_CREATE: i64 = 28;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+/// Packets may have several buffers.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const QUEUES_MAX: u32 = 8;
 
 /// One bpf(2) call: `words` are put at their byte offsets of `union bpf_attr`.
@@ -197,7 +199,13 @@ impl Redirect {
             instruction(0x95, 0, 0, 0, 0),
         ];
         let (license, code_at) = (c"Apache-2.0", code.as_ptr() as u64);
-        let load = [(0, BPF_PROG_TYPE_XDP as u64, 4), (4, 6, 4), (8, code_at, 8), (16, license.as_ptr() as u64, 8)];
+        let load = [
+            (0, BPF_PROG_TYPE_XDP as u64, 4),
+            (4, 6, 4),
+            (8, code_at, 8),
+            (16, license.as_ptr() as u64, 8),
+            (44, BPF_F_XDP_HAS_FRAGS as u64, 4),
+        ];
         let program = owned("BPF_PROG_LOAD", bpf(BPF_PROG_LOAD, &load));
         let link = [(0, program.as_raw_fd() as u64, 4), (4, ifindex as u64, 4), (8, BPF_XDP as u64, 4)];
         let link = owned("BPF_LINK_CREATE", bpf(BPF_LINK_CREATE, &link));

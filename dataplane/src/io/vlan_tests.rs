@@ -13,7 +13,7 @@ const DST: [u8; 6] = [2, 0, 0, 0, 0, 1];
 fn rig() -> (Box<dyn Interface>, MemPeer, FramePool) {
     let (memory, frames) = Memory::create(FRAMES as u32, 2048).unwrap();
     let pool = FramePool::divide(Arc::new(memory), frames, 1).remove(0);
-    let (device, peer) = mem::interface(MemConfig { interface: 7, ring_len: 4, super_frames: false });
+    let (device, peer) = mem::interface(MemConfig { interface: 7, ring_len: 4, super_frames: false, chains: false });
     (tagged(Box::new(device), 5), peer, pool)
 }
 

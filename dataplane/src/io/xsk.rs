@@ -3,20 +3,25 @@
 //! Must not know protocols. Descriptors from the kernel are checked against the ledger, never believed.
 //!
 //! Frames: free ones go to the fill ring, the kernel returns them filled in the rx ring; packets go to the tx ring and
-//! come back as completions. While the kernel has a frame the ledger names this socket's holder.
+//! come back as completions. While the kernel has a frame the ledger names this socket's holder. A packet larger than a
+//! frame is a chain of descriptors, each but the last saying that the packet goes on (multi-buffer, since Linux 6.6).
 
+mod chain;
+#[cfg(test)]
+mod chain_tests;
 mod open;
 mod ring;
 #[cfg(test)]
 mod tests;
 
-pub use open::{XskConfig, XskError};
+pub use open::{FRAME_EXTRA_BYTES, XskConfig, XskError};
 
 use super::Interface;
 use super::drops::Drops;
-use super::frames::{Frame, Holder, LINK_BYTES, Memory};
+use super::frames::{Frame, HEADROOM, Holder, LINK_BYTES, Memory};
 use super::pool::FramePool;
 use crate::packet::{Burst, Checksum, Gso, Packet};
+use chain::{Chain, FRAMES_MAX};
 use ring::{Consumer, Producer};
 use rustix::io::Errno;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
@@ -50,8 +55,10 @@ pub struct Xsk {
     busy_poll: bool,
     /// The kernel only sends when asked to (copy mode), or does not say when it wants to be asked.
     always_kick: bool,
-    /// The descriptors before belong to a packet of several buffers.
-    in_chain: bool,
+    /// The buffers so far of a packet that has several.
+    chain: Chain,
+    /// Bytes of the largest packet. The kernel was told if that is more than a frame holds.
+    bytes_max: usize,
     gone: bool,
     rounds: u32,
     drops: Drops,
@@ -63,7 +70,7 @@ impl Xsk {
         self.mode
     }
 
-    /// The packet of a received descriptor; its frame goes back to the pool if it cannot be one.
+    /// The packet of a received descriptor, or of those before it too; the frame goes back to the pool if it cannot be one.
     #[inline(always)]
     fn accept(&mut self, pool: &mut FramePool, descriptor: XdpDesc) -> Option<Packet> {
         let Some(frame) = self.memory.take_back(descriptor.addr, self.holder) else {
@@ -72,37 +79,94 @@ impl Xsk {
         };
         let (start, size) = (descriptor.addr as usize & (self.memory.frame_size() - 1), descriptor.len as usize);
         let continued = descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
-        let in_chain = std::mem::replace(&mut self.in_chain, continued);
-        if continued || in_chain || start < LINK_BYTES || start + size > self.memory.frame_size() {
-            self.reject(pool, frame, continued, in_chain);
+        let is_sound = start >= LINK_BYTES && start + size <= self.memory.frame_size();
+        let mut packet = if continued || self.chain.is_open() {
+            self.accept_part(pool, (frame, start as u16, size as u16), is_sound, continued)?
+        } else if is_sound {
+            Packet::new(frame, start as u16, size as u16)
+        } else {
+            pool.put(frame);
+            self.drops.add(DropReason::Malformed);
             return None;
-        }
-        let mut packet = Packet::new(frame, start as u16, size as u16);
+        };
         packet.interface = self.interface;
         Some(packet)
     }
 
-    /// Drops a buffer of a packet that spans several (counted once, at its last one) or one that lies across a chunk.
+    /// One buffer of a packet that has several; the packet, if it is the last.
     #[cold]
-    fn reject(&mut self, pool: &mut FramePool, frame: Frame, continued: bool, in_chain: bool) {
-        pool.put(frame);
-        match (continued, in_chain) {
-            (true, _) => {}
-            (false, true) => self.drops.add(DropReason::Oversized),
-            (false, false) => self.drops.add(DropReason::Malformed),
+    #[inline(never)]
+    fn accept_part(
+        &mut self,
+        pool: &mut FramePool,
+        part: (Frame, u16, u16),
+        is_sound: bool,
+        continued: bool,
+    ) -> Option<Packet> {
+        self.chain.push(pool, part, is_sound, self.bytes_max);
+        if continued {
+            return None;
         }
+        let packet = self.chain.finish(&self.memory);
+        if packet.is_none() {
+            self.drops.add(DropReason::Oversized);
+        }
+        packet
+    }
+
+    fn takes_chain(&self, packet: &Packet) -> bool {
+        packet.total_size() <= self.bytes_max && self.memory.chain(packet).count() <= FRAMES_MAX
     }
 
     /// Why a packet cannot leave by a NIC as it is.
     #[inline(always)]
-    fn refusal(packet: &Packet) -> Option<DropReason> {
-        if packet.is_chained() || packet.gso != Gso::None {
+    fn refusal(&self, packet: &Packet) -> Option<DropReason> {
+        if packet.gso != Gso::None || packet.is_chained() && !self.takes_chain(packet) {
             return Some(DropReason::Oversized);
         }
         if matches!(packet.checksum, Checksum::Partial { .. }) {
             return Some(DropReason::BadChecksum);
         }
         (packet.total_size() < SEND_BYTES_MIN).then_some(DropReason::Truncated)
+    }
+
+    /// Packets from the front of the burst for which the tx ring has room. Frames of one packet go together: a stump would
+    /// go on with the next packet.
+    #[inline(always)]
+    fn fitting(&mut self, burst: &Burst) -> usize {
+        if self.bytes_max <= self.memory.frame_size() - HEADROOM {
+            return self.tx.room(burst.len());
+        }
+        self.fitting_chains(burst)
+    }
+
+    #[inline(never)]
+    fn fitting_chains(&mut self, burst: &Burst) -> usize {
+        let mut room = self.tx.room(usize::MAX);
+        let fits = |packet: &&Packet| {
+            let frames = if packet.is_chained() { self.memory.chain(packet).count() } else { 1 };
+            let fits = frames <= room || frames > FRAMES_MAX;
+            room = room.saturating_sub(frames);
+            fits
+        };
+        burst.iter().take_while(fits).count()
+    }
+
+    /// Sends a packet of several frames, for which there is room.
+    #[inline(never)]
+    fn send_chain(&mut self, pool: &mut FramePool, packet: Packet) {
+        // The kernel takes no empty buffer.
+        let mut left = self.memory.chain(&packet).filter(|bytes| !bytes.is_empty()).count();
+        for (frame, start, size) in self.memory.take_apart(packet) {
+            if size == 0 {
+                pool.put(frame);
+                continue;
+            }
+            left -= 1;
+            let options = if left > 0 { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() };
+            let addr = self.memory.lend(frame, self.holder) + start as u64;
+            self.tx.push(XdpDesc { addr, len: size as u32, options });
+        }
     }
 
     /// Takes back the frames that were sent.
@@ -191,11 +255,15 @@ impl Interface for Xsk {
         if self.gone {
             return;
         }
-        let room = self.tx.room(burst.len());
-        for packet in burst.drain_front(room) {
-            if let Some(reason) = Xsk::refusal(&packet) {
+        let count = self.fitting(burst);
+        for packet in burst.drain_front(count) {
+            if let Some(reason) = self.refusal(&packet) {
                 self.drops.add(reason);
                 pool.put_packet(packet);
+                continue;
+            }
+            if packet.is_chained() {
+                self.send_chain(pool, packet);
                 continue;
             }
             let (start, len) = (packet.start as u64, packet.size as u32);
@@ -245,6 +313,7 @@ impl Interface for Xsk {
     /// time after the close (kernel: xp_release_deferred), so its frames stay lent for good.
     fn close(&mut self, pool: &mut FramePool) {
         self.gone = true;
+        self.chain.put_all(pool);
         if self.fd.take().is_none() || self.mode == XdpMode::ZeroCopy {
             return;
         }

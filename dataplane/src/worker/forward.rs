@@ -366,6 +366,7 @@ impl Path {
         if !packet.push_front(front.unwrap_or(0)) {
             return self.drop_from(place, DropReason::Oversized);
         }
+        let total = packet.total_size();
         let bytes = self.pool.memory().head_mut(packet);
         rewrite::forward(&mut bytes[front.unwrap_or(0)..], meta, change, item.enters, checksum);
         match (hop.kind(), front) {
@@ -377,7 +378,7 @@ impl Path {
                 None => self.drop_from(place, DropReason::InterfaceGone),
             },
             (HopKind::Tunnel | HopKind::Uplink, Some(_)) => {
-                address(context, &self.tunnels, bytes, meta, item.hash, next_hop);
+                address(context, &self.tunnels, (bytes, total), meta, item.hash, next_hop);
                 item.to = To::Interface(context.node.uplink);
             }
             (kind, _) => self.go_on_inside(place, item, hop, kind, change),

@@ -42,12 +42,12 @@ impl Path {
             Err(_) => return self.drop_packet(packet, DropReason::NeighbourUnknown),
         };
         let ip_size_max = ip_size_max(context, &next_hop);
-        if must_be_cut(packet.gso, item.meta.ip_size(), ip_size_max) {
+        if must_be_cut(self.pool.memory(), &packet, &item.meta, ip_size_max) {
             return self.cut_and_send(context, packet, item, &next_hop);
         }
         rewrite::complete_checksum(self.pool.memory(), &mut packet, &item.meta);
         packet.gso = Gso::None;
-        if packet.is_chained() || item.meta.ip_size() > ip_size_max {
+        if item.meta.ip_size() > ip_size_max {
             return self.fragment_and_send(context, packet, item, &next_hop);
         }
         self.send_one(context, packet, &item.meta, item.hash, &next_hop);
@@ -107,8 +107,9 @@ impl Path {
         if !packet.push_front(next_hop.overhead()) {
             return self.drop_packet(packet, DropReason::Oversized);
         }
+        let total = packet.total_size();
         let bytes = self.pool.memory().head_mut(&mut packet);
-        address(context, &self.tunnels, bytes, meta, flow_hash, next_hop);
+        address(context, &self.tunnels, (bytes, total), meta, flow_hash, next_hop);
         self.send(context.node.uplink, packet);
     }
 }
@@ -117,7 +118,7 @@ impl Path {
 #[inline(always)]
 pub(super) fn room_in_front(context: &Context<'_>, packet: &Packet, meta: &Meta, next_hop: &NextHop) -> Option<usize> {
     let partial = matches!(packet.checksum, Checksum::Partial { .. });
-    let plain = packet.gso == Gso::None && !partial && !packet.is_chained();
+    let plain = packet.gso == Gso::None && !partial;
     let overhead = match next_hop {
         NextHop::Inside => return None,
         NextHop::Plain(_) => 0,
@@ -126,12 +127,12 @@ pub(super) fn room_in_front(context: &Context<'_>, packet: &Packet, meta: &Meta,
     (plain && meta.ip_size() + overhead <= context.node.uplink_mtu as usize).then_some(overhead)
 }
 
-/// Writes what stands in front of the IP packet, for which there is room: `bytes` begin with it.
+/// Writes what stands in front of the IP packet, for which there is room: `bytes` begin with it, of a packet of `total`.
 #[inline(always)]
 pub(super) fn address(
     context: &Context<'_>,
     tunnels: &Tunnels,
-    bytes: &mut [u8],
+    (bytes, total): (&mut [u8], usize),
     meta: &Meta,
     flow_hash: u64,
     next_hop: &NextHop,
@@ -141,7 +142,7 @@ pub(super) fn address(
         NextHop::Tunnel(place) => {
             let traffic_class = rewrite::traffic_class(&bytes[place.size()..], meta);
             if let Some(headers) = tunnels.headers(place) {
-                headers.write(bytes, flow_hash, traffic_class);
+                headers.write(bytes, total, flow_hash, traffic_class);
             }
         }
         NextHop::Inside => {}
@@ -187,11 +188,16 @@ fn ip_size_max(context: &Context<'_>, next_hop: &NextHop) -> usize {
     (context.node.uplink_mtu as usize).saturating_sub(next_hop.overhead())
 }
 
-/// A TCP super-frame that fits a wire is a segment; datagrams stay the datagrams that they were.
-fn must_be_cut(gso: Gso, ip_size: usize, ip_size_max: usize) -> bool {
-    match gso {
+/// Whether it is more than the one packet that it may become: its sender knows what the other end, or a link on the way,
+/// takes at once.
+fn must_be_cut(memory: &Memory, packet: &Packet, meta: &Meta, ip_size_max: usize) -> bool {
+    match packet.gso {
         Gso::None => false,
-        Gso::Tcp4(_) | Gso::Tcp6(_) => ip_size > ip_size_max,
+        Gso::Tcp4(size) | Gso::Tcp6(size) => {
+            let words = memory.head(packet).get(meta.l4 as usize + 12).map_or(0, |offset| offset >> 4);
+            let payload = (meta.end as usize).saturating_sub(meta.l4 as usize + words as usize * 4);
+            payload > size as usize || meta.ip_size() > ip_size_max
+        }
         Gso::Udp(_) => true,
     }
 }

@@ -4,10 +4,10 @@ use super::packets::{Outer, decapsulate, encapsulate, outer};
 use super::*;
 use dataplane::flow::FlowTable;
 use dataplane::handoff::Mailbox;
-use dataplane::io::Interface;
 use dataplane::io::frames::Memory;
 use dataplane::io::mem::{self, MemConfig, MemPeer, WirePacket};
 use dataplane::io::pool::FramePool;
+use dataplane::io::vlan::tagged;
 use dataplane::packet::{Burst, Checksum};
 use dataplane::worker::forward::Path;
 use dataplane::worker::interfaces::{Interfaces, Slot};
@@ -41,6 +41,9 @@ pub struct Shape {
     /// The family of the addresses between nodes: 0 IPv4, 1 IPv6. Pods have both.
     pub underlay: usize,
     pub wrapped: Wrapped,
+    pub uplink_mtu: u16,
+    /// The 802.1Q tag of the uplink's frames, 0 for none.
+    pub vlan: u16,
 }
 
 impl Default for Shape {
@@ -56,6 +59,8 @@ impl Default for Shape {
             ring_len: 512,
             underlay: 0,
             wrapped: Wrapped::Vxlan,
+            uplink_mtu: UPLINK_MTU,
+            vlan: 0,
         }
     }
 }
@@ -172,11 +177,14 @@ impl Node {
     fn slot(&mut self, id: u32, kind: InterfaceKind, owner: u16, mac: Mac, worker: Option<u16>) -> Slot {
         let is_uplink = kind == InterfaceKind::Uplink;
         let polls = worker.filter(|&worker| is_uplink || worker == owner);
-        let config = MemConfig { interface: id, ring_len: self.shape.ring_len, super_frames: !is_uplink };
+        let ring_len = self.shape.ring_len;
+        let chains = is_uplink && self.shape.uplink_mtu > UPLINK_MTU;
+        let config = MemConfig { interface: id, ring_len, super_frames: !is_uplink, chains };
+        let vlan = if is_uplink { self.shape.vlan } else { 0 };
         let device = polls.map(|worker| {
             let (device, peer) = mem::interface(config);
             self.peers.insert((id, worker), peer);
-            Box::new(device) as Box<dyn Interface>
+            tagged(Box::new(device), vlan)
         });
         Slot { id, kind, owner, mac, addrs: Vec::new(), device, out: Burst::default(), gone: false }
     }

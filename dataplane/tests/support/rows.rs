@@ -83,7 +83,7 @@ impl Rows<'_, '_> {
         record.node = [node_addr(n), node_addr_v6(n)];
         record.gateway = [pod(n, 1), pod_v6(n, 1)];
         (record.host, record.snat) = ([pod(n, 2), pod_v6(n, 2)], [pod(n, 3), pod_v6(n, 3)]);
-        (record.vni, record.tunnel_port, record.uplink_mtu) = (VNI, TUNNEL_PORT, UPLINK_MTU);
+        (record.vni, record.tunnel_port, record.uplink_mtu) = (VNI, TUNNEL_PORT, shape.uplink_mtu);
         if shape.wrapped == Wrapped::Geneve {
             (record.tunnel_port, record.encapsulation) = (GENEVE_PORT, Encapsulation::Geneve as u32);
         }

@@ -87,7 +87,7 @@ mod tests {
 
     /// Sends 10,000 numbered packets through a wire; what arrived, and the wire.
     fn run(impairment: Impairment) -> (Vec<u32>, Wire) {
-        let config = MemConfig { interface: 0, ring_len: 64, super_frames: true };
+        let config = MemConfig { interface: 0, ring_len: 64, super_frames: true, chains: false };
         let ((mut sender, one), (_receiver, other)) = (interface(config), interface(config));
         let (far, mut wire) = (other.clone(), Wire::new(one, other, impairment));
         let (memory, frames) = Memory::create(64, 2048).unwrap();

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)] // one setsockopt that rustix does not know
 
 use super::ring::{Consumer, Producer};
-use super::{Drops, Holder, Memory, Xsk};
+use super::{Chain, Drops, HEADROOM, Holder, Memory, Xsk};
 use crate::packet::BURST_MAX;
 use rustix::io::Errno;
 use rustix::net::sockopt::{
@@ -26,6 +26,8 @@ const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 const SEND_BUFFER_PER_PACKET: usize = 4096;
 /// A queue stays taken for a moment after its socket was closed (the kernel lets go in a work queue).
 const BUSY_TRIES: u32 = 50;
+/// What a frame is longer than the MTU: Ethernet header, VLAN tag, FCS.
+pub const FRAME_EXTRA_BYTES: usize = 22;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Sizes of the rings (powers of two), and who we are.
@@ -41,12 +43,24 @@ pub struct XskConfig {
     pub busy_poll: bool,
     /// Frames that filling leaves in the worker's pool.
     pub reserve: usize,
+    /// Bytes of the largest packet with its Ethernet header. If that is more than a frame holds, the kernel must take and
+    /// give packets in several.
+    pub bytes_max: usize,
 }
 
 impl Default for XskConfig {
     fn default() -> XskConfig {
         let (reserve, busy_poll) = (4 * BURST_MAX, false);
-        XskConfig { interface: 0, fill: 2048, completion: 2048, rx: 2048, tx: 2048, busy_poll, reserve }
+        XskConfig {
+            interface: 0,
+            fill: 2048,
+            completion: 2048,
+            rx: 2048,
+            tx: 2048,
+            busy_poll,
+            reserve,
+            bytes_max: 1518,
+        }
     }
 }
 
@@ -69,6 +83,11 @@ pub enum XskError {
         "interface {ifindex} is not in the namespace that the socket was made in, or was removed: name an interface of this node"
     )]
     NoDevice { ifindex: u32 },
+    #[error(
+        "interface {ifindex} has frames of up to {bytes_max} bytes, which do not fit the {room} of one buffer, and this kernel does not take packets of several (it needs Linux 6.6): lower its MTU to {}, or, up to 3818, use a profile with frame_size = 4096",
+        room - FRAME_EXTRA_BYTES
+    )]
+    NoChains { ifindex: u32, bytes_max: usize, room: usize },
     #[error("interface {ifindex} is down: `ip link set up` it first")]
     Down { ifindex: u32 },
     #[error(
@@ -135,17 +154,22 @@ impl Xsk {
         let fill = Producer::open(at, XDP_UMEM_PGOFF_FILL_RING, offsets.fr, config.fill).map_err(mapped)?;
         let completion = Consumer::open(at, XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr, config.completion);
         let completion = completion.map_err(mapped)?;
-        let wakeup = bind(at, place, share)?;
+        let room = memory.frame_size() - HEADROOM;
+        let wakeup = if config.bytes_max > room {
+            bind_with_chains(at, place, share, config.bytes_max, room)?
+        } else {
+            bind(at, place, share, SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP)?
+        };
         let mode = mode(at, place)?;
         widen_sending(at, config.tx);
         let always_kick = !wakeup || mode == XdpMode::Copy;
-        let XskConfig { interface, reserve, busy_poll, .. } = config;
-        let (in_chain, gone, rounds, drops) = (false, false, 0, Drops::default());
+        let XskConfig { interface, reserve, busy_poll, bytes_max, .. } = config;
+        let (chain, gone, rounds, drops) = (Chain::default(), false, 0, Drops::default());
         let fd = Some(fd);
         #[rustfmt::skip]
         let xsk = Xsk {
-            fd, memory, holder, interface, mode, fill, completion, rx, tx, reserve, busy_poll, always_kick, in_chain,
-            gone, rounds, drops,
+            fd, memory, holder, interface, mode, fill, completion, rx, tx, reserve, busy_poll, always_kick, chain,
+            bytes_max, gone, rounds, drops,
         };
         Ok((xsk, mode))
     }
@@ -170,7 +194,12 @@ fn size_rings(fd: BorrowedFd<'_>, config: &XskConfig) -> rustix::io::Result<()> 
 }
 
 /// Binds; the kernel tries zero-copy and falls back by itself. True if it says when it wants to be woken.
-fn bind(fd: BorrowedFd<'_>, place: Place, share: Option<BorrowedFd<'_>>) -> Result<bool, XskError> {
+fn bind(
+    fd: BorrowedFd<'_>,
+    place: Place,
+    share: Option<BorrowedFd<'_>>,
+    flags: SocketAddrXdpFlags,
+) -> Result<bool, XskError> {
     let address = |flags| SocketAddrXdp::new(flags, place.ifindex, place.queue);
     if let Some(shared_umem_fd) = share {
         // Flags are those of the first socket. A kernel that can share between queues (5.10) knows wakeups.
@@ -178,13 +207,33 @@ fn bind(fd: BorrowedFd<'_>, place: Place, share: Option<BorrowedFd<'_>>) -> Resu
         let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd };
         return while_busy(|| rustix::net::bind(fd, &address)).map(|()| true).map_err(|e| place.bind_error(e));
     }
-    match while_busy(|| rustix::net::bind(fd, &address(SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP))) {
+    match while_busy(|| rustix::net::bind(fd, &address(flags))) {
         Ok(()) => Ok(true),
         Err(Errno::INVAL) => {
-            let plain = rustix::net::bind(fd, &address(SocketAddrXdpFlags::empty()));
+            let flags = flags - SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+            let plain = rustix::net::bind(fd, &address(flags));
             plain.map(|()| false).map_err(|errno| place.bind_error(errno))
         }
         Err(errno) => Err(place.bind_error(errno)),
+    }
+}
+
+/// The same, so that packets may have several buffers. A NIC that cannot do so in zero-copy mode is bound in copy mode.
+fn bind_with_chains(
+    fd: BorrowedFd<'_>,
+    place: Place,
+    share: Option<BorrowedFd<'_>>,
+    bytes_max: usize,
+    room: usize,
+) -> Result<bool, XskError> {
+    let plain = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+    match bind(fd, place, share, plain | SocketAddrXdpFlags::XDP_USE_SG) {
+        // A flag that the kernel does not know, or no such queue: another bind tells which.
+        Err(XskError::NoQueue { .. }) => {
+            bind(fd, place, share, plain)?;
+            Err(XskError::NoChains { ifindex: place.ifindex, bytes_max, room })
+        }
+        other => other,
     }
 }
 

@@ -12,20 +12,24 @@ use std::time::{Duration, Instant};
 
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const FRAMES: u32 = 1024;
+pub(super) const FRAMES: u32 = 1024;
 
 /// A namespace with `nic0`, and one at the other end of the wire with `eth0` and 10.8.0.`number`.
-struct Rig {
-    home: Namespace,
-    peer: Namespace,
+pub(super) struct Rig {
+    pub(super) home: Namespace,
+    pub(super) peer: Namespace,
 }
 
 /// Adds a veth pair between two namespaces. What faces AF_XDP must complete its checksums itself.
 fn wire(home: &Namespace, peer: &Namespace, nic: &str, number: u8, queues: u8) {
+    wire_of(home, peer, nic, number, &format!("numrxqueues {queues} numtxqueues {queues}"));
+}
+
+/// Both ends have this shape.
+pub(super) fn wire_of(home: &Namespace, peer: &Namespace, nic: &str, number: u8, shape: &str) {
     let (mac, path) = (format!("02:00:00:00:00:0{number}"), peer.path());
     home.shell(&format!(
-        "ip link add {nic} numrxqueues {queues} numtxqueues {queues} type veth \
-           peer name eth0 address {mac} numrxqueues {queues} numtxqueues {queues} netns {path}; ip link set {nic} up"
+        "ip link add {nic} {shape} type veth peer name eth0 address {mac} {shape} netns {path}; ip link set {nic} up"
     ));
     peer.shell(&format!(
         "ethtool -K eth0 tx off >/dev/null; ip address add 10.8.0.{number}/24 dev eth0; ip link set eth0 up; \
@@ -44,7 +48,7 @@ impl Rig {
         rig
     }
 
-    fn listener(&self) -> UdpSocket {
+    pub(super) fn listener(&self) -> UdpSocket {
         self.peer.run(|| {
             let socket = UdpSocket::bind(("10.8.0.2", 9999)).unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -57,18 +61,39 @@ fn xdp_socket(home: &Namespace) -> OwnedFd {
     home.run(|| socket(AddressFamily::XDP, SocketType::RAW, None).unwrap())
 }
 
-fn config(size: u32) -> XskConfig {
+pub(super) fn config(size: u32) -> XskConfig {
     XskConfig { interface: 3, fill: size, completion: size, rx: size, tx: size, reserve: 128, ..XskConfig::default() }
 }
 
 fn try_open(home: &Namespace, nic: &str, queue: u32, pool: &FramePool, holder: u8) -> Result<Xsk, XskError> {
+    try_open_as(home, nic, queue, pool, holder, config(256))
+}
+
+pub(super) fn try_open_as(
+    home: &Namespace,
+    nic: &str,
+    queue: u32,
+    pool: &FramePool,
+    holder: u8,
+    config: XskConfig,
+) -> Result<Xsk, XskError> {
     let (fd, ifindex) = (xdp_socket(home), home.ifindex(nic));
-    Xsk::open(fd, ifindex, queue, pool.memory_arc(), holder, config(256), None).map(|(xsk, _)| xsk)
+    Xsk::open(fd, ifindex, queue, pool.memory_arc(), holder, config, None).map(|(xsk, _)| xsk)
 }
 
 /// A socket on the first queue of a NIC that is handed all its packets.
 fn open(home: &Namespace, nic: &str, pool: &mut FramePool, holder: u8) -> (Xsk, Redirect) {
-    let mut xsk = try_open(home, nic, 0, pool, holder).unwrap();
+    open_as(home, nic, pool, holder, config(256))
+}
+
+pub(super) fn open_as(
+    home: &Namespace,
+    nic: &str,
+    pool: &mut FramePool,
+    holder: u8,
+    config: XskConfig,
+) -> (Xsk, Redirect) {
+    let mut xsk = try_open_as(home, nic, 0, pool, holder, config).unwrap();
     let ifindex = home.ifindex(nic);
     let redirect = home.run(move || Redirect::attach(ifindex));
     redirect.insert(0, xsk.readiness().unwrap().as_raw_fd());
@@ -76,14 +101,14 @@ fn open(home: &Namespace, nic: &str, pool: &mut FramePool, holder: u8) -> (Xsk, 
     (xsk, redirect)
 }
 
-fn datagram(payload: &[u8]) -> Vec<u8> {
+pub(super) fn datagram(payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(OUR_MAC, PEER_MAC);
     let mut bytes = Vec::new();
     builder.ipv4([10, 8, 0, 9], [10, 8, 0, 2], 64).udp(7777, 9999).write(&mut bytes, payload).unwrap();
     bytes
 }
 
-fn send(xsk: &mut Xsk, pool: &mut FramePool, packets: impl IntoIterator<Item = Packet>) -> usize {
+pub(super) fn send(xsk: &mut Xsk, pool: &mut FramePool, packets: impl IntoIterator<Item = Packet>) -> usize {
     let mut burst = Burst::default();
     packets.into_iter().for_each(|packet| burst.push(packet).unwrap());
     xsk.tx(pool, &mut burst);
