@@ -6,7 +6,7 @@
 #   make fuzz T=60      every fuzz target for T seconds
 #   make sanitize       the raw-memory part under AddressSanitizer and valgrind
 #   make soak T=3600    the demo's sections again and again for T seconds
-#   make vm-test ZC_VM=path/to/zc-vm    in a VM: the lab's uplinks on true zero-copy NICs; tunnels and SCTP by its kernel
+#   make vm-test ZC_VM=path/to/zc-vm    in a VM: the lab's uplinks on true zero-copy NICs; tunnels, SCTP and VLANs by its kernel
 #   make bench          what a packet and a table change cost, with peers beside it; FULL=1 is longer, HUGE=0 without huge pages
 #   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
 #   make deps           the Debian packages that are missing
@@ -100,7 +100,7 @@ soak: deps rust build
 vm-test: deps rust build
 	@[ -n "$(ZC_VM)" ] || { echo "say where zc-vm is: make vm-test ZC_VM=path/to/zc-vm"; exit 1; }
 	$(ZC_VM) -n 4 -q 2 -- sh -c "modprobe -a bridge veth tun nf_tables && $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3"
-	$(ZC_VM) -t 900 -- sh -c "modprobe -a bridge veth tun geneve ipip sit ip6_tunnel sctp && $(abspath $(BIN))/fairway-demo --only 8"
+	$(ZC_VM) -t 900 -- sh -c "modprobe -a bridge veth tun geneve ipip sit ip6_tunnel sctp 8021q && $(abspath $(BIN))/fairway-demo --only 8"
 
 # Peers that cannot be built are rows with an error.
 bench: PACKAGES += libdpdk-dev

@@ -40,6 +40,19 @@ impl Fabric {
         netns.ip(&format!("link set {interface} up")).map(|_| ())
     }
 
+    /// A VLAN on a link, whose name is the answer; 0: none, and the link itself.
+    pub fn tag(&self, port: &str, netns: &Netns, interface: &str, vlan: u16) -> Result<String> {
+        if vlan == 0 {
+            return Ok(interface.to_string());
+        }
+        // Towards AF_XDP a tag beside the frame would be lost, so this end puts it in.
+        Cmd::line(&format!("ethtool -K {port} txvlan off")).netns(&self.netns).ok()?;
+        let device = format!("{interface}.{vlan}");
+        netns.ip(&format!("link add link {interface} name {device} type vlan id {vlan}"))?;
+        netns.ip(&format!("link set {device} up"))?;
+        Ok(device)
+    }
+
     /// Moves two joined NICs of this machine: one into the node, the other into the bridge.
     pub fn connect_nics(&self, port: &str, netns: &Netns, interface: &str) -> Result<()> {
         for (nic, home) in [(port, &self.netns), (interface, netns)] {

@@ -40,6 +40,8 @@ pub struct Options {
     pub uplink_queues: u32,
     /// Of all links of the fabric, unless they are NICs.
     pub uplink_mtu: u32,
+    /// The uplinks are in this VLAN; 0: in none.
+    pub uplink_vlan: u16,
     /// Length of a node's pod range.
     pub pod_prefix: u8,
     pub families: Families,
@@ -56,6 +58,7 @@ impl Default for Options {
             workers: 1,
             uplink_queues: 1,
             uplink_mtu: 1500,
+            uplink_vlan: 0,
             pod_prefix: 24,
             families: Families::Ipv4,
             control_args: Vec::new(),
@@ -93,8 +96,9 @@ impl Lab {
             silence_ipv6(&client, options.families)?;
         }
         fabric.connect("client", &client, UPLINK, 1)?;
+        let device = fabric.tag("client", &client, UPLINK, options.uplink_vlan)?;
         for address in options.families.client() {
-            client.ip(&format!("address add {} dev {UPLINK}", addressing::assignment(address)))?;
+            client.ip(&format!("address add {} dev {device}", addressing::assignment(address)))?;
         }
         let (has_nics, families) = (!options.nics.is_empty(), options.families);
         let (nodes, pods, servers) = (Vec::new(), BTreeMap::new(), Vec::new());
@@ -117,6 +121,7 @@ impl Lab {
             Some(_) => self.fabric.connect_nics(&port, &netns, &uplink)?,
             None => self.fabric.connect(&port, &netns, &uplink, options.uplink_queues)?,
         }
+        let uplink = self.fabric.tag(&port, &netns, &uplink, options.uplink_vlan)?;
         let addresses = options.families.node(number);
         let pod_ranges = options.families.pod_ranges(number, options.pod_prefix);
         for (address, range) in addresses.iter().zip(&pod_ranges) {

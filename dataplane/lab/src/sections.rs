@@ -47,7 +47,7 @@ pub const SHARED: [Section; 6] = [
 pub const WORKERS: (u32, &str) = (7, "7. Two workers: every path with equal and with different owners");
 
 /// The section that needs a kernel with more than most have; it is played only when it is asked for.
-pub const INTEROP: (u32, &str) = (8, "8. Tunnels of another make, and SCTP");
+pub const INTEROP: (u32, &str) = (8, "8. Tunnels of another make, SCTP, and a VLAN");
 
 /// Service `web` (pods labelled `app: web`) and service `mirror` (only web-1).
 pub fn web_service() -> IpAddr {

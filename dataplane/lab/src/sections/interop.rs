@@ -1,5 +1,5 @@
-//! Section 8: kernel devices for Geneve and IP in IP as the other node, and SCTP by kernel sockets. Few kernels have all of
-//! it, so that it is only played when it is asked for.
+//! Section 8: kernel devices for Geneve and IP in IP as the other node, SCTP by kernel sockets, and VLAN devices as uplinks.
+//! Few kernels have all of it, so that it is only played when it is asked for.
 
 use anyhow::{Context, Result};
 
@@ -50,6 +50,9 @@ pub fn play(show: &Transcript) -> Report {
     if let Err(error) = sctp(show, &mut report) {
         report.stopped_by(&error.context("SCTP"));
     }
+    if let Err(error) = vlan(show, &mut report) {
+        report.stopped_by(&error.context("VLAN"));
+    }
     show.report(&report);
     report
 }
@@ -71,12 +74,44 @@ impl Tunnel {
             let near = End { name: "alice", netns: alice.netns(), address: near };
             let far = End { name: "kernel", netns: peer.netns(), address: far };
             let road = Road { mtu: self.mtu, megabits_per_second: 0 };
-            let told = exchange::meet(near, far).and_then(|()| exchange::everything(lab.binaries(), near, far, road));
-            let (told, good) = told.map_or_else(|error| (format!("{error:#}"), false), |told| (told, true));
-            report.check(format!("{}: everything passes", self.what), Measured::Text(told), good, "no error");
+            talk(&lab, report, self.what, (near, far), road);
         }
         Ok(())
     }
+}
+
+fn talk(lab: &Lab, report: &mut Report, what: &str, (near, far): (End, End), road: Road) {
+    let told = exchange::meet(near, far).and_then(|()| exchange::everything(lab.binaries(), near, far, road));
+    let (told, good) = told.map_or_else(|error| (format!("{error:#}"), false), |told| (told, true));
+    report.check(format!("{what}: everything passes"), Measured::Text(told), good, "no error");
+}
+
+/// Uplinks that are VLAN devices: between pods, and with the kernel of a client in the same VLAN.
+fn vlan(show: &Transcript, report: &mut Report) -> Result<()> {
+    show.progress("a lab whose uplinks are in a VLAN ...");
+    let options = Options { families: Families::Dual, uplink_vlan: 5, ..Options::default() };
+    let mut lab = Lab::start(&options)?;
+    for (name, node) in [("alice", 0), ("bob", 1)] {
+        lab.add_pod(name, node, &[])?;
+    }
+    let client = lab.client().clone();
+    lab.serve("client", &client)?;
+    lab.settle()?;
+    let (alice, bob) = (lab.pod("alice")?, lab.pod("bob")?);
+    let _one = exchange::bulk_server(alice.netns(), lab.directory())?;
+    let _other = exchange::bulk_server(bob.netns(), lab.directory())?;
+    for i in 0..2 {
+        let [near, far] =
+            [alice, bob].map(|pod| End { name: pod.name(), netns: pod.netns(), address: pod.addresses()[i] });
+        let overlay = Road { mtu: 1450, megabits_per_second: 0 };
+        talk(&lab, report, "pod to pod in a VLAN", (near, far), overlay);
+        let ping = Cmd::line("ping -q -c 3 -i 0.05 -W 2").arg(lab.families().client()[i]).netns(alice.netns());
+        let ran = ping.run()?;
+        show.ran(&ran);
+        let answers = if ran.stdout.contains(" 3 received") { "3" } else { ran.stdout.trim() };
+        report.equal("masqueraded into the VLAN, answers", answers, "3");
+    }
+    Ok(())
 }
 
 fn up(peer: &Peer, device: &str, mtu: u32, kind: &str) -> Result<()> {
