@@ -42,8 +42,8 @@ const EXCUSES: [Excuse; 6] = [
         same_ports,
     ),
     (
-        "source of an error about a packet to a service",
-        "the kernel lets every router on the way speak as the service; Fairway leaves routers their own addresses",
+        "source of an error about a packet to a service, or to a pod that reaches itself",
+        "the kernel lets every router on the way speak as the address that it stands for; Fairway leaves routers their own",
         same_speaker,
     ),
     (
@@ -101,8 +101,8 @@ fn same_ports(pair: &mut Pair<'_>) {
 fn same_speaker(pair: &mut Pair<'_>) {
     let (ours, theirs) = (Headers::of(pair.ours), Headers::of(pair.theirs));
     let Some(quoted) = theirs.quoted(pair.theirs) else { return };
-    let is_service = SERVICES.iter().any(|((addr, ..), _)| *addr == quoted.dst);
-    if is_service && theirs.src == quoted.dst && ours.is_v4 == theirs.is_v4 {
+    let stands_for = SERVICES.iter().map(|((addr, ..), _)| *addr).chain([SNAT, v6::SNAT]);
+    if stands_for.into_iter().any(|addr| addr == quoted.dst) && theirs.src == quoted.dst && ours.is_v4 == theirs.is_v4 {
         let at = if ours.is_v4 { 26..30 } else { 22..38 };
         pair.theirs[at.clone()].copy_from_slice(&pair.ours[at]);
         for (frame, headers) in [(&mut *pair.ours, ours), (&mut *pair.theirs, theirs)] {
@@ -199,28 +199,39 @@ pub fn read(sent: Vec<(u32, Vec<u8>)>) -> Vec<Out> {
 }
 
 /// Takes the tunnel off. Excused of its headers: lengths and checksum (judged here), the UDP source port (each draws its
-/// own entropy), the IPv4 id (never a fragment).
+/// own entropy), the IPv4 id (never a fragment), the IPv6 flow label (entropy again).
 fn unwrap(interface: u32, frame: Vec<u8>) -> Out {
     let plain = |place, frame| Out { place, outer: Vec::new(), frame };
     if interface != UPLINK {
         return plain(Place::Pod(interface), frame);
     }
     let headers = Headers::of(&frame);
-    let is_tunnel = headers.protocol == 17 && frame[headers.l4 + 2..headers.l4 + 4] == TUNNEL_PORT.to_be_bytes();
+    let is_whole = packet_of_fragment(&frame).is_none();
+    let is_tunnel =
+        is_whole && headers.protocol == 17 && frame[headers.l4 + 2..headers.l4 + 4] == TUNNEL_PORT.to_be_bytes();
     if !is_tunnel {
         return plain(Place::Outside, frame);
     }
     let (_, _, inner) = packets::unwrap(&Spec::judge(&frame)).expect("VXLAN");
     let mut outer = frame[..headers.l4 + 16].to_vec();
-    for excused in [16..20, 24..26, 34..36, 38..40] {
-        outer[excused].fill(0);
+    let excused = if headers.is_v4 { [16..20, 24..26, 34..36, 38..40] } else { [16..20, 16..20, 54..56, 58..60] };
+    excused.into_iter().for_each(|field| outer[field].fill(0));
+    if !headers.is_v4 {
+        outer[15] &= 0xf0;
     }
     Out { place: Place::Tunnel, outer, frame: inner }
 }
 
 /// The outer traffic class is the inner one, and as far excused.
 fn same_outer(is_generated: bool, ours: &[u8], theirs: &[u8]) -> bool {
-    let same = |i: usize| ours[i] == theirs[i] || i == 15 && is_generated && (ours[i] ^ theirs[i]) & 0xe0 == 0;
+    let is_v4 = ours.get(14).is_some_and(|byte| byte >> 4 == 4);
+    let excused = |i: usize| match i {
+        14 if !is_v4 => 1,
+        15 if is_v4 => 0x1f,
+        15 => 0xff,
+        _ => 0,
+    };
+    let same = |i: usize| (ours[i] ^ theirs[i]) & !if is_generated { excused(i) } else { 0 } == 0;
     ours.len() == theirs.len() && (0..ours.len()).all(same)
 }
 

@@ -104,12 +104,13 @@ impl Headers {
 
     /// The node's port in this packet, or in the one that it quotes.
     pub fn own_port(&self, bytes: &[u8]) -> Option<OwnPort> {
-        let node = if self.is_v4 { NODE } else { v6::NODE };
         let own = self.checksum_at(bytes);
         let (headers, above) = match self.quoted(bytes) {
             Some(quoted) => (quoted, own),
             None => (*self, None),
         };
+        let is_own = |addr: &Addr| [NODE, v6::NODE, SNAT, v6::SNAT].contains(addr);
+        let node = [headers.src, headers.dst].into_iter().find(is_own)?;
         let at = headers.port_at(bytes, node)?;
         let remote = if headers.src == node { headers.dst } else { headers.src };
         let remote_port = if headers.is_icmp() { 0 } else { word(bytes, headers.port_at(bytes, remote)?) };

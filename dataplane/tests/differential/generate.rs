@@ -31,9 +31,12 @@ pub struct Step {
     /// In which the fragments are sent.
     pub order: Vec<usize>,
     pub is_wrong: bool,
+    /// Of the uplink, at which Fairway receives it.
+    pub queue: u16,
 }
 
 pub struct Generator<'r> {
+    shape: Shape,
     pub random: &'r mut Random,
     /// Of the next new flow.
     pub port: u16,
@@ -46,8 +49,8 @@ pub struct Generator<'r> {
 }
 
 impl<'r> Generator<'r> {
-    pub fn new(random: &'r mut Random, port: u16) -> Generator<'r> {
-        Generator { random, port, sent: Vec::new(), answered: Vec::new(), is_over: false }
+    pub fn new(shape: Shape, random: &'r mut Random, port: u16) -> Generator<'r> {
+        Generator { shape, random, port, sent: Vec::new(), answered: Vec::new(), is_over: false }
     }
 
     /// The next packet, given what came out so far.
@@ -75,7 +78,7 @@ impl<'r> Generator<'r> {
         self.port += 1;
         let (place, src, dst) = self.ends(&ends);
         let (from, to) = ((src, self.port), (dst, self.random.between(1, 60_000) as u16));
-        let services: Vec<_> = SERVICES.iter().filter(|((addr, ..), (to, _))| *addr == dst && *to != src).collect();
+        let services: Vec<_> = SERVICES.iter().filter(|((addr, ..), _)| *addr == dst).collect();
         // Maybe a connection that was there before the node.
         let opener = if self.random.percent(15) { ACK } else { SYN };
         let spec = if dst == ends.service {
@@ -193,7 +196,7 @@ impl<'r> Generator<'r> {
     fn dress(&mut self, place: Place, spec: Spec) -> Step {
         let (src_mac, dst_mac) = match place {
             Place::Pod(octet) => (pod_mac(1, octet as u8), GATEWAY_MAC),
-            Place::Tunnel => (inner_mac(2), inner_mac(1)),
+            Place::Tunnel => (self.shape.inner_mac(2), self.shape.inner_mac(1)),
             Place::Outside => (ROUTER_MAC, uplink_mac(1)),
         };
         let is_error = Headers::of(&spec.bytes()).is_error(&spec.bytes());
@@ -215,6 +218,7 @@ impl<'r> Generator<'r> {
             id: self.random.next() as u32,
             order: vec![0],
             is_wrong: false,
+            queue: self.random.below(self.shape.uplink_queues as usize) as u16,
         };
         self.checksum(&mut step);
         if !is_error && ttl > 1 && !to_gateway && spec.payload.len() > 100 && self.random.percent(30) {

@@ -1,7 +1,9 @@
 //! The same node made of the kernel: routing, nftables, vxlan in a network namespace of the calling thread, a TAP for each
-//! interface. What is written to a TAP is forwarded before the write returns, so nothing here waits. All of it ends with
-//! the thread.
+//! interface. What is written to a TAP is nearly always forwarded before the write returns. All of it ends with the
+//! thread.
 
+use super::frame::Headers;
+use crate::support::packets::echo;
 use crate::support::*;
 use nix::sched::{CloneFlags, unshare};
 use smoltcp::phy::{Device, Medium, RxToken, TunTapInterface, TxToken};
@@ -9,6 +11,8 @@ use smoltcp::time::Instant;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 use tables::{Prefix, Protocol};
 
 /// A service port and its only backend.
@@ -47,13 +51,16 @@ const SETTINGS: [(&str, &str); 19] = [
     ("ipv4/ip_local_reserved_ports", "40000-40999"),
 ];
 
+const SETTLE_TRIES: usize = 5000;
+const OVER_V6: &str = "udp6zerocsumtx udp6zerocsumrx";
+
 pub struct Kernel {
     taps: BTreeMap<u32, TunTapInterface>,
 }
 
 impl Kernel {
     /// Moves this thread into a namespace of its own and makes the node there.
-    pub fn new(services: &[Service]) -> Kernel {
+    pub fn new(shape: &Shape, services: &[Service]) -> Kernel {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this test needs root (CAP_SYS_ADMIN)");
         let making = TAPS.map(|(_, name, mac, mtu)| {
             format!("tuntap add dev {name} mode tap\nlink set dev {name} mtu {mtu} address {mac} addrgenmode none\n")
@@ -65,17 +72,42 @@ impl Kernel {
         let open =
             |name| TunTapInterface::new(name, Medium::Ethernet).unwrap_or_else(|error| panic!("{name}: {error}"));
         let taps = TAPS.map(|(id, name, ..)| (id, open(name))).into();
-        ip(&links());
+        ip(&TAPS.map(|(_, name, ..)| format!("link set dev {name} up\n")).concat());
         for (own, router) in [(NODE, ROUTER), (v6::NODE, v6::ROUTER)] {
             ip(&uplink(own, router));
         }
+        ip(&tunnel(shape));
+        run(
+            "bridge",
+            &["-batch", "-"],
+            &format!("fdb add {} dev vxlan0 dst {}\n", shape.inner_mac(2), shape.outer(1, 2).dst),
+        );
         for family in [0, 1] {
-            ip(&pods(family));
+            ip(&pods(shape, family));
             nft(&translations(family, services));
         }
         let mut kernel = Kernel { taps };
-        kernel.sent();
+        for ends in FAMILIES {
+            kernel.settle(UPLINK, echo(ends.client, ends.node, 1).macs(ROUTER_MAC, uplink_mac(1)));
+            kernel.settle(POD_A, echo(ends.a, ends.gateway, 1).macs(pod_mac(1, 4), GATEWAY_MAC));
+            kernel.settle(POD_B, echo(ends.b, ends.gateway, 1).macs(pod_mac(1, 5), GATEWAY_MAC));
+        }
         kernel
+    }
+
+    /// Waits until an address answers: the kernel puts those of IPv6 into force a little later.
+    fn settle(&mut self, interface: u32, asked: Spec) {
+        let answers = |sent: &Vec<(u32, Vec<u8>)>| sent.iter().any(|(_, frame)| frame[..6] == asked.src_mac.0);
+        let answered = (0..SETTLE_TRIES).any(|_| {
+            let sent = self.pass(interface, &[asked.bytes()]);
+            let is_error = sent.iter().any(|(_, frame)| Headers::of(frame).is_error(frame));
+            answers(&sent) && !is_error || {
+                sleep(Duration::from_millis(1));
+                false
+            }
+        });
+        assert!(answered, "the kernel's node does not answer {asked:?}");
+        self.sent();
     }
 
     /// Puts frames in at an interface and tells what came out, in order, of each interface.
@@ -88,7 +120,8 @@ impl Kernel {
         self.sent()
     }
 
-    fn sent(&mut self) -> Vec<(u32, Vec<u8>)> {
+    /// What came out since the last look.
+    pub fn sent(&mut self) -> Vec<(u32, Vec<u8>)> {
         let mut sent = Vec::new();
         for (&id, tap) in &mut self.taps {
             while let Some((token, _)) = tap.receive(Instant::ZERO) {
@@ -99,25 +132,25 @@ impl Kernel {
     }
 }
 
-fn links() -> String {
-    let up = |name: &str| format!("link set dev {name} up\n");
-    let vxlan = format!(
-        "addr add {NODE}/24 dev uplink\n\
-         link add vxlan0 address {} mtu {} type vxlan id {VNI} dstport {TUNNEL_PORT} local {NODE} dev uplink nolearning \
-         ttl 64 tos inherit df set noudpcsum\n\
-         link set dev vxlan0 addrgenmode none\n",
-        inner_mac(1),
-        UPLINK_MTU - 50,
-    );
-    let taps: String = TAPS.iter().map(|(_, name, ..)| up(name)).collect();
-    [up("lo"), taps, vxlan, up("vxlan0")].concat()
+fn tunnel(shape: &Shape) -> String {
+    let (mtu, over) =
+        if shape.underlay == 0 { (UPLINK_MTU - 50, "df set noudpcsum") } else { (UPLINK_MTU - 70, OVER_V6) };
+    format!(
+        "link set dev lo up\n\
+         link add vxlan0 address {} mtu {mtu} type vxlan id {VNI} dstport {TUNNEL_PORT} local {} dev uplink nolearning \
+         ttl 64 tos inherit {over}\n\
+         link set dev vxlan0 addrgenmode none\n\
+         link set dev vxlan0 up\n",
+        shape.inner_mac(1),
+        shape.outer(1, 2).src,
+    )
 }
 
 fn uplink(own: Addr, router: Addr) -> String {
-    let (length, all) = if own.is_v4() { (24, "0.0.0.0/0") } else { (64, "::/0") };
-    let address = if own.is_v4() { String::new() } else { format!("addr add {own}/{length} dev uplink nodad\n") };
+    let (length, all, nodad) = if own.is_v4() { (24, "0.0.0.0/0", "") } else { (64, "::/0", "nodad") };
     format!(
-        "{address}neigh add {router} lladdr {ROUTER_MAC} dev uplink nud permanent\n\
+        "addr add {own}/{length} dev uplink {nodad}\n\
+         neigh add {router} lladdr {ROUTER_MAC} dev uplink nud permanent\n\
          neigh add {} lladdr {} dev uplink nud permanent\n\
          route add {all} via {router} dev uplink src {own}\n",
         if own.is_v4() { node_addr(2) } else { node_addr_v6(2) },
@@ -126,7 +159,7 @@ fn uplink(own: Addr, router: Addr) -> String {
 }
 
 /// This node's pods, each behind its TAP with the gateway's address, and the other node's behind the tunnel.
-fn pods(family: usize) -> String {
+fn pods(shape: &Shape, family: usize) -> String {
     let (host, range, nodad) = if family == 0 { (32, 24, "") } else { (128, 64, "nodad") };
     let (gateway, far) = (pod_in(family, 1, 1), pod_in(family, 2, 1));
     let near = [4u8, 5].map(|octet| {
@@ -142,18 +175,15 @@ fn pods(family: usize) -> String {
     let far = format!(
         "neigh add {far} lladdr {mac} dev vxlan0 nud permanent\n\
          route add {far_range} via {far} dev vxlan0 onlink src {gateway}\n",
-        mac = inner_mac(2),
+        mac = shape.inner_mac(2),
     );
-    let fdb = format!("fdb add {} dev vxlan0 dst {PEER}\n", inner_mac(2));
-    if family == 0 {
-        run("bridge", &["-batch", "-"], &fdb);
-    }
     near.concat() + &far
 }
 
-/// DNAT of services, masquerade of pods to the world outside.
+/// DNAT of services, masquerade of pods to the world outside, and of pod B to itself.
 fn translations(family: usize, services: &[Service]) -> String {
     let (ip, icmp, range) = [("ip", "icmp", "10.1.1.0/24"), ("ip6", "icmpv6", "2001:db8:1::/64")][family];
+    let snat = if family == 0 { format!("{SNAT}") } else { format!("[{}]", v6::SNAT) };
     let in_family = services.iter().filter(|((addr, ..), _)| addr.is_v4() == (family == 0));
     let dnat = in_family.map(|&((addr, port, protocol), (backend, backend_port))| {
         let backend = if family == 0 { backend.to_string() } else { format!("[{backend}]") };
@@ -170,6 +200,7 @@ fn translations(family: usize, services: &[Service]) -> String {
                 type nat hook postrouting priority 100
                 oifname uplink {ip} saddr {range} meta l4proto {{ tcp, udp }} masquerade to :{SNAT_FIRST}-{SNAT_LAST}
                 oifname uplink {ip} saddr {range} meta l4proto {icmp} masquerade
+                iifname pod5 oifname pod5 meta l4proto {{ tcp, udp }} snat to {snat}:{SNAT_FIRST}-{SNAT_LAST}
             }}
         }}"
     )
