@@ -300,8 +300,6 @@ pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOn
     let is_life = match meta.protocol {
         // Without a header of its own.
         _ if meta.kind == Kind::Piece => true,
-        // It has no header that says more.
-        _ if meta.kind == Kind::Piece => true,
         Protocol::TCP => {
             let header = bytes().get(meta.l4 as usize..).and_then(|l4| l4.first_chunk());
             header.is_some_and(|header| tcp::note(record, way, meta.tcp_flags, header))
@@ -315,7 +313,11 @@ pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOn
     record.packets = record.packets.wrapping_add(1);
     // Confirmed is an answer after which the opener spoke on.
     let answered = record.flags & FLAG_ANSWERED;
-    record.flags |= if is_by_opener(record, way) { answered * (FLAG_CONFIRMED / FLAG_ANSWERED) } else { FLAG_ANSWERED };
+    let news = if is_by_opener(record, way) { answered * (FLAG_CONFIRMED / FLAG_ANSWERED) } else { FLAG_ANSWERED };
+    // Written when it is news alone: what stands beside it is read soon, and a processor waits for parts just written.
+    if record.flags & news != news {
+        record.flags |= news;
+    }
 }
 
 /// Whether a record has this tuple in this way; one that is unused has none.

@@ -360,7 +360,8 @@ impl Path {
         let checksum = packet.checksum;
         let front = room_in_front(context, packet, meta, next_hop);
         let leaves_late = front.is_none() && !matches!(next_hop, NextHop::Inside);
-        if leaves_late && let Some(mtu) = too_big(context, packet, self.pool.memory(), meta, next_hop) {
+        // Lends what lies in memory anyway, and nothing that else stays in registers.
+        if leaves_late && let Some(mtu) = too_big(context, packet, self.pool.memory(), &item.meta, *next_hop) {
             return self.drop_and_tell(context, place, item, (DropReason::TooBig, Cause::TooBig { mtu }));
         }
         if !packet.push_front(front.unwrap_or(0)) {

@@ -169,9 +169,9 @@ pub(super) fn too_big(
     packet: &Packet,
     memory: &Memory,
     meta: &Meta,
-    next_hop: &NextHop,
+    next_hop: NextHop,
 ) -> Option<u16> {
-    let max = ip_size_max(context, next_hop);
+    let max = ip_size_max(context, &next_hop);
     let size = match packet.gso {
         Gso::None => meta.ip_size(),
         // Cut into what fits, whatever that is.
