@@ -249,13 +249,14 @@ fn one_thing_has_one_word() {
     none("a second word for the same thing", found.into_iter().map(|(name, at)| format!("{name} ({at})")).collect());
 }
 
-/// Whether `file::name` is a golden packet, another test of this folder, or a script.
+/// Whether `file::name` is a golden packet, another test of this folder or of the lab's, or a script.
 fn is_shown(name: &str) -> bool {
     let tests = root().join("dataplane/tests");
     let Some((file, test)) = name.split_once("::") else { return false };
     let holds = |path: PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&format!("fn {test}()")));
     let in_scripts = file == "scripts" && tests.join(format!("scripts/{test}.script")).exists();
-    in_scripts || holds(tests.join(format!("golden/{file}.rs"))) || holds(tests.join(format!("{file}.rs")))
+    let places = ["dataplane/tests/golden", "dataplane/tests", "dataplane/lab/tests"];
+    in_scripts || places.iter().any(|place| holds(root().join(format!("{place}/{file}.rs"))))
 }
 
 #[test]

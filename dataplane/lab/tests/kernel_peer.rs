@@ -43,9 +43,10 @@ impl Variant {
     }
 }
 
-fn reach_each_other(families: Families, mtu: u32, variants: &[Variant]) {
+fn reach_each_other(families: Families, workers: u32, mtu: u32, variants: &[Variant]) {
     let _one = lab::one_at_a_time();
-    let mut lab = Lab::start(&Options { families, ..Options::default() }).expect("the lab comes up");
+    let options = Options { families, workers, uplink_queues: workers, ..Options::default() };
+    let mut lab = Lab::start(&options).expect("the lab comes up");
     let peer = Peer::join(&lab).expect("a third node");
     lab.serve("kernel", peer.netns()).expect("a server");
     lab.add_pod("alice", 0, &[]).expect("a pod");
@@ -68,10 +69,16 @@ fn reach_each_other(families: Families, mtu: u32, variants: &[Variant]) {
 
 #[test]
 fn a_kernel_vxlan_node_and_a_fairway_node_reach_each_other() {
-    reach_each_other(Families::Dual, 1450, &[AS_IT_COMES, LEARNS_AND_DOES_ALL_ITSELF, NO_GRO, OUTER_CHECKSUMS]);
+    reach_each_other(Families::Dual, 1, 1450, &[AS_IT_COMES, LEARNS_AND_DOES_ALL_ITSELF, NO_GRO, OUTER_CHECKSUMS]);
 }
 
 #[test]
 fn a_kernel_vxlan_node_and_a_fairway_node_reach_each_other_over_ipv6() {
-    reach_each_other(Families::Ipv6, 1430, &[AS_IT_COMES, LEARNS_AND_DOES_ALL_ITSELF]);
+    reach_each_other(Families::Ipv6, 1, 1430, &[AS_IT_COMES, LEARNS_AND_DOES_ALL_ITSELF]);
+}
+
+/// What comes in on one queue belongs to either worker, fragments and errors too.
+#[test]
+fn a_kernel_vxlan_node_and_a_fairway_node_of_two_workers_reach_each_other() {
+    reach_each_other(Families::Dual, 2, 1450, &[AS_IT_COMES, LEARNS_AND_DOES_ALL_ITSELF]);
 }
