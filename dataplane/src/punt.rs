@@ -15,7 +15,7 @@ pub use echo::answer_echo;
 use crate::parse::{Kind, Meta};
 use crate::rewrite::set_macs;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
-use tables::Mac;
+use tables::{Mac, Protocol};
 
 const ANSWER_TTL: u8 = 64;
 /// Bytes of an IPv6 header without extensions.
@@ -23,7 +23,11 @@ const IPV6_BYTES: usize = 40;
 /// Turns a segment that is refused into a reset: its size, or None where there must be none (about resets, and about what
 /// came from many or nobody).
 pub fn refuse(bytes: &mut [u8], meta: &Meta, own_mac: Mac) -> Option<usize> {
-    if meta.kind == Kind::Piece || meta.src.is_multicast() || meta.src.is_unspecified() {
+    if meta.protocol != Protocol::TCP
+        || meta.kind == Kind::Piece
+        || meta.src.is_multicast()
+        || meta.src.is_unspecified()
+    {
         return None;
     }
     let size = reset::reset(bytes, meta)?;

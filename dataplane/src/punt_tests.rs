@@ -81,3 +81,15 @@ fn a_refused_syn_is_reset_so_that_its_sender_believes_it() {
     let answered = meta(&bytes[..end]);
     assert_eq!(refuse(&mut bytes.clone(), &answered, GATEWAY_MAC), None, "a reset is never answered");
 }
+
+#[test]
+fn what_is_no_segment_is_not_reset_however_short_it_is() {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([10, 1, 0, 4], [172, 30, 0, 1], 64)
+        .udp(1000, 53)
+        .write(&mut bytes, b"")
+        .unwrap();
+    let asked = meta(&bytes);
+    assert_eq!(refuse(&mut bytes, &asked, GATEWAY_MAC), None);
+}

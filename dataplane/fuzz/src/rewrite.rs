@@ -128,7 +128,9 @@ fn answer(mut bytes: Vec<u8>, meta: &Meta) {
     if meta.kind == Kind::Echo {
         punt::answer_echo(&mut bytes.clone(), meta, Mac::default());
     }
-    if let Ok(asked) = ndp::solicitation(&bytes, meta, Checksum::Unverified) {
+    if ndp::is_between_neighbours(&bytes, meta)
+        && let Ok(asked) = ndp::solicitation(&bytes, meta, Checksum::Unverified)
+    {
         let mut bytes = [&bytes[..], &[0; ndp::ADVERTISEMENT_BYTES]].concat();
         let end = ndp::advertise(&mut bytes, meta, &asked, Mac::default(), true).expect("room");
         let Some(read) = parse(&bytes[..end], end).ip() else { panic!("no advertisement for {meta:?}") };
@@ -136,7 +138,7 @@ fn answer(mut bytes: Vec<u8>, meta: &Meta) {
     }
     punt::answer_arp(&mut bytes.clone(), meta.dst, Mac::default());
     error(&bytes, meta);
-    if let Some(end) = punt::refuse(&mut bytes, meta, Mac::default()).filter(|_| meta.protocol == Protocol::TCP) {
+    if let Some(end) = punt::refuse(&mut bytes, meta, Mac::default()) {
         bytes.truncate(end);
         let Parsed::Ip(read) = parse(&bytes, bytes.len()) else { panic!("the answer to {meta:?} is not read back") };
         assert_eq!((read.src, read.dst, errors(&bytes, &read)), (meta.dst, meta.src, [0, 0]));

@@ -44,7 +44,7 @@ pub fn is_between_neighbours(bytes: &[u8], meta: &Meta) -> bool {
 /// Reads a solicitation that is as RFC 4861, 7.1.1 wants it. `Err`: what it is instead.
 pub fn solicitation(bytes: &[u8], meta: &Meta, checksum: Checksum) -> Result<Solicitation, DropReason> {
     let message = bytes.get(meta.l4 as usize..meta.end as usize).ok_or(DropReason::Truncated)?;
-    if message[0] != u8::from(Icmpv6Message::NeighborSolicit) {
+    if message.first() != Some(&u8::from(Icmpv6Message::NeighborSolicit)) {
         return Err(DropReason::LinkLocal);
     }
     if message.len() < HEADER_BYTES {
