@@ -34,11 +34,15 @@ struct Plan {
     payload: usize,
 }
 
-/// Whether the packet may be cut: IPv4 without "don't fragment" (RFC 791), and nothing else is to be done to it.
+/// Whether the packet's sender lets it be cut: IPv4 without "don't fragment" (RFC 791, 3.1).
+pub fn is_allowed(head: &[u8], meta: &Meta) -> bool {
+    meta.is_v4 && head.get(meta.l3 as usize + 6).is_some_and(|flags| flags & 0x40 == 0)
+}
+
+/// Whether it may be cut as it is: nothing else is to be done to it.
 pub fn may_cut(memory: &Memory, packet: &Packet, meta: &Meta) -> bool {
-    let bytes = memory.head(packet);
     let complete = packet.gso == Gso::None && !matches!(packet.checksum, Checksum::Partial { .. });
-    meta.is_v4 && complete && bytes.get(meta.l3 as usize + 6).is_some_and(|flags| flags & 0x40 == 0)
+    complete && is_allowed(memory.head(packet), meta)
 }
 
 /// Cuts `packet`, whose checksum is complete, into fragments of at most `ip_size_max` bytes each, appended to `out` in

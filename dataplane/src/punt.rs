@@ -1,5 +1,5 @@
-//! What the node itself answers: ARP, neighbour discovery and echo for the gateway, resets for refused segments, errors. Answers are written over the packet they answer, in place; with smoltcp's views. Decides only whether there is
-//! an answer.
+//! What the node itself answers: ARP, neighbour discovery and echo for the gateway, resets for refused segments, errors.
+//! Answers are written over the packet they answer, in place; with smoltcp's views. Decides only whether there is an answer.
 //!
 //! Sources: RFC 826 (ARP), RFC 792 (ICMP), RFC 4443 (ICMPv6), RFC 4861 (NDP), RFC 9293 3.5.2 (resets).
 
@@ -17,9 +17,11 @@ use crate::rewrite::set_macs;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 use tables::{Mac, Protocol};
 
+/// Of everything that this node itself sends, but to neighbours.
 const ANSWER_TTL: u8 = 64;
 /// Bytes of an IPv6 header without extensions.
 const IPV6_BYTES: usize = 40;
+
 /// Turns a segment that is refused into a reset: its size, or None where there must be none (about resets, and about what
 /// came from many or nobody).
 pub fn refuse(bytes: &mut [u8], meta: &Meta, own_mac: Mac) -> Option<usize> {
@@ -53,14 +55,19 @@ fn turn_ip(bytes: &mut [u8], meta: &Meta) {
         ip.set_more_frags(false);
         return ip.fill_checksum();
     }
-    let mut ip = Ipv6Packet::new_unchecked(&mut bytes[l3..]);
+    write_v6(bytes, &turned(meta), ANSWER_TTL);
+}
+
+/// Writes the IPv6 header of what `meta` says, without extension headers. The traffic class stays as it stands there.
+fn write_v6(bytes: &mut [u8], meta: &Meta, hop_limit: u8) {
+    let mut ip = Ipv6Packet::new_unchecked(&mut bytes[meta.l3 as usize..]);
     ip.set_version(6);
     ip.set_flow_label(0);
-    ip.set_payload_len((size - IPV6_BYTES) as u16);
-    ip.set_src_addr(meta.dst.v6_octets().into());
-    ip.set_dst_addr(meta.src.v6_octets().into());
+    ip.set_payload_len((meta.ip_size() - IPV6_BYTES) as u16);
+    ip.set_src_addr(meta.src.v6_octets().into());
+    ip.set_dst_addr(meta.dst.v6_octets().into());
     ip.set_next_header(IpProtocol::from(meta.protocol.0));
-    ip.set_hop_limit(ANSWER_TTL);
+    ip.set_hop_limit(hop_limit);
 }
 
 /// Moves layer 4 up to an IPv6 header: the question's extension headers are not the answer's (RFC 8200, 8.4). IPv4 keeps

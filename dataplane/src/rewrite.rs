@@ -3,6 +3,9 @@
 //! uncomplemented pseudo-header sum and follows address changes alone. Decides nothing.
 
 mod crc32c;
+mod mss;
+
+pub use mss::clamp_mss;
 
 use crate::flow::Way;
 use crate::fragments::Ends;
@@ -278,53 +281,6 @@ pub fn noted_ends(bytes: &[u8]) -> Option<Ends> {
 pub fn traffic_class(bytes: &[u8], meta: &Meta) -> u8 {
     let l3 = meta.l3 as usize;
     if meta.is_v4 { bytes[l3 + 1] } else { (get(bytes, l3) >> 4) as u8 }
-}
-
-/// Whether an IPv4 packet says that it must not be fragmented (RFC 791, 3.1).
-pub fn is_whole_only(bytes: &[u8], meta: &Meta) -> bool {
-    bytes[meta.l3 as usize + 6] & 0x40 != 0
-}
-
-/// Makes the maximum segment size that a SYN announces (RFC 9293, 3.7.1) at most `max`. Options that are cut short are left
-/// as they are.
-pub fn clamp_mss(bytes: &mut [u8], meta: &Meta, max: u16, checksum: Checksum) {
-    let l4 = meta.l4 as usize;
-    let Some(at) = mss_at(bytes, l4).filter(|&at| get(bytes, at) > max) else { return };
-    let mut difference = Difference::default();
-    difference.replace(get(bytes, at), max);
-    // A sum counts bytes in pairs from the header's start.
-    let difference =
-        if (at - l4).is_multiple_of(2) { difference } else { Difference::of_word(difference.word().swap_bytes()) };
-    put(bytes, at, max);
-    if !matches!(checksum, Checksum::Partial { .. }) {
-        put(bytes, l4 + 16, difference.update(get(bytes, l4 + 16)));
-    }
-}
-
-/// Where the maximum segment size stands among a TCP header's options.
-fn mss_at(bytes: &[u8], l4: usize) -> Option<usize> {
-    const END: u8 = 0;
-    const NOTHING: u8 = 1;
-    const MSS: u8 = 2;
-    let end = l4 + (*bytes.get(l4 + 12)? >> 4) as usize * 4;
-    let mut at = l4 + 20;
-    while at < end.min(bytes.len()) {
-        match bytes[at] {
-            END => return None,
-            NOTHING => at += 1,
-            kind => {
-                let size = *bytes.get(at + 1)? as usize;
-                if size < 2 || at + size > end.min(bytes.len()) {
-                    return None;
-                }
-                if kind == MSS && size == 4 {
-                    return Some(at + 2);
-                }
-                at += size;
-            }
-        }
-    }
-    None
 }
 
 /// Writes the packet's ECN, the low two bits of its traffic class.

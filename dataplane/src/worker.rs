@@ -9,6 +9,7 @@ mod icmp;
 mod idle;
 mod inside;
 pub mod interfaces;
+mod limit;
 mod look;
 mod neighbours;
 mod open;

@@ -4,9 +4,10 @@
 //!
 //! Sources: RFC 792, RFC 1122 3.2.2, RFC 1812 4.3.2 (ICMP), RFC 1191 (too big), RFC 4443 (ICMPv6).
 
+use super::{ANSWER_TTL, IPV6_BYTES, write_v6};
 use crate::parse::{Kind, Meta};
-use crate::rewrite::fill_l4;
-use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
+use crate::rewrite::{fill_l4, put_ethernet};
+use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use tables::{Addr, Protocol};
 
 /// Why a packet goes no further.
@@ -49,8 +50,7 @@ impl Cause {
     }
 }
 
-/// As for everything that this node itself sends.
-const HOP_LIMIT: u8 = 64;
+const IPV4_BYTES: usize = 20;
 const ICMP_BYTES: usize = 8;
 /// Whole errors: as much of the packet as fits (RFC 1812, 4.3.2.3; RFC 4443, 2.4 (c)).
 const ERROR_V4_BYTES_MAX: usize = 576;
@@ -58,7 +58,7 @@ const ERROR_V6_BYTES_MAX: usize = 1280;
 
 /// Bytes of the headers in front of the quote, without Ethernet's.
 pub fn front_bytes(meta: &Meta) -> usize {
-    (if meta.is_v4 { 20 } else { 40 }) + ICMP_BYTES
+    (if meta.is_v4 { IPV4_BYTES } else { IPV6_BYTES }) + ICMP_BYTES
 }
 
 /// Bytes of the packet that its error quotes, of those that are at hand behind its Ethernet header.
@@ -76,9 +76,8 @@ pub fn may_tell(meta: &Meta, dst_mac: [u8; 6], cause: Cause) -> bool {
     !matches!(meta.kind, Kind::IcmpError | Kind::Piece) && from_one && (!to_many || is_too_big_v6)
 }
 
-/// Writes an error from `from` to the packet's sender. `bytes` are the whole frame: Ethernet, room for
-/// [`front_bytes`], the quote. Returns what the error is; the Ethernet addresses are
-/// the caller's to write.
+/// Writes an error from `from` to the packet's sender. `bytes` are the whole frame: Ethernet, room for [`front_bytes`],
+/// the quote. Returns what the error is; the Ethernet addresses are the caller's to write.
 pub fn write(bytes: &mut [u8], meta: &Meta, cause: Cause, from: Addr) -> Meta {
     let (l3, end) = (meta.l3 as usize, bytes.len());
     let l4 = l3 + front_bytes(meta) - ICMP_BYTES;
@@ -89,41 +88,31 @@ pub fn write(bytes: &mut [u8], meta: &Meta, cause: Cause, from: Addr) -> Meta {
     let (l4, end) = (l4 as u16, end as u32);
     let kind = Kind::IcmpError;
     let error =
-        Meta { src: from, dst: meta.src, protocol, kind, src_port: 0, dst_port: 0, ttl: HOP_LIMIT, l4, end, ..*meta };
+        Meta { src: from, dst: meta.src, protocol, kind, src_port: 0, dst_port: 0, ttl: ANSWER_TTL, l4, end, ..*meta };
+    put_ethernet(bytes, meta.is_v4);
     if meta.is_v4 {
-        write_v4(&mut bytes[l3..], &error)
+        write_v4(&mut bytes[l3..], &error);
     } else {
-        write_v6(&mut bytes[l3..], &error)
+        bytes[l3..l3 + 4].fill(0);
+        write_v6(bytes, &error, ANSWER_TTL);
     }
     fill_l4(bytes, &error);
-    bytes[l3 - 2..l3].copy_from_slice(if meta.is_v4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
     error
 }
 
 fn write_v4(bytes: &mut [u8], error: &Meta) {
-    bytes[..20].fill(0);
+    bytes[..IPV4_BYTES].fill(0);
     let mut ip = Ipv4Packet::new_unchecked(bytes);
     ip.set_version(4);
-    ip.set_header_len(20);
+    ip.set_header_len(IPV4_BYTES as u8);
     ip.set_total_len(error.ip_size() as u16);
     // Precedence of network control, as routers set it (RFC 1812, 4.3.2.5).
     ip.set_dscp(48);
-    ip.set_hop_limit(HOP_LIMIT);
+    ip.set_hop_limit(ANSWER_TTL);
     ip.set_next_header(IpProtocol::Icmp);
     ip.set_src_addr(error.src.v4_octets().into());
     ip.set_dst_addr(error.dst.v4_octets().into());
     ip.fill_checksum();
-}
-
-fn write_v6(bytes: &mut [u8], error: &Meta) {
-    bytes[..40].fill(0);
-    let mut ip = Ipv6Packet::new_unchecked(bytes);
-    ip.set_version(6);
-    ip.set_payload_len((error.ip_size() - 40) as u16);
-    ip.set_hop_limit(HOP_LIMIT);
-    ip.set_next_header(IpProtocol::Icmpv6);
-    ip.set_src_addr(error.src.v6_octets().into());
-    ip.set_dst_addr(error.dst.v6_octets().into());
 }
 
 #[cfg(test)]

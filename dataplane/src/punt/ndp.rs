@@ -4,12 +4,12 @@
 //! There are no router advertisements, and solicitations of routers go unanswered: local ends have static addresses and
 //! routes, and an advertisement would make them configure others. So the gateway has no link-local address, either.
 
-use super::IPV6_BYTES;
+use super::{IPV6_BYTES, write_v6};
 use crate::packet::Checksum;
 use crate::parse::{Kind, Meta};
 use crate::rewrite::{fill_l4, set_macs, verify_l4};
-use smoltcp::wire::{EthernetAddress, Icmpv6Message, Icmpv6Packet, Ipv6Packet};
-use smoltcp::wire::{IpProtocol, NdiscNeighborFlags, NdiscOption, NdiscOptionType};
+use smoltcp::wire::{EthernetAddress, Icmpv6Message, Icmpv6Packet};
+use smoltcp::wire::{NdiscNeighborFlags, NdiscOption, NdiscOptionType};
 use tables::counters::DropReason;
 use tables::{Addr, Mac, Protocol};
 
@@ -103,19 +103,10 @@ pub fn advertise(bytes: &mut [u8], meta: &Meta, asked: &Solicitation, own_mac: M
     option.set_data_len(1);
     option.set_link_layer_addr(EthernetAddress(own_mac.0).into());
     let (dst, dst_mac) = if asked.is_detection { (ALL_NODES, ALL_NODES_MAC) } else { (meta.src, meta.src_mac) };
-    write_ip(&mut bytes[l3..], asked.target, dst);
     let answer = Meta { src: asked.target, dst, l4: l4 as u16, end: end as u32, ..*meta };
+    bytes[l3..l3 + 4].fill(0);
+    write_v6(bytes, &answer, HOP_LIMIT);
     fill_l4(bytes, &answer);
     set_macs(bytes, own_mac, dst_mac);
     Some(end)
-}
-
-fn write_ip(bytes: &mut [u8], src: Addr, dst: Addr) {
-    bytes[..4].copy_from_slice(&[0x60, 0, 0, 0]);
-    let mut ip = Ipv6Packet::new_unchecked(bytes);
-    ip.set_payload_len((HEADER_BYTES + LINK_LAYER_OPTION_BYTES) as u16);
-    ip.set_next_header(IpProtocol::Icmpv6);
-    ip.set_hop_limit(HOP_LIMIT);
-    ip.set_src_addr(src.v6_octets().into());
-    ip.set_dst_addr(dst.v6_octets().into());
 }

@@ -1,8 +1,8 @@
 //! SCTP's checksum (RFC 9260, appendix A) under other ports. It is linear: what is changed at the packet's front changes it
 //! by the same difference whatever follows, shifted over that many bytes. So nothing but the header is read, however many
 //! frames the packet has, and a wrong checksum stays wrong. Addresses are not under it. Of a fragmented packet the whole
-//! size is not known when its first fragment goes: its checksum becomes wrong, and its receiver drops it (SCTP cuts by
-//! chunks instead, 6.9).
+//! size is not known when its first fragment goes, so that none comes here (`worker::fragments`); SCTP cuts by chunks
+//! instead (6.9).
 
 use crc32c::{crc32c, crc32c_combine};
 

@@ -12,10 +12,10 @@ use crate::parse::{Kind, Meta, PLAIN_L3, PLAIN_L4, tcp_flag};
 use crate::punt;
 use crate::punt::error::Cause;
 use crate::rewrite::{self, Change};
-use crate::worker::errors::Limit;
 use crate::worker::fragments::Waiting;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
+use crate::worker::limit::Limit;
 use crate::worker::look::Leaving;
 use crate::worker::owners::Owners;
 use crate::worker::renewals::Renewals;
@@ -125,7 +125,8 @@ pub struct Path {
     items_done: Vec<Item>,
     /// What is to be handed to other workers after the first pass.
     pub(super) leaving: Vec<Leaving>,
-    pub(super) segments: Vec<(Packet, Meta)>,
+    /// What a packet was cut into.
+    pub(super) parts: Vec<(Packet, Meta)>,
 }
 
 impl Path {
@@ -162,7 +163,7 @@ impl Path {
             items: Vec::with_capacity(BURST_MAX),
             items_done: Vec::with_capacity(BURST_MAX),
             leaving: Vec::with_capacity(BURST_MAX),
-            segments: Vec::with_capacity(64),
+            parts: Vec::with_capacity(64),
         }
     }
 
@@ -466,9 +467,7 @@ impl Path {
     pub fn expire_held(&mut self) {
         while let Some(packet) = self.held.take_expired(self.now_ms) {
             let mut waited = Some(packet);
-            self.with_tables(|path, context| {
-                waited.take().into_iter().for_each(|packet| path.give_up(context, packet))
-            });
+            self.with_tables(|path, context| path.give_up(context, &mut waited));
             self.drop_from(&mut waited, DropReason::NeighbourUnknown);
         }
     }

@@ -66,8 +66,7 @@ impl Path {
         if origin == Origin::Local {
             return self.queue(place.at, meta, false, Way::Out, origin);
         }
-        let owned_by = place.packet.as_ref().and_then(|packet| self.owner_of(context, packet, &meta));
-        match owned_by.filter(|&worker| worker != self.id && (worker as usize) < self.status.workers()) {
+        match self.other_owner(context, place.packet, &meta) {
             Some(worker) => {
                 self.note_ends(place.packet, Some(&Ends::of(&meta)));
                 self.hand(worker, place.packet, Stage::Back(origin));

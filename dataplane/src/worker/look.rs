@@ -255,8 +255,7 @@ impl Path {
     #[inline(never)]
     fn queue_or_hand(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
         let Some((meta, _)) = self.parse_ip(place.packet) else { return };
-        let owned_by = place.packet.as_ref().and_then(|packet| self.owner_of(context, packet, &meta));
-        match owned_by.filter(|&worker| worker != self.id && (worker as usize) < self.status.workers()) {
+        match self.other_owner(context, place.packet, &meta) {
             Some(worker) => self.hand(worker, place.packet, Stage::Back(origin)),
             None => self.queue(place.at, meta, false, Way::Back, origin),
         }
@@ -281,7 +280,13 @@ impl Path {
         }
     }
 
-    pub(super) fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta) -> Option<Worker> {
+    /// The worker that keeps a packet's flow, if that is another than this one.
+    pub(super) fn other_owner(&self, context: &Context<'_>, place: &Option<Packet>, meta: &Meta) -> Option<Worker> {
+        let owner = self.owner_of(context, place.as_ref()?, meta)?;
+        (owner != self.id && (owner as usize) < self.status.workers()).then_some(owner)
+    }
+
+    fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta) -> Option<Worker> {
         if meta.kind == Kind::IcmpError {
             let quoted = parse::quoted(self.pool.memory().head(packet), meta)?;
             return owner(&context.view, &self.snat, &quoted.tuple);

@@ -5,6 +5,7 @@ use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
 use crate::cut;
 use crate::io::frames::Memory;
+use crate::io::pool::FramePool;
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::Meta;
 use crate::rewrite;
@@ -14,6 +15,9 @@ use tables::flow::{Hop, HopKind};
 use tables::layout::Table;
 use tables::neighbour::NeighbourRecord;
 use tables::{Addr, Mac, Protocol};
+
+/// What cuts a packet into parts of a size, which it appends.
+type Cut = fn(&mut FramePool, Packet, &Meta, usize, &mut Vec<(Packet, Meta)>) -> Option<DropReason>;
 
 /// How a packet leaves the node.
 #[derive(Clone, Copy, Debug)]
@@ -43,14 +47,18 @@ impl Path {
         };
         let ip_size_max = ip_size_max(context, &next_hop);
         if must_be_cut(self.pool.memory(), &packet, &item.meta, ip_size_max) {
-            return self.cut_and_send(context, packet, item, &next_hop);
+            let segments = (segment::cut as Cut, WorkerCounter::SegmentsCut);
+            return self.cut_and_send(context, packet, item, &next_hop, segments);
         }
         rewrite::complete_checksum(self.pool.memory(), &mut packet, &item.meta);
         packet.gso = Gso::None;
-        if item.meta.ip_size() > ip_size_max {
-            return self.fragment_and_send(context, packet, item, &next_hop);
+        if item.meta.ip_size() <= ip_size_max {
+            return self.send_one(context, packet, &item.meta, item.hash, &next_hop);
         }
-        self.send_one(context, packet, &item.meta, item.hash, &next_hop);
+        if !cut::may_cut(self.pool.memory(), &packet, &item.meta) {
+            return self.drop_packet(packet, DropReason::TooBig);
+        }
+        self.cut_and_send(context, packet, item, &next_hop, (cut::cut, WorkerCounter::FragmentsCut));
     }
 
     /// Sees that neither end of a connection through a tunnel sends segments that do not fit: the other end may not know
@@ -65,34 +73,24 @@ impl Path {
         rewrite::clamp_mss(self.pool.memory().head_mut(packet), &item.meta, max, checksum);
     }
 
-    fn cut_and_send(&mut self, context: &Context<'_>, packet: Packet, item: &Item, next_hop: &NextHop) {
-        let mut segments = std::mem::take(&mut self.segments);
-        let ip_size_max = ip_size_max(context, next_hop);
-        if let Some(reason) = segment::cut(&mut self.pool, packet, &item.meta, ip_size_max, &mut segments) {
+    /// Cuts a packet, and sends and counts the parts.
+    fn cut_and_send(
+        &mut self,
+        context: &Context<'_>,
+        packet: Packet,
+        item: &Item,
+        next_hop: &NextHop,
+        (cut, counter): (Cut, WorkerCounter),
+    ) {
+        let mut parts = std::mem::take(&mut self.parts);
+        if let Some(reason) = cut(&mut self.pool, packet, &item.meta, ip_size_max(context, next_hop), &mut parts) {
             self.status().count_drop(reason, 1);
         }
-        self.status().count(WorkerCounter::SegmentsCut, segments.len() as u64);
-        for (packet, meta) in segments.drain(..) {
-            self.send_one(context, packet, &meta, item.hash, next_hop);
+        self.status().count(counter, parts.len() as u64);
+        for (part, meta) in parts.drain(..) {
+            self.send_one(context, part, &meta, item.hash, next_hop);
         }
-        self.segments = segments;
-    }
-
-    /// Cuts what may be fragmented.
-    fn fragment_and_send(&mut self, context: &Context<'_>, packet: Packet, item: &Item, next_hop: &NextHop) {
-        if !cut::may_cut(self.pool.memory(), &packet, &item.meta) {
-            return self.drop_packet(packet, DropReason::TooBig);
-        }
-        let mut fragments = std::mem::take(&mut self.segments);
-        let ip_size_max = ip_size_max(context, next_hop);
-        if let Some(reason) = cut::cut(&mut self.pool, packet, &item.meta, ip_size_max, &mut fragments) {
-            self.status().count_drop(reason, 1);
-        }
-        self.status().count(WorkerCounter::FragmentsCut, fragments.len() as u64);
-        for (fragment, meta) in fragments.drain(..) {
-            self.send_one(context, fragment, &meta, item.hash, next_hop);
-        }
-        self.segments = fragments;
+        self.parts = parts;
     }
 
     /// Sends a packet that fits, with what stands in front of it.
@@ -173,13 +171,13 @@ pub(super) fn too_big(
 ) -> Option<u16> {
     let max = ip_size_max(context, &next_hop);
     let size = match packet.gso {
+        Gso::None if cut::is_allowed(memory.head(packet), meta) => return None,
         Gso::None => meta.ip_size(),
         // Cut into what fits, whatever that is.
         Gso::Tcp4(_) | Gso::Tcp6(_) => return None,
         Gso::Udp(size) => meta.l4 as usize - meta.l3 as usize + 8 + size as usize,
     };
-    let may_be_cut = meta.is_v4 && packet.gso == Gso::None && !rewrite::is_whole_only(memory.head(packet), meta);
-    (size > max && !may_be_cut).then_some(max as u16)
+    (size > max).then_some(max as u16)
 }
 
 /// Bytes of the largest IP packet that this way out takes.
