@@ -10,7 +10,7 @@ use tables::node::NodeRecord;
 use tables::policy::{Direction, IDENTITY_FIRST, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::route::{RouteKind, RouteRecord};
-use tables::service::{BackendRecord, ServiceKey, ServiceRecord};
+use tables::service::{BackendRecord, Rows, ServiceKey, ServiceRecord};
 use tables::{Addr, Mac, Prefix, Protocol, Publisher};
 
 pub const UPLINK: u32 = 1;
@@ -164,8 +164,8 @@ pub fn set_service(batch: &mut Batch, id: u32, addr: Addr, backends: &[Addr]) {
         let backend = BackendRecord { addr, port: BACKEND_PORT, flags: 0, id };
         batch.set(Table::Backend, backends_first as usize + i, &backend).expect("room");
     }
-    let backends_count = backends.len() as u32;
-    let record = ServiceRecord { id, backends_first, backends_count, ..ServiceRecord::zeroed() };
+    let rows = Rows { first: backends_first, count: backends.len() as u32 };
+    let record = ServiceRecord { id, inside: rows, outside: rows, ..ServiceRecord::zeroed() };
     batch.insert(Table::Service, &ServiceKey::new(addr, SERVICE_PORT, Protocol::UDP), &record).expect("room");
 }
 

@@ -67,7 +67,7 @@ fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explaine
         Verdict::Punt => ("punt", None),
     };
     let backends = decision.service.map_or(Vec::new(), |found| {
-        (0..found.backends_count.min(BACKENDS_TOLD))
+        (0..found.backends.count.min(BACKENDS_TOLD))
             .map(|i| classify::service::backend(&context.view, &found, i))
             .map(|backend| (backend.addr, backend.port))
             .collect()
@@ -90,7 +90,7 @@ fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explaine
 fn note(told: &mut Explained, half: &str, tuple: &Tuple, decision: &Decision) {
     let mut step = |what: &str, result: String| told.steps.push((format!("{half} {}: {what}", tuple.local), result));
     if let Some(service) = decision.service {
-        step("service", format!("id {}, {} backends", service.id, service.backends_count));
+        step("service", format!("id {}, {} backends", service.id, service.backends.count));
     }
     step("identity", format!("{} is {}", decision.remote, decision.identity));
     if let Some(set) = decision.policy_set {

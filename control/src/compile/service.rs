@@ -14,7 +14,7 @@ use tables::limits::{BACKENDS_MAX, SERVICES_MAX};
 use tables::lpm::Lpm;
 use tables::publish::{Batch, TableFull};
 use tables::scope::Scope;
-use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord};
+use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, FLAG_MASQUERADE_OUTSIDE, Rows, ServiceKey, ServiceRecord};
 use tables::{Addr, Protocol};
 
 /// A row as it is installed.
@@ -245,9 +245,10 @@ impl Room {
         let range = self.ranges.resize(row.range, backends.len()).inspect_err(|_| {
             forget(&mut self.backend_ids, &backends, &row.backends);
         })?;
+        let rows = Rows { first: range.first, count: range.count };
         let record = ServiceRecord {
-            backends_first: range.first,
-            backends_count: range.count,
+            inside: rows,
+            outside: rows,
             affinity_s: wanted.affinity_s,
             flags: wanted.flags,
             ..row.record
@@ -337,7 +338,8 @@ fn wanted<'a>(state: &State, service: &'a Service) -> Vec<Wanted<'a>> {
                 continue;
             }
             let backends = slices::backends(state, service, port, addr.is_v4());
-            all.push(Wanted { key, port: &port.name, affinity_s: service.affinity_s, flags: 0, backends });
+            let (affinity_s, flags) = (service.affinity_s, FLAG_MASQUERADE_OUTSIDE);
+            all.push(Wanted { key, port: &port.name, affinity_s, flags, backends });
         }
     }
     all

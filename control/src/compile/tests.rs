@@ -63,7 +63,7 @@ type Answer<T> = (T, [Option<Scope>; 4]);
 fn service(view: &View, addr: Addr, port: u16, protocol: Protocol) -> Answer<Service> {
     let find = |key| view.find::<ServiceKey, ServiceRecord>(Table::Service, &key);
     if let Some(row) = find(ServiceKey::new(addr, port, protocol)) {
-        let rows = row.backends_first..row.backends_first + row.backends_count;
+        let rows = row.inside.first..row.inside.first + row.inside.count;
         let all =
             rows.map(|i| view.row::<BackendRecord>(Table::Backend, i as usize)).map(|b| (b.addr, b.port)).collect();
         let found = Service::Backends { all, affinity_s: row.affinity_s };

@@ -10,7 +10,7 @@ use tables::node::{Encapsulation, NodeRecord};
 use tables::policy::{Direction, IDENTITY_FIRST, IDENTITY_NODE, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
-use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord};
+use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, Rows, ServiceKey, ServiceRecord};
 use tables::{Addr, Mac, Prefix, Protocol, Publisher};
 
 pub const UPLINK: u32 = 1;
@@ -169,8 +169,9 @@ fn services(batch: &mut Batch) {
             let backend = BackendRecord { addr, port: 8080, flags: 0, id: 1 };
             batch.set(Table::Backend, first as usize + i, &backend).expect("room");
         }
-        let mut put = |port: u16, protocol: Protocol, id: u32, backends_count: u32, flags: u16| {
-            let record = ServiceRecord { id, backends_first: first, backends_count, flags, ..ServiceRecord::zeroed() };
+        let mut put = |port: u16, protocol: Protocol, id: u32, count: u32, flags: u16| {
+            let rows = Rows { first, count };
+            let record = ServiceRecord { id, inside: rows, outside: rows, flags, ..ServiceRecord::zeroed() };
             let key = ServiceKey::new(SERVICE[family], port, protocol);
             batch.insert(Table::Service, &key, &record).expect("room");
         };

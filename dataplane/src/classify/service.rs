@@ -6,15 +6,15 @@ use tables::counters::DropReason;
 use tables::flow::Tuple;
 use tables::hash;
 use tables::layout::Table;
-use tables::service::{BackendRecord, ServiceKey, ServiceRecord};
+use tables::service::{BackendRecord, Rows, ServiceKey, ServiceRecord};
 use tables::{Addr, Protocol, View};
 
 /// The service port that a flow was opened to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Match {
     pub id: u32,
-    pub backends_first: u32,
-    pub backends_count: u32,
+    /// Those that this client may get.
+    pub backends: Rows,
     pub flags: u16,
 }
 
@@ -27,9 +27,9 @@ pub fn expect(view: &View, tuple: &Tuple) {
 pub fn expect_backend(view: &View, tuple: &Tuple, pick: u64) -> Option<u32> {
     let key = ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol);
     let service = view.find::<_, ServiceRecord>(Table::Service, &key)?;
-    let row = service.backends_first.saturating_add(picked(pick, service.backends_count));
-    view.expect_row(Table::Backend, row as usize);
-    Some(row)
+    let row = service.inside.get(picked(pick, service.inside.count))?;
+    view.expect_row(Table::Backend, row);
+    Some(row as u32)
 }
 
 /// Replaces a service's address by one of its backends. `Err` ends the packet: rejected or dropped.
@@ -45,8 +45,7 @@ pub fn translate(
     let Some(record) = context.view.find::<_, ServiceRecord>(Table::Service, &key) else {
         return undefined_port(context, tuple, decision);
     };
-    let ServiceRecord { id, backends_first, backends_count, flags, .. } = record;
-    let found = Match { id, backends_first, backends_count, flags };
+    let found = Match { id: record.id, backends: record.inside, flags: record.flags };
     let decision = Decision { service: Some(found), ..decision };
     let backend = match keep {
         Some(kept)
@@ -74,10 +73,7 @@ fn undefined_port(context: &Context, tuple: &Tuple, decision: Decision) -> Resul
 
 /// Backend `index` of a service.
 pub fn backend(view: &View, found: &Match, index: u32) -> BackendRecord {
-    if index >= found.backends_count {
-        return BackendRecord::zeroed();
-    }
-    view.row(Table::Backend, found.backends_first.saturating_add(index) as usize)
+    found.backends.get(index).map_or(BackendRecord::zeroed(), |row| view.row(Table::Backend, row))
 }
 
 /// One of `count` by a hash.
@@ -87,15 +83,12 @@ fn picked(pick: u64, count: u32) -> u32 {
 
 /// Random by flow: `pick` is a hash of the flow with a private seed. The same `pick` and backends give the same answer.
 fn choose(view: &View, found: &Match, pick: u64) -> Option<(Addr, u16)> {
-    if found.backends_count == 0 {
-        return None;
-    }
-    let backend = backend(view, found, picked(pick, found.backends_count));
+    let backend = backend(view, found, picked(pick, found.backends.count));
     (!backend.addr.is_unspecified()).then_some((backend.addr, backend.port))
 }
 
 /// Whether a backend still serves.
 pub fn serves(view: &View, found: &Match, (addr, port): (Addr, u16)) -> bool {
-    let count = found.backends_count.min(tables::limits::BACKENDS_MAX as u32);
+    let count = found.backends.count.min(tables::limits::BACKENDS_MAX as u32);
     (0..count).map(|i| backend(view, found, i)).any(|b| b.addr == addr && b.port == port)
 }

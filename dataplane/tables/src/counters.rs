@@ -82,6 +82,10 @@ counters! {
         Blackhole,
         /// The destination lies in the service range but belongs to no service.
         ServiceUnknown,
+        /// The service's backends are all on other nodes, and its traffic policy keeps this client's traffic on this one.
+        NoLocalBackend,
+        /// The client is in none of the service's source ranges.
+        SourceRange,
         /// An egress policy of the sending pod forbids it.
         PolicyEgress,
         /// An ingress policy of the receiving pod forbids it.

@@ -17,7 +17,7 @@
 use crate::limits::*;
 
 /// Changes whenever the meaning of any shared byte changes.
-pub const LAYOUT_VERSION: u64 = 5;
+pub const LAYOUT_VERSION: u64 = 6;
 pub const MAGIC_TABLES: u64 = u64::from_le_bytes(*b"FWtables");
 pub const MAGIC_STATUS: u64 = u64::from_le_bytes(*b"FWstatus");
 pub const MAGIC_FLOWS: u64 = u64::from_le_bytes(*b"FWflows\0");
@@ -50,6 +50,7 @@ pub enum Table {
     Neighbour,
     Service,
     Backend,
+    Source,
     PolicySet,
     Policy,
     Rule,
@@ -59,7 +60,7 @@ pub enum Table {
     IdentityTrie,
 }
 
-pub const TABLES: [Table; 16] = [
+pub const TABLES: [Table; 17] = [
     Table::Node,
     Table::Endpoint,
     Table::RouteLengths,
@@ -70,6 +71,7 @@ pub const TABLES: [Table; 16] = [
     Table::Neighbour,
     Table::Service,
     Table::Backend,
+    Table::Source,
     Table::PolicySet,
     Table::Policy,
     Table::Rule,
@@ -92,6 +94,7 @@ impl Table {
             Table::Neighbour => "neighbour",
             Table::Service => "service",
             Table::Backend => "backend",
+            Table::Source => "source",
             Table::PolicySet => "policy_set",
             Table::Policy => "policy",
             Table::Rule => "rule",
@@ -118,6 +121,7 @@ impl Table {
                 2 * SERVICES_MAX,
             ),
             Table::Backend => (words(size_of::<crate::service::BackendRecord>()), BACKENDS_MAX),
+            Table::Source => (words(size_of::<crate::service::SourceRecord>()), SOURCES_MAX),
             Table::PolicySet => (words(size_of::<crate::policy::PolicySetRecord>()), POLICY_SETS_MAX),
             Table::Policy => (
                 hash(size_of::<crate::policy::PolicyKey>(), size_of::<crate::policy::PolicyRow>()),

@@ -5,6 +5,10 @@
 pub const SERVICES_MAX: usize = 1 << 17;
 /// Backends of all services: 250,000 endpoints behind up to two services each, and room for the allocator's classes.
 pub const BACKENDS_MAX: usize = 1 << 20;
+/// Source ranges of all load balancer services.
+pub const SOURCES_MAX: usize = 1 << 16;
+/// Source ranges of one service; more are refused by control.
+pub const SOURCES_PER_SERVICE_MAX: usize = 256;
 /// Local attachments: the kubelet's 110 pods, times the densest nodes seen (500), times two families.
 pub const ENDPOINTS_MAX: usize = 1 << 11;
 /// Nodes (5,000) with a few pod ranges each, local addresses and the kernel's routes.

@@ -26,24 +26,52 @@ impl ServiceKey {
     }
 }
 
-/// The source becomes the `snat` address whatever it was.
+/// The source becomes the `snat` address whoever asks.
 pub const FLAG_MASQUERADE_ALL: u16 = 1;
 /// An address row: nothing but the address is defined.
 pub const FLAG_ADDRESS_ONLY: u16 = 2;
+/// It becomes so for clients that are neither pods nor this node.
+pub const FLAG_MASQUERADE_OUTSIDE: u16 = 4;
+/// Where `inside` is empty: there are backends, but none that clients on this node may use. Dropped, not rejected.
+pub const FLAG_DROP_INSIDE: u16 = 8;
+/// The same of `outside`.
+pub const FLAG_DROP_OUTSIDE: u16 = 16;
+/// This node's pods are served like clients outside: nobody told pods apart (kube-proxy without local detection).
+pub const FLAG_PODS_OUTSIDE: u16 = 32;
 
+/// What clients find behind (address, port, protocol). A cluster address answers `inside` and `outside` alike, by the
+/// internal traffic policy; addresses and ports for the outside answer by the external one, and to clients on this node,
+/// who are not outside, as if it were `Cluster`.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceRecord {
     /// Stable while the service port exists; for scopes and listings.
     pub id: u32,
-    /// First row in the backend table.
-    pub backends_first: u32,
-    /// Rows there; 0 means reject.
-    pub backends_count: u32,
     /// Seconds of client affinity, 0 for none.
     pub affinity_s: u32,
+    /// Who serves clients on this node: its pods, and itself.
+    pub inside: Rows,
+    /// Who serves all others.
+    pub outside: Rows,
+    /// In the source range table: a client's address must lie in one of these, if there are any.
+    pub sources: Rows,
     pub flags: u16,
     pub reserved: [u8; 6],
+}
+
+/// Rows of another table that follow each other.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rows {
+    pub first: u32,
+    pub count: u32,
+}
+
+impl Rows {
+    /// Row `i`; never beyond them, whatever a damaged record says of their place.
+    pub fn get(&self, i: u32) -> Option<usize> {
+        (i < self.count).then(|| self.first.saturating_add(i) as usize)
+    }
 }
 
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
@@ -54,4 +82,14 @@ pub struct BackendRecord {
     pub flags: u16,
     /// Stable while the backend serves; for counters.
     pub id: u32,
+}
+
+/// A range of clients: `spec.loadBalancerSourceRanges`.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SourceRecord {
+    pub addr: Addr,
+    /// Bits of the address's own family that count.
+    pub length: u8,
+    pub reserved: [u8; 7],
 }

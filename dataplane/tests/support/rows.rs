@@ -11,7 +11,7 @@ use tables::policy::{Direction, IDENTITY_NODE, PolicyKey, PolicyRow, PolicySetRe
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
 use tables::scope::Scope;
-use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord};
+use tables::service::{self, BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord};
 use tables::{Prefix, Protocol};
 
 /// Route ids.
@@ -200,7 +200,8 @@ impl Rows<'_, '_> {
             let row = BackendRecord { addr, port, flags: 0, id: first + i as u32 };
             self.batch.set(Table::Backend, first as usize + i, &row).unwrap();
         }
-        let row = ServiceRecord { id, backends_first: first, backends_count: count, ..ServiceRecord::zeroed() };
+        let rows = service::Rows { first, count };
+        let row = ServiceRecord { id, inside: rows, outside: rows, ..ServiceRecord::zeroed() };
         self.batch.insert(Table::Service, &ServiceKey::new(key.0, key.1, key.2), &row).unwrap();
         let address = ServiceRecord { flags: FLAG_ADDRESS_ONLY, ..ServiceRecord::zeroed() };
         self.batch.insert(Table::Service, &ServiceKey::address(key.0), &address).unwrap();

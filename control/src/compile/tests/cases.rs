@@ -69,7 +69,7 @@ fn attach(rig: &mut Rig, pod: usize, ip: &str) {
 
 fn ids(rig: &Rig, key: ServiceKey) -> (u32, BTreeMap<(Addr, u16), u32>) {
     let row: ServiceRecord = rig.view().find(Table::Service, &key).expect("installed");
-    let rows = row.backends_first..row.backends_first + row.backends_count;
+    let rows = row.inside.first..row.inside.first + row.inside.count;
     let backends = rows.map(|i| rig.view().row::<BackendRecord>(Table::Backend, i as usize));
     (row.id, backends.map(|b| ((b.addr, b.port), b.id)).collect())
 }
