@@ -25,6 +25,7 @@ pub use listing::{BackendListing, Fill, PolicyListing, RouteListing, ServiceList
 pub use problem::CompileError;
 
 use crate::identity::Identities;
+use crate::object::Named;
 use crate::state::{Changes, State};
 use endpoint::Endpoints;
 use neighbour::Neighbours;
@@ -33,17 +34,39 @@ use policy::Policies;
 use problem::Problems;
 use route::Routes;
 use service::Services;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tables::Addr;
 use tables::publish::Batch;
+use tables::{Addr, Protocol};
 
 /// What the process part has to know after an update.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Every next hop of the underlay that a route in force needs, sorted: the kernel is to resolve these.
     pub next_hops: Arc<[Addr]>,
+    /// What services and pods take outside the service ranges, to be claimed from the NIC and routed one by one: node
+    /// ports, load balancer and external addresses, host ports.
+    pub singles: Arc<BTreeSet<Single>>,
+    /// Where load balancers ask whether this node serves a service.
+    pub health_ports: Arc<BTreeMap<Named, HealthPort>>,
     /// What could not be put in force, now or in an earlier update, until it is.
     pub problems: Vec<CompileError>,
+}
+
+/// (address, protocol, port) of a row outside the service ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Single {
+    pub addr: Addr,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// `healthCheckNodePort` of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthPort {
+    pub port: u16,
+    /// Endpoints on this node that may serve clients outside.
+    pub local_endpoints: usize,
 }
 
 /// The record of what is installed. One for each tables region; a new one wants `State::mark_all` first.
@@ -94,7 +117,12 @@ impl Compiler {
         self.endpoints.update(state, &changes, context, batch, &mut self.problems);
         self.node.update(state, batch, &mut self.problems);
         self.identities.forget_changes();
-        Report { next_hops: self.neighbours.next_hops(), problems: self.problems.list() }
+        Report {
+            next_hops: self.neighbours.next_hops(),
+            singles: Arc::default(),
+            health_ports: Arc::default(),
+            problems: self.problems.list(),
+        }
     }
 
     fn update_identities(&mut self, state: &State, changes: &Changes, batch: &mut Batch) {

@@ -5,12 +5,14 @@
 pub mod changes;
 mod index;
 pub mod local;
+pub mod options;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub use changes::Changes;
 pub use local::{KernelRoute, Local, LocalEndpoint, Uplink};
+pub use options::{DetectLocal, NodePortAddresses, ServiceOptions};
 pub use store::{ByName, HashMap, NameSet};
 
 use crate::object::parse::namespace_labels;

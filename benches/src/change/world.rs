@@ -172,5 +172,6 @@ pub fn local() -> Local {
         .into(),
         neighbours: [(PEER, Mac([2, 0, 0, 0, 9, 9]))].into(),
         kernel_routes: vec![KernelRoute { prefix: prefix("192.168.0.0/16"), via: None }],
+        ..Local::default()
     }
 }

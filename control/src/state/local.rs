@@ -1,10 +1,12 @@
 //! Facts about this node that are no objects: addresses, interfaces, attachments, and what the kernel knows of the
 //! underlay.
 
+use super::options::ServiceOptions;
 use crate::encapsulation::Encapsulation;
 use crate::object::Named;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use tables::{Addr, Mac, Prefix};
 
 /// Addresses by family: index 0 IPv4, 1 IPv6, unspecified where there is none (see [`tables::node::family`]).
@@ -16,6 +18,11 @@ pub struct Local {
     pub node: String,
     /// The node's own addresses; the first of each family is the tunnel's.
     pub addrs: Vec<Addr>,
+    /// Every address that the kernel has; empty while nobody asked it.
+    pub node_addrs: Vec<Addr>,
+    pub services: ServiceOptions,
+    /// Ports of the node that Fairway translates to.
+    pub snat_ports: Option<RangeInclusive<u16>>,
     pub gateway: ByFamily,
     pub host: ByFamily,
     pub snat: ByFamily,

@@ -131,6 +131,9 @@ impl Supervisor {
         let local = Local {
             node: self.args.node.clone(),
             addrs: self.state.node(&self.args.node).map_or_else(Vec::new, |node| node.addrs.clone()),
+            node_addrs: old.node_addrs.clone(),
+            services: old.services.clone(),
+            snat_ports: Some(self.args.snat_ports.clone()),
             gateway: by_family(PodRange::gateway),
             host: by_family(PodRange::host),
             snat: by_family(PodRange::snat),
