@@ -161,7 +161,7 @@ fn allow(batch: &mut Batch, policy: u32) {
 pub fn set_service(batch: &mut Batch, id: u32, addr: Addr, backends: &[Addr]) {
     let backends_first = id * BACKENDS_EACH;
     for (i, &addr) in backends.iter().enumerate() {
-        let backend = BackendRecord { addr, port: BACKEND_PORT, flags: 0, id };
+        let backend = BackendRecord { addr, port: BACKEND_PORT, weight: 1, id };
         batch.set(Table::Backend, backends_first as usize + i, &backend).expect("room");
     }
     let rows = Rows { first: backends_first, count: backends.len() as u32 };

@@ -12,6 +12,7 @@ pub mod service;
 
 use crate::packet::BURST_MAX;
 use bytemuck::Zeroable;
+use service::Choose;
 use tables::counters::DropReason;
 use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::flow::{Hop, HopKind, Tuple};
@@ -145,9 +146,15 @@ pub fn expect(context: &Context, burst: &[impl Expected], seed: u64) {
     }
 }
 
-/// Judges a flow that a local end opens. `pick` chooses among a service's backends; `keep` is the backend that an
+/// Judges a flow that a local end opens. `choose` chooses among a service's backends; `keep` is the backend that an
 /// established flow has.
-pub fn from_local(context: &Context, tuple: &Tuple, interface: u32, pick: u64, keep: Option<(Addr, u16)>) -> Decision {
+pub fn from_local(
+    context: &Context,
+    tuple: &Tuple,
+    interface: u32,
+    choose: &mut impl Choose,
+    keep: Option<(Addr, u16)>,
+) -> Decision {
     let decision = Decision::new(tuple, true);
     let (local, kind) = match local_end(context, tuple, interface) {
         Ok(found) => found,
@@ -159,7 +166,7 @@ pub fn from_local(context: &Context, tuple: &Tuple, interface: u32, pick: u64, k
     if is_link_local(tuple.remote) {
         return decision.drop(DropReason::LinkLocal);
     }
-    let decision = match service::translate(context, tuple, pick, keep, decision) {
+    let decision = match service::translate(context, tuple, choose, keep, decision) {
         Ok(decision) => decision,
         Err(ended) => return ended,
     };

@@ -1,6 +1,7 @@
 //! What would become of a packet that was never sent: the worker's own classify on the live tables, and what it found.
 //! Never a second evaluator: this file only words the decisions.
 
+use crate::classify::service::ByHash;
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
 use tables::View;
 use tables::flow::{HopKind, Tuple};
@@ -42,7 +43,7 @@ fn tuple(query: &ExplainQuery) -> Tuple {
 
 /// The sender's half, and the receiver's if that is on this node too.
 fn from_local(context: &Context<'_>, tuple: &Tuple, interface: u32) -> Explained {
-    let decision = classify::from_local(context, tuple, interface, 0, None);
+    let decision = classify::from_local(context, tuple, interface, &mut ByHash(0), None);
     let mut told = worded(context, tuple, &decision);
     note(&mut told, "from", tuple, &decision);
     if decision.verdict != Verdict::Forward || decision.out.kind() != HopKind::Endpoint {

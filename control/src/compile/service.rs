@@ -279,7 +279,7 @@ impl Room {
                 Err(_) => self.backend_ids.alloc(),
             };
             match id {
-                Ok(id) => numbered.push(BackendRecord { addr, port, flags: 0, id }),
+                Ok(id) => numbered.push(BackendRecord { addr, port, weight: 1, id }),
                 Err(full) => {
                     forget(&mut self.backend_ids, &numbered, old);
                     return Err(full);

@@ -166,7 +166,7 @@ fn services(batch: &mut Batch) {
         let first = 16 * family as u32;
         let backends = [pod_addr(1, family), REMOTE_POD[family], pod_addr(0, family)];
         for (i, addr) in backends.into_iter().enumerate() {
-            let backend = BackendRecord { addr, port: 8080, flags: 0, id: 1 };
+            let backend = BackendRecord { addr, port: 8080, weight: 1, id: 1 };
             batch.set(Table::Backend, first as usize + i, &backend).expect("room");
         }
         let mut put = |port: u16, protocol: Protocol, id: u32, count: u32, flags: u16| {

@@ -18,6 +18,31 @@ pub struct Match {
     pub flags: u16,
 }
 
+/// A new flow that needs one of a service's backends.
+pub struct Asked<'a> {
+    /// As the client sees it: its own end is the local one.
+    pub tuple: &'a Tuple,
+    pub service: &'a ServiceRecord,
+    /// Those that this client may get.
+    pub backends: Rows,
+}
+
+/// Who chooses among backends. A worker's remembers and counts; [`ByHash`] knows nothing but the tables.
+pub trait Choose {
+    /// None: there is no backend.
+    fn choose(&mut self, view: &View, asked: &Asked) -> Option<(Addr, u16)>;
+}
+
+/// By a hash of the flow with a private seed. The same hash and backends give the same answer.
+pub struct ByHash(pub u64);
+
+impl Choose for ByHash {
+    #[inline(always)]
+    fn choose(&mut self, view: &View, asked: &Asked) -> Option<(Addr, u16)> {
+        serving(view, asked.backends, picked(self.0, asked.backends.count))
+    }
+}
+
 /// The tuple will be translated soon: fetches the service's row ...
 pub fn expect(view: &View, tuple: &Tuple) {
     view.expect(Table::Service, &ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol));
@@ -37,7 +62,7 @@ pub fn expect_backend(view: &View, tuple: &Tuple, pick: u64) -> Option<u32> {
 pub fn translate(
     context: &Context,
     tuple: &Tuple,
-    pick: u64,
+    choose: &mut impl Choose,
     keep: Option<(Addr, u16)>,
     decision: Decision,
 ) -> Result<Decision, Decision> {
@@ -53,7 +78,7 @@ pub fn translate(
         {
             Some(kept)
         }
-        _ => choose(&context.view, &found, pick),
+        _ => choose.choose(&context.view, &Asked { tuple, service: &record, backends: found.backends }),
     };
     match backend {
         Some((remote, remote_port)) => Ok(Decision { remote, remote_port, ..decision }),
@@ -81,9 +106,10 @@ fn picked(pick: u64, count: u32) -> u32 {
     (((hash::fold(pick, 0x9e37_79b9_7f4a_7c15) >> 32) * count as u64) >> 32) as u32
 }
 
-/// Random by flow: `pick` is a hash of the flow with a private seed. The same `pick` and backends give the same answer.
-fn choose(view: &View, found: &Match, pick: u64) -> Option<(Addr, u16)> {
-    let backend = backend(view, found, picked(pick, found.backends.count));
+/// Where a backend is reached, if there is one of this index.
+#[inline(always)]
+fn serving(view: &View, backends: Rows, index: u32) -> Option<(Addr, u16)> {
+    let backend: BackendRecord = view.row(Table::Backend, backends.get(index)?);
     (!backend.addr.is_unspecified()).then_some((backend.addr, backend.port))
 }
 

@@ -2,6 +2,7 @@
 //! again, keeping what an established flow must keep.
 
 use super::forward::{Item, Path};
+use crate::classify::service::ByHash;
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
 use crate::flow::sctp::chunk;
 use crate::flow::{FlowId, Way};
@@ -88,7 +89,7 @@ impl Path {
     fn classify(&self, context: &Context<'_>, interface: u32, item: &Item, tuple: &Tuple) -> Decision {
         let pick = item.hash ^ self.seed;
         match item.way {
-            Way::Out => classify::from_local(context, tuple, interface, pick, None),
+            Way::Out => classify::from_local(context, tuple, interface, &mut ByHash(pick), None),
             Way::Back => classify::to_local(context, tuple, item.origin),
         }
     }
@@ -241,7 +242,7 @@ impl Path {
         let outside = record.outside();
         let keep = (outside.remote, outside.remote_port);
         let pick = self.flows.hash(&record.inside) ^ self.seed;
-        classify::from_local(context, &record.inside, interface, pick, Some(keep))
+        classify::from_local(context, &record.inside, interface, &mut ByHash(pick), Some(keep))
     }
 
     fn reject(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) {

@@ -5,6 +5,7 @@
 
 use crate::{Addr, Protocol};
 use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -38,6 +39,8 @@ pub const FLAG_DROP_INSIDE: u16 = 8;
 pub const FLAG_DROP_OUTSIDE: u16 = 16;
 /// This node's pods are served like clients outside: nobody told pods apart (kube-proxy without local detection).
 pub const FLAG_PODS_OUTSIDE: u16 = 32;
+/// Its backends have different weights.
+pub const FLAG_WEIGHTED: u16 = 64;
 
 /// What clients find behind (address, port, protocol). A cluster address answers `inside` and `outside` alike, by the
 /// internal traffic policy; addresses and ports for the outside answer by the external one, and to clients on this node,
@@ -56,7 +59,48 @@ pub struct ServiceRecord {
     /// In the source range table: a client's address must lie in one of these, if there are any.
     pub sources: Rows,
     pub flags: u16,
-    pub reserved: [u8; 6],
+    /// An [`Algorithm`].
+    pub algorithm: u8,
+    pub reserved: u8,
+    /// [`Algorithm::SourceHash`] and [`Algorithm::Maglev`]: where in the ring table [`Rings`] stand.
+    pub ring: u32,
+}
+
+impl ServiceRecord {
+    /// How its new flows are spread.
+    #[inline(always)]
+    pub fn algorithm(&self) -> Algorithm {
+        Algorithm::ALL.get(self.algorithm as usize).copied().unwrap_or_default()
+    }
+}
+
+/// How new flows are spread over a service's backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum Algorithm {
+    /// By a hash of the flow that is private to the worker.
+    #[default]
+    Random = 0,
+    /// In turns, by weight.
+    RoundRobin = 1,
+    /// A client always gets the same backend, on every node.
+    SourceHash = 2,
+    /// Who has the fewest flows for its weight.
+    LeastConnections = 3,
+    /// A 5-tuple always gets the same backend, on every node.
+    Maglev = 4,
+}
+
+impl Algorithm {
+    /// In the order of their numbers.
+    pub const ALL: [Algorithm; 5] = [
+        Algorithm::Random,
+        Algorithm::RoundRobin,
+        Algorithm::SourceHash,
+        Algorithm::LeastConnections,
+        Algorithm::Maglev,
+    ];
 }
 
 /// Rows of another table that follow each other.
@@ -79,9 +123,19 @@ impl Rows {
 pub struct BackendRecord {
     pub addr: Addr,
     pub port: u16,
-    pub flags: u16,
+    /// Its share of a service's flows against the others', where the service has [`FLAG_WEIGHTED`].
+    pub weight: u16,
     /// Stable while the backend serves; for counters.
     pub id: u32,
+}
+
+/// At [`ServiceRecord::ring`]: the rings of `inside` and of `outside`, in words of the ring table (see `maglev`).
+/// `count` is in slots, of which a word holds four.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rings {
+    pub inside: Rows,
+    pub outside: Rows,
 }
 
 /// A range of clients: `spec.loadBalancerSourceRanges`.

@@ -197,7 +197,7 @@ impl Rows<'_, '_> {
     pub fn service(&mut self, id: u32, key: (Addr, u16, Protocol), backends: &[(Addr, u16)]) {
         let (first, count) = (id * 16, backends.len() as u32);
         for (i, &(addr, port)) in backends.iter().enumerate() {
-            let row = BackendRecord { addr, port, flags: 0, id: first + i as u32 };
+            let row = BackendRecord { addr, port, weight: 1, id: first + i as u32 };
             self.batch.set(Table::Backend, first as usize + i, &row).unwrap();
         }
         let rows = service::Rows { first, count };
