@@ -3,9 +3,11 @@
 //! scopes went stale. No packet bytes and no flow table here.
 //!
 //! From a local end: gateway and link-local, service, egress policy, route, egress translation.
+//! From a client outside to a service: where it may come from, service, route, egress translation ([`outside`]).
 //! Towards a local end: the end itself, where the packet may come from, ingress policy, the way back.
 
 pub mod egress;
+pub mod outside;
 pub mod policy;
 pub mod route;
 pub mod service;
@@ -18,6 +20,7 @@ use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::flow::{Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
+use tables::owner::Worker;
 use tables::policy::Direction;
 use tables::scope::Scope;
 use tables::service::BackendRecord;
@@ -39,6 +42,27 @@ pub enum Origin {
     Uplink,
     /// Another local end of this node, whose own half was judged before.
     Local,
+    /// A client outside who asked a service, whose half of the flow this worker keeps.
+    Client(Worker),
+}
+
+impl Origin {
+    /// Whether the packet comes out of another half of its flow, and not into this node.
+    #[inline(always)]
+    pub fn is_here(self) -> bool {
+        matches!(self, Origin::Local | Origin::Client(_))
+    }
+}
+
+/// Who asks a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// A pod of this node.
+    Pod,
+    /// The node itself.
+    Node,
+    /// All others.
+    Outside,
 }
 
 /// Which address the local end takes on outside.
@@ -71,6 +95,8 @@ pub struct Decision {
     pub out: Hop,
     pub back: Hop,
     pub opened_locally: bool,
+    /// One end is a client outside who asked a service; the other half's decision names the worker that keeps the client's.
+    pub client: Option<Worker>,
     pub service: Option<service::Match>,
     /// The policy that allowed or denied it.
     pub policy: Option<u32>,
@@ -78,6 +104,8 @@ pub struct Decision {
     pub identity: u32,
     /// The remote end's route.
     pub route: Option<u32>,
+    /// What else it hangs on: the backend's policies, or the route to a client outside.
+    pub beside: Option<Scope>,
 }
 
 impl Decision {
@@ -90,11 +118,13 @@ impl Decision {
             out: Hop::zeroed(),
             back: Hop::zeroed(),
             opened_locally,
+            client: None,
             service: None,
             policy: None,
             policy_set: None,
             identity: 0,
             route: None,
+            beside: None,
         }
     }
 
@@ -102,14 +132,16 @@ impl Decision {
         Decision { verdict: Verdict::Drop(reason), ..self }
     }
 
-    /// What the flow must be looked at again for.
+    /// What the flow must be looked at again for. Where five things would be named one goes without saying: a backend on
+    /// this node has policies, or its route goes, when its endpoint changes, and that touches its policy set.
     pub fn scopes(&self) -> [Option<Scope>; 4] {
-        [
-            self.service.map(|s| Scope::Service(s.id)),
-            self.policy_set.map(Scope::PolicySet),
-            Some(Scope::Identity(self.identity)),
-            self.route.map(Scope::Route),
-        ]
+        let route = self.route.map(Scope::Route);
+        let [second, last] = match (self.policy_set.map(Scope::PolicySet), self.beside) {
+            (Some(own), Some(beside)) => [Some(own), Some(beside)],
+            (None, Some(beside)) => [Some(beside), route],
+            (own, None) => [own, route],
+        };
+        [self.service.map(|s| Scope::Service(s.id)), second, Some(Scope::Identity(self.identity)), last]
     }
 
     /// The tuple as the network sees it, before a masquerade's port is chosen.
@@ -166,7 +198,8 @@ pub fn from_local(
     if is_link_local(tuple.remote) {
         return decision.drop(DropReason::LinkLocal);
     }
-    let decision = match service::translate(context, tuple, choose, keep, decision) {
+    let client = if kind == EndpointKind::Pod { Client::Pod } else { Client::Node };
+    let decision = match service::translate(context, tuple, client, choose, keep, decision) {
         Ok(decision) => decision,
         Err(ended) => return ended,
     };
@@ -178,8 +211,13 @@ pub fn from_local(
         Ok(decision) => decision,
         Err(ended) => return ended,
     };
-    let masquerade = egress::masquerade(context, tuple, kind, &decision);
-    Decision { masquerade, back: Hop::new(HopKind::Interface, local.interface), ..decision }
+    let masquerade = egress::masquerade(context, tuple, client, &decision);
+    let decision = Decision { masquerade, back: Hop::new(HopKind::Interface, local.interface), ..decision };
+    // Behind a masquerade the other half does not see who asks.
+    if masquerade != Masquerade::No && client == Client::Pod && decision.out.kind() == HopKind::Endpoint {
+        return outside::judge_at_backend(context, tuple, decision);
+    }
+    decision
 }
 
 /// Judges a flow that is opened towards a local end.
@@ -242,7 +280,7 @@ fn local_target(context: &Context, tuple: &Tuple, origin: Origin) -> Target {
         return match origin {
             Origin::Tunnel(_) => Target::Drop(DropReason::TunnelStray),
             Origin::Uplink => route::stray(context, tuple.local).map_or(Target::Host, Target::Drop),
-            Origin::Local => Target::Drop(DropReason::NoRoute),
+            Origin::Local | Origin::Client(_) => Target::Drop(DropReason::NoRoute),
         };
     };
     match endpoint.kind() {
@@ -252,7 +290,7 @@ fn local_target(context: &Context, tuple: &Tuple, origin: Origin) -> Target {
         Some(EndpointKind::Pod) => Target::End(endpoint, EndpointKind::Pod),
         Some(EndpointKind::Host) => Target::End(endpoint, EndpointKind::Host),
         Some(EndpointKind::Node) if origin == Origin::Uplink => Target::Host,
-        Some(EndpointKind::Node) if origin == Origin::Local => {
+        Some(EndpointKind::Node) if origin.is_here() => {
             let mut host = endpoint;
             host.interface = context.node.host_interface;
             Target::End(host, EndpointKind::Host)

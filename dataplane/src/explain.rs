@@ -18,7 +18,12 @@ pub fn explain(view: View<'_>, query: &ExplainQuery) -> Explained {
     let context = Context { view, node: &node };
     let tuple = tuple(query);
     match query.interface {
-        Some(interface) => from_local(&context, &tuple, interface),
+        Some(interface) => {
+            opened(&context, &tuple, classify::from_local(&context, &tuple, interface, &mut ByHash(0), None))
+        }
+        None if asks_service(view, query) => {
+            opened(&context, &tuple, classify::outside::from_outside(&context, &tuple, 0, &mut ByHash(0), None))
+        }
         None => {
             let tuple = tuple.reversed();
             let decision = classify::to_local(&context, &tuple, Origin::Uplink);
@@ -41,16 +46,20 @@ fn tuple(query: &ExplainQuery) -> Tuple {
     }
 }
 
+fn asks_service(view: View<'_>, query: &ExplainQuery) -> bool {
+    classify::outside::is_service(&view, query.dst, query.dst_port, query.protocol)
+}
+
 /// The sender's half, and the receiver's if that is on this node too.
-fn from_local(context: &Context<'_>, tuple: &Tuple, interface: u32) -> Explained {
-    let decision = classify::from_local(context, tuple, interface, &mut ByHash(0), None);
+fn opened(context: &Context<'_>, tuple: &Tuple, decision: Decision) -> Explained {
     let mut told = worded(context, tuple, &decision);
     note(&mut told, "from", tuple, &decision);
+    let origin = decision.client.map_or(Origin::Local, Origin::Client);
     if decision.verdict != Verdict::Forward || decision.out.kind() != HopKind::Endpoint {
         return told;
     }
     let other = decision.outside(tuple).reversed();
-    let second = classify::to_local(context, &other, Origin::Local);
+    let second = classify::to_local(context, &other, origin);
     note(&mut told, "towards", &other, &second);
     let half = worded(context, &other, &second);
     if half.verdict != "forward" {

@@ -328,10 +328,10 @@ fn bears(record: &FlowRecord, words: &[u64; 5], way: Way) -> bool {
     differences == 0
 }
 
-/// Towards its local end a flow ends at an interface: a damaged record that says otherwise would send its packets round
+/// Towards its local end a flow ends at an interface, or a client outside: a damaged record that says otherwise would send its packets round
 /// for ever.
 fn ends_here(record: &FlowRecord) -> bool {
-    matches!(record.back.kind(), HopKind::None | HopKind::Drop | HopKind::Interface)
+    matches!(record.back.kind(), HopKind::None | HopKind::Drop | HopKind::Interface | HopKind::Uplink)
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub enum Stage {
     /// header what its packet's ports are, or that they are to be learned (`rewrite::note_ends`): a variant for that would
     /// make what is handed larger than a cache line.
     Back(Origin),
+    /// From a client outside to a service of ours; a fragment as above.
+    Asked,
     /// Finished; to be sent by an interface that only this worker polls.
     Send { interface: u32 },
 }

@@ -31,6 +31,8 @@ mod lifetime;
 mod neighbours;
 #[path = "golden/others.rs"]
 mod others;
+#[path = "golden/outside.rs"]
+mod outside;
 #[path = "golden/pods.rs"]
 mod pods;
 #[path = "golden/policy.rs"]

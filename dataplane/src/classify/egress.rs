@@ -1,34 +1,44 @@
 //! Egress translation: whose address a flow bears outside.
 
-use super::{Context, Decision, Masquerade};
-use tables::endpoint::EndpointKind;
+use super::{Client, Context, Decision, Masquerade};
 use tables::flow::{HopKind, Tuple};
 use tables::layout::Table;
 use tables::node::family;
 use tables::route::{FLAG_MASQUERADE, RouteRecord};
-use tables::service::FLAG_MASQUERADE_ALL;
+use tables::service::{FLAG_MASQUERADE_ALL, FLAG_MASQUERADE_OUTSIDE};
 
 /// Decides, after service and route:
-/// - a pod that reaches itself through a service, and the host reaching a service, speak as `snat`, so that the answer
-///   comes back through here;
+/// - a pod that reaches itself through a service, the host reaching a service, and whoever asks one that says so, speak
+///   as `snat`, so that the answer comes back through here; as the node to a backend outside the cluster, which knows no
+///   other way;
 /// - the host speaking into the tunnel from another than its `host` address does so too;
 /// - a pod that leaves the cluster speaks as the node.
-pub fn masquerade(context: &Context, tuple: &Tuple, kind: EndpointKind, decision: &Decision) -> Masquerade {
+pub fn masquerade(context: &Context, tuple: &Tuple, client: Client, decision: &Decision) -> Masquerade {
     let family = family(tuple.local);
+    let route: RouteRecord = context.view.row(Table::Route, decision.route.unwrap_or(0) as usize);
+    let leaves = decision.out.kind() == HopKind::Uplink && route.flags & FLAG_MASQUERADE != 0;
     let snat = Masquerade::As(context.node.snat[family]);
     if let Some(service) = decision.service {
         let hairpin = decision.remote == tuple.local;
-        if hairpin || kind == EndpointKind::Host || service.flags & FLAG_MASQUERADE_ALL != 0 {
-            return snat;
+        if hairpin || is_told(client, service.flags) {
+            return if leaves { Masquerade::As(context.node.node[family]) } else { snat };
         }
     }
-    if kind == EndpointKind::Host {
+    if client == Client::Outside {
+        return Masquerade::No;
+    }
+    if client == Client::Node {
         let elsewhere = decision.out.kind() == HopKind::Tunnel && tuple.local != context.node.host[family];
         return if elsewhere { snat } else { Masquerade::No };
     }
-    let route: RouteRecord = context.view.row(Table::Route, decision.route.unwrap_or(0) as usize);
-    if decision.out.kind() == HopKind::Uplink && route.flags & FLAG_MASQUERADE != 0 {
-        return Masquerade::As(context.node.node[family]);
+    if leaves { Masquerade::As(context.node.node[family]) } else { Masquerade::No }
+}
+
+/// Whether a service's row has its clients of this kind masqueraded.
+fn is_told(client: Client, flags: u16) -> bool {
+    match client {
+        Client::Node => true,
+        Client::Pod => flags & FLAG_MASQUERADE_ALL != 0,
+        Client::Outside => flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE) != 0,
     }
-    Masquerade::No
 }

@@ -58,6 +58,13 @@ pub fn back_to(context: &Context, origin: Origin, decision: Decision) -> Result<
     }
     // A remote end that cannot be answered now is still heard.
     let id = decision.route.unwrap_or(0);
+    if let Origin::Client(worker) = origin
+        && !matches!(route.kind(), Some(RouteKind::Local | RouteKind::Host))
+    {
+        // Its answers are translated by the client's half of the flow.
+        let out = Hop::new(HopKind::Endpoint, context.node.uplink);
+        return Ok(Decision { out, client: Some(worker), ..decision });
+    }
     let out = hop(context, decision.remote, id, &route).unwrap_or_else(|reason| Hop::drop(reason, 0));
     Ok(Decision { out, ..decision })
 }
@@ -66,7 +73,7 @@ pub fn back_to(context: &Context, origin: Origin, decision: Decision) -> Result<
 pub fn forged(origin: Origin, route: &RouteRecord) -> Option<DropReason> {
     use RouteKind::*;
     match (origin, route.kind()) {
-        (Origin::Local, _) => None,
+        (Origin::Local | Origin::Client(_), _) => None,
         (Origin::Tunnel(peer), Some(Tunnel | Ipip)) if route.peer == peer => None,
         (Origin::Tunnel(_), _) => Some(DropReason::TunnelPeer),
         (Origin::Uplink, Some(Local | Tunnel | Ipip | Host | Services | Blackhole)) => Some(DropReason::ForgedOutside),

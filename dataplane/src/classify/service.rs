@@ -1,13 +1,19 @@
 //! Services: is the destination one, and which backend serves this flow.
 
-use super::{Context, Decision, Verdict};
+use super::{Client, Context, Decision, Verdict};
 use bytemuck::Zeroable;
+use std::cmp::Ordering;
 use tables::counters::DropReason;
 use tables::flow::Tuple;
 use tables::hash;
 use tables::layout::Table;
-use tables::service::{BackendRecord, Rows, ServiceKey, ServiceRecord};
-use tables::{Addr, Protocol, View};
+use tables::limits::SOURCES_PER_SERVICE_MAX;
+use tables::node::family;
+use tables::service::{
+    BackendRecord, FLAG_DROP_INSIDE, FLAG_DROP_OUTSIDE, FLAG_PODS_OUTSIDE, Rows, ServiceKey, ServiceRecord,
+    SourceRecord,
+};
+use tables::{Addr, Prefix, Protocol, View};
 
 /// The service port that a flow was opened to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +21,7 @@ pub struct Match {
     pub id: u32,
     /// Those that this client may get.
     pub backends: Rows,
+    /// Of the row.
     pub flags: u16,
 }
 
@@ -62,6 +69,7 @@ pub fn expect_backend(view: &View, tuple: &Tuple, pick: u64) -> Option<u32> {
 pub fn translate(
     context: &Context,
     tuple: &Tuple,
+    client: Client,
     choose: &mut impl Choose,
     keep: Option<(Addr, u16)>,
     decision: Decision,
@@ -70,20 +78,61 @@ pub fn translate(
     let Some(record) = context.view.find::<_, ServiceRecord>(Table::Service, &key) else {
         return undefined_port(context, tuple, decision);
     };
-    let found = Match { id: record.id, backends: record.inside, flags: record.flags };
+    let (backends, drops) = served(client, &record);
+    let found = Match { id: record.id, backends, flags: record.flags };
     let decision = Decision { service: Some(found), ..decision };
-    let backend = match keep {
-        Some(kept)
-            if matches!(tuple.protocol, Protocol::TCP | Protocol::SCTP) || serves(&context.view, &found, kept) =>
-        {
-            Some(kept)
+    if record.sources.count != 0 && !is_source(context, tuple.local, client, record.sources) {
+        return Err(decision.drop(DropReason::SourceRange));
+    }
+    match keep.filter(|&kept| may_keep(&context.view, tuple.protocol, &record, backends, kept)) {
+        Some((remote, remote_port)) => return Ok(Decision { remote, remote_port, ..decision }),
+        // A connection whose backend is gone is told so by either end.
+        None if keep.is_some() && is_connection(tuple.protocol) => {
+            return Err(Decision { verdict: Verdict::Reject, ..decision });
         }
-        _ => choose.choose(&context.view, &Asked { tuple, service: &record, backends: found.backends }),
-    };
-    match backend {
+        None => {}
+    }
+    match choose.choose(&context.view, &Asked { tuple, service: &record, backends }) {
         Some((remote, remote_port)) => Ok(Decision { remote, remote_port, ..decision }),
+        None if drops => Err(decision.drop(DropReason::NoLocalBackend)),
         None => Err(Decision { verdict: Verdict::Reject, ..decision }),
     }
+}
+
+/// The backends of a client, and whether it is dropped where there are none.
+fn served(client: Client, record: &ServiceRecord) -> (Rows, bool) {
+    let is_outside = match client {
+        Client::Outside => true,
+        Client::Pod => record.flags & FLAG_PODS_OUTSIDE != 0,
+        Client::Node => false,
+    };
+    match is_outside {
+        true => (record.outside, record.flags & FLAG_DROP_OUTSIDE != 0),
+        false => (record.inside, record.flags & FLAG_DROP_INSIDE != 0),
+    }
+}
+
+/// Whether a client is in one of the source ranges. The node is by any of its addresses.
+#[cold]
+fn is_source(context: &Context, addr: Addr, client: Client, sources: Rows) -> bool {
+    let also = if client == Client::Node { context.node.node[family(addr)] } else { addr };
+    let ranges = (0..sources.count.min(SOURCES_PER_SERVICE_MAX as u32)).filter_map(|i| sources.get(i));
+    ranges
+        .map(|row| context.view.row::<SourceRecord>(Table::Source, row))
+        .filter_map(|range| Prefix::new(range.addr, range.length))
+        .any(|range| range.contains(addr) || range.contains(also))
+}
+
+/// Protocols whose flows cannot move to another backend.
+pub fn is_connection(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::TCP | Protocol::SCTP)
+}
+
+/// Whether an established flow keeps its backend: while that serves this client, and a connection also while it serves
+/// others or is leaving.
+fn may_keep(view: &View, protocol: Protocol, record: &ServiceRecord, backends: Rows, kept: (Addr, u16)) -> bool {
+    let others = [record.inside, record.outside, record.leaving];
+    serves(view, backends, kept) || is_connection(protocol) && others.into_iter().any(|rows| serves(view, rows, kept))
 }
 
 /// A service's address with a port that it does not define is refused; other protocols to it go unanswered.
@@ -113,8 +162,18 @@ fn serving(view: &View, backends: Rows, index: u32) -> Option<(Addr, u16)> {
     (!backend.addr.is_unspecified()).then_some((backend.addr, backend.port))
 }
 
-/// Whether a backend still serves.
-pub fn serves(view: &View, found: &Match, (addr, port): (Addr, u16)) -> bool {
-    let count = found.backends.count.min(tables::limits::BACKENDS_MAX as u32);
-    (0..count).map(|i| backend(view, found, i)).any(|b| b.addr == addr && b.port == port)
+/// Whether a backend is among these, which are sorted by address and port.
+pub fn serves(view: &View, backends: Rows, (addr, port): (Addr, u16)) -> bool {
+    let (mut low, mut high) = (0, backends.count.min(tables::limits::BACKENDS_MAX as u32));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let Some(row) = backends.get(middle) else { return false };
+        let backend: BackendRecord = view.row(Table::Backend, row);
+        match (backend.addr, backend.port).cmp(&(addr, port)) {
+            Ordering::Equal => return true,
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+        }
+    }
+    false
 }

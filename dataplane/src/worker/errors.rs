@@ -60,16 +60,16 @@ impl Path {
         let from = match (item.way, item.origin) {
             // What refuses is the service itself.
             (Way::Out, _) if cause == Cause::PortUnreachable => item.meta.dst,
+            (_, Origin::Uplink) => context.node.node[family],
             (Way::Out, _) | (Way::Back, Origin::Tunnel(_)) => context.node.gateway[family],
-            (Way::Back, Origin::Uplink) => context.node.node[family],
-            (Way::Back, Origin::Local) => return None,
+            (Way::Back, Origin::Local | Origin::Client(_)) => return None,
         };
         (!from.is_unspecified()).then_some(from)
     }
 
     /// Sends an error to where its packet came from: out of the same interface to a local end, else by the sender's route.
     fn send_back(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item, told: &Meta) {
-        if item.way == Way::Out {
+        if item.way == Way::Out && item.origin.is_here() {
             rewrite::set_macs(self.pool.memory().head_mut(&mut packet), context.node.gateway_mac, item.meta.src_mac);
             return self.send(packet.interface, packet);
         }

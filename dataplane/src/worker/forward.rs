@@ -25,7 +25,7 @@ use crate::worker::uplink::{NextHop, address, next_hop, room_in_front, too_big};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::counters::{DropReason, WorkStage, WorkerCounter};
-use tables::flow::{FLAG_TRANSLATED, Hop, HopKind, Tuple};
+use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::owner::{SnatPorts, Worker};
@@ -316,9 +316,12 @@ impl Path {
         let record = self.flows.record_mut(id);
         let hop = record.hop(item.way == Way::Out);
         let kind = hop.kind();
-        if item.way == Way::Back && item.origin != Origin::Local {
-            let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
-            if let Some(reason) = classify::route::forged(item.origin, &route) {
+        if !item.origin.is_here() {
+            if item.way == Way::Out {
+                if record.flags & FLAG_CLIENT == 0 {
+                    return self.drop_from(place, DropReason::ForgedOutside);
+                }
+            } else if let Some(reason) = came_forged(context, record, item.origin) {
                 return self.drop_from(place, reason);
             }
         }
@@ -399,12 +402,15 @@ impl Path {
         item.meta.follow(change.map(|change| &change.to), item.enters);
         if kind != HopKind::Endpoint {
             item.to = To::Wire(*hop);
-        } else if hop.worker == self.id {
+            return;
+        }
+        let origin = if item.origin.is_here() { Origin::Local } else { Origin::Client(self.id) };
+        if hop.worker == self.id {
             // Its own half of the flow is judged by its owner. No loop: towards a local end there is no further half.
-            self.queue(item.at, item.meta, item.is_plain, Way::Back, Origin::Local);
+            self.queue(item.at, item.meta, item.is_plain, Way::Back, origin);
         } else {
             self.note_ends_of_piece(place, &item.meta);
-            self.hand(hop.worker, place, Stage::Back(Origin::Local));
+            self.hand(hop.worker, place, Stage::Back(origin));
         }
     }
 
@@ -430,7 +436,9 @@ impl Path {
         // The answer to somebody whose neighbour is still being asked for.
         let unknown = DropReason::NeighbourUnknown as u8;
         if hop.kind() == HopKind::Drop && hop.reason == unknown && item.way == Way::Out {
-            return self.hold(place, self.flows.record(id).outside().remote);
+            let record = self.flows.record(id);
+            let is_client = record.flags & FLAG_CLIENT != 0;
+            return self.hold(place, if is_client { record.inside.local } else { record.outside().remote });
         }
         let known = DropReason::from_index(hop.reason as usize).filter(|_| hop.kind() == HopKind::Drop);
         let reason = known.unwrap_or(DropReason::NoRoute);
@@ -471,6 +479,13 @@ impl Path {
             self.drop_from(&mut waited, DropReason::NeighbourUnknown);
         }
     }
+}
+
+/// Why a packet from outside towards a flow's local end cannot have come from where it did.
+#[inline(always)]
+fn came_forged(context: &Context<'_>, record: &FlowRecord, origin: Origin) -> Option<DropReason> {
+    let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
+    classify::route::forged(origin, &route)
 }
 
 /// The tuple of a packet's flow, by its local end.

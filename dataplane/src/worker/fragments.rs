@@ -3,7 +3,7 @@
 //! knows its ports is like any other packet of the flow from then on. Must not put packets together.
 
 use super::forward::{Item, Path};
-use super::look::Place;
+use super::look::{Place, stage};
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::fragments::{Ends, Judged, Key};
@@ -66,12 +66,13 @@ impl Path {
         if origin == Origin::Local {
             return self.queue(place.at, meta, false, Way::Out, origin);
         }
+        let way = self.way_of(context, place.packet, &meta, origin);
         match self.other_owner(context, place.packet, &meta) {
             Some(worker) => {
                 self.note_ends(place.packet, Some(&Ends::of(&meta)));
-                self.hand(worker, place.packet, Stage::Back(origin));
+                self.hand(worker, place.packet, stage(way, origin));
             }
-            None => self.queue(place.at, meta, false, Way::Back, origin),
+            None => self.queue(place.at, meta, false, way, origin),
         }
     }
 
@@ -83,15 +84,15 @@ impl Path {
         place: Place<'_>,
         meta: Meta,
         fragment: &Fragment,
-        origin: Origin,
+        (way, origin): (Way, Origin),
     ) {
         let noted = place.packet.as_ref().and_then(|packet| rewrite::noted_ends(self.pool.memory().head(packet)));
         let meta = match noted {
-            _ if fragment.is_first() && origin == Origin::Local => meta,
+            _ if fragment.is_first() && origin.is_here() => meta,
             Some(ends) => with_ends(meta, ends),
             None => return self.look_at_fragment(context, place, meta, fragment, origin),
         };
-        self.queue(place.at, meta, false, Way::Back, origin);
+        self.queue(place.at, meta, false, way, origin);
     }
 
     /// Before a later fragment goes to another local end.
@@ -175,7 +176,7 @@ fn key(meta: &Meta, fragment: &Fragment, origin: Origin, interface: u32) -> Key 
     let (side, peer) = match origin {
         Origin::Uplink => (0, Addr::UNSPECIFIED),
         Origin::Tunnel(peer) => (1, peer),
-        Origin::Local => (2 + interface, Addr::UNSPECIFIED),
+        Origin::Local | Origin::Client(_) => (2 + interface, Addr::UNSPECIFIED),
     };
     Key::new(meta.src, meta.dst, meta.protocol, fragment.id, side, peer)
 }

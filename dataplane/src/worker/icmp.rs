@@ -2,6 +2,7 @@
 //! and out, past policy. Errors about unknown flows are dropped by name.
 
 use super::forward::{Item, Path};
+use super::open::Renewed;
 use super::uplink::next_hop;
 use crate::classify::{self, Context};
 use crate::flow::{FlowId, Way};
@@ -10,7 +11,7 @@ use crate::parse::{self, Quoted};
 use crate::rewrite::{self, Translation};
 use tables::Addr;
 use tables::counters::DropReason;
-use tables::flow::{FLAG_TRANSLATED, FlowRecord, Tuple};
+use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Tuple};
 
 impl Path {
     pub(super) fn icmp_error(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
@@ -27,7 +28,8 @@ impl Path {
         }
         // A flow that was cut meanwhile has no errors either.
         let found = self.flow_of(item, &quoted);
-        let Some(id) = found.filter(|&id| self.is_current(id) || self.revalidate(context, id)) else {
+        let Some(id) = found.filter(|&id| self.is_current(id) || self.revalidate(context, id) == Renewed::Current)
+        else {
             return self.drop_from(place, DropReason::IcmpUnrelated);
         };
         let record = *self.flows.record(id);
@@ -61,7 +63,9 @@ impl Path {
     /// Why an error from outside cannot have come from there. Routers on the way may speak, our own addresses not.
     fn forged(&self, context: &Context<'_>, item: &Item) -> Option<DropReason> {
         let (_, route) = classify::route::find(&context.view, item.meta.src)?;
-        (item.way == Way::Back).then(|| classify::route::forged(item.origin, &route)).flatten()
+        (item.way == Way::Back || !item.origin.is_here())
+            .then(|| classify::route::forged(item.origin, &route))
+            .flatten()
     }
 
     /// Translates the quoted packet back to what its sender sent, and the error's own addresses along with it.
@@ -71,7 +75,10 @@ impl Path {
             Way::Out => (record.inside.reversed(), record.outside().reversed()),
         };
         let map = |addr: Addr| replace(addr, &before, &after);
-        let to = Translation { src: map(item.meta.src), dst: map(item.meta.dst), ..Translation::of(&item.meta) };
+        // Behind a masquerade nobody outside is known, routers neither.
+        let is_hidden = item.way == Way::Out && record.flags & FLAG_CLIENT != 0 && before.remote != after.remote;
+        let src = if is_hidden { after.remote } else { map(item.meta.src) };
+        let to = Translation { src, dst: map(item.meta.dst), ..Translation::of(&item.meta) };
         let checksum = packet.checksum;
         let bytes = self.pool.memory().head_mut(packet);
         rewrite::translate_quoted(bytes, quoted, &after);

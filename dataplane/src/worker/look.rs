@@ -12,7 +12,7 @@ use crate::rewrite;
 use crate::worker::interfaces::Slot;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::message::InterfaceKind;
-use tables::node::Encapsulation;
+use tables::node::{Encapsulation, family};
 use tables::owner::{Worker, owner};
 use tables::{Addr, Mac};
 
@@ -104,7 +104,11 @@ impl Path {
             }
             Stage::Back(origin) => {
                 self.status().count(WorkerCounter::HandoffsIn, 1);
-                self.look_back(context, place, origin);
+                self.look_owned(context, place, Way::Back, origin);
+            }
+            Stage::Asked => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
+                self.look_owned(context, place, Way::Out, Origin::Uplink);
             }
             Stage::Arrived => {
                 let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
@@ -218,14 +222,16 @@ impl Path {
         }
     }
 
-    fn look_back(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
+    fn look_owned(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
         if let Some(meta) = self.parse_plain(place.packet) {
-            self.queue(place.at, meta, true, Way::Back, origin);
+            self.queue(place.at, meta, true, way, origin);
             return;
         }
         match self.parse_ip(place.packet) {
-            Some((meta, None)) => self.queue(place.at, meta, false, Way::Back, origin),
-            Some((meta, Some(fragment))) => self.look_at_handed_fragment(context, place, meta, &fragment, origin),
+            Some((meta, None)) => self.queue(place.at, meta, false, way, origin),
+            Some((meta, Some(fragment))) => {
+                self.look_at_handed_fragment(context, place, meta, &fragment, (way, origin))
+            }
             None => {}
         }
     }
@@ -233,11 +239,10 @@ impl Path {
     /// Keeps a packet that this worker owns, hands over one that it does not.
     #[inline(always)]
     fn queue_at_owner(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool, origin: Origin) {
-        if self.status.workers() == 1 {
+        if self.status.workers() == 1 && origin != Origin::Uplink {
             return self.queue(place.at, meta, is_plain, Way::Back, origin);
         }
-        let only = if meta.kind == Kind::IcmpError { None } else { self.owners.find(&context.view, meta.dst) };
-        match only {
+        match self.only_owner(context, &meta) {
             Some(to) if (to as usize) < self.status.workers() => {
                 // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
                 let (is_mine, at) = (to == self.id, place.at);
@@ -250,15 +255,49 @@ impl Path {
         }
     }
 
+    /// The owner of what goes to a pod, the host, or one of the node's SNAT ports; None: the tables must tell, and whether
+    /// a service is asked.
+    #[inline(always)]
+    fn only_owner(&mut self, context: &Context<'_>, meta: &Meta) -> Option<Worker> {
+        if meta.kind == Kind::IcmpError {
+            None
+        } else if meta.dst == context.node.node[family(meta.dst)] {
+            self.snat.owner(meta.dst_port)
+        } else {
+            self.owners.find(&context.view, meta.dst)
+        }
+    }
+
     /// The same of a packet whose owner the tables must tell. It is parsed again: what is lent to a call lies in memory,
     /// and the usual way would wait for that.
     #[inline(never)]
     fn queue_or_hand(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
-        let Some((meta, _)) = self.parse_ip(place.packet) else { return };
+        let (meta, is_plain) = match self.parse_plain(place.packet) {
+            Some(meta) => (meta, true),
+            None => match self.parse_ip(place.packet) {
+                Some((meta, _)) => (meta, false),
+                None => return,
+            },
+        };
+        let way = self.way_of(context, place.packet, &meta, origin);
         match self.other_owner(context, place.packet, &meta) {
-            Some(worker) => self.hand(worker, place.packet, Stage::Back(origin)),
-            None => self.queue(place.at, meta, false, Way::Back, origin),
+            Some(worker) => self.hand(worker, place.packet, stage(way, origin)),
+            None => self.queue(place.at, meta, is_plain, way, origin),
         }
+    }
+
+    /// Which way a packet from outside goes through its flow: who asks a service is the local end of the flow, so to speak.
+    pub(super) fn way_of(&self, context: &Context<'_>, place: &Option<Packet>, meta: &Meta, origin: Origin) -> Way {
+        let Some(packet) = place.as_ref().filter(|_| origin == Origin::Uplink) else { return Way::Back };
+        let (addr, port, protocol) = match meta.kind {
+            Kind::IcmpError => match parse::quoted(self.pool.memory().head(packet), meta) {
+                Some(quoted) => (quoted.tuple.local, quoted.tuple.local_port, quoted.tuple.protocol),
+                None => return Way::Back,
+            },
+            _ => (meta.dst, meta.dst_port, meta.protocol),
+        };
+        let asks = classify::outside::is_service(&context.view, addr, port, protocol);
+        if asks { Way::Out } else { Way::Back }
     }
 
     /// Hands over what other workers own.
@@ -342,8 +381,16 @@ impl Path {
     pub(super) fn queue(&mut self, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
         let hash = self.flows.hash_words(&tuple(&meta, way).words());
         self.flows.expect(hash);
-        let enters = way == Way::Out || origin != Origin::Local;
+        let enters = way == Way::Out || !origin.is_here();
         self.items.push(Item { meta, hash, way, origin, enters, is_plain, at, likely: None, to: To::Nowhere });
+    }
+}
+
+/// How a packet is handed that goes this way.
+pub(super) fn stage(way: Way, origin: Origin) -> Stage {
+    match way {
+        Way::Out => Stage::Asked,
+        Way::Back => Stage::Back(origin),
     }
 }
 

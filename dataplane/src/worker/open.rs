@@ -13,7 +13,7 @@ use crate::punt::error::Cause;
 use bytemuck::Zeroable;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::endpoint::EndpointRecord;
-use tables::flow::{FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
+use tables::flow::{FLAG_CLIENT, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::owner::owner;
 use tables::route::{RouteKind, RouteRecord};
@@ -52,8 +52,14 @@ impl Path {
         if let Some(id) = found {
             if opens_anew(item) && self.flows.may_reopen(id, item.way, self.now_ms) {
                 self.forget(id);
-            } else if self.is_current(id) || self.revalidate(context, id) {
+            } else if self.is_current(id) {
                 return Some(id);
+            } else {
+                match self.revalidate(context, id) {
+                    Renewed::Current => return Some(id),
+                    Renewed::CutOff => return self.cut_off(context, place, item, id),
+                    Renewed::Gone => {}
+                }
             }
         }
         self.open(context, place, item)
@@ -89,6 +95,9 @@ impl Path {
     fn classify(&self, context: &Context<'_>, interface: u32, item: &Item, tuple: &Tuple) -> Decision {
         let pick = item.hash ^ self.seed;
         match item.way {
+            Way::Out if !item.origin.is_here() => {
+                classify::outside::from_outside(context, tuple, self.id, &mut ByHash(pick), None)
+            }
             Way::Out => classify::from_local(context, tuple, interface, &mut ByHash(pick), None),
             Way::Back => classify::to_local(context, tuple, item.origin),
         }
@@ -142,7 +151,9 @@ impl Path {
         record.back = decision.back;
         if record.out.kind() == HopKind::Endpoint {
             let other_half = record.outside().reversed();
-            record.out.worker = owner(&context.view, &self.snat, &other_half).unwrap_or(self.id);
+            let keeper = decision.client.filter(|_| !decision.opened_locally);
+            let other = || owner(&context.view, &self.snat, &other_half).unwrap_or(self.id);
+            record.out.worker = keeper.unwrap_or_else(other);
         }
         if record.out.kind() == HopKind::Drop && record.out.reason == DropReason::NeighbourUnknown as u8 {
             self.ask_for(decision.remote);
@@ -153,6 +164,9 @@ impl Path {
         record.service = decision.service.map_or(0, |s| s.id);
         if decision.opened_locally {
             record.flags |= FLAG_OPENED_LOCALLY;
+        }
+        if decision.client.is_some() {
+            record.flags |= FLAG_CLIENT;
         }
     }
 
@@ -205,32 +219,37 @@ impl Path {
         Some((outside, hash))
     }
 
-    /// Classifies a flow again. False: it is gone, the packet opens a new one.
-    pub(super) fn revalidate(&mut self, context: &Context<'_>, id: FlowId) -> bool {
+    /// Classifies a flow again.
+    pub(super) fn revalidate(&mut self, context: &Context<'_>, id: FlowId) -> Renewed {
         self.status().count(WorkerCounter::FlowsRevalidated, 1);
         let generation = context.view.generation();
         let record = self.flows.record_mut(id);
         if self.renewals.renew(record, generation) {
             self.scopes.depend_again(&mut record.scopes);
-            return true;
+            return Renewed::Current;
         }
         let record = *record;
         let decision = self.classify_again(context, &record);
+        if decision.verdict == Verdict::Reject && classify::service::is_connection(record.inside.protocol) {
+            return Renewed::CutOff;
+        }
         if !fits(&record, &decision) {
             self.forget(id);
-            return false;
+            return Renewed::Gone;
         }
         let mut renewed = record;
         self.settle(context, &mut renewed, &decision);
         renewed.last_seen_ms = record.last_seen_ms;
         if let Verdict::Drop(reason) = decision.verdict {
-            let hop = Hop::drop(reason, decision.policy.unwrap_or(0));
+            // Who keeps the other half is not to be found out again.
+            let mut hop = Hop::drop(reason, decision.policy.unwrap_or(0));
+            hop.worker = record.out.worker;
             (renewed.out, renewed.back) = (hop, hop);
             renewed.scopes = self.scopes.depend_keeping(decision.scopes(), &record.scopes);
         }
         self.renewals.keep(&renewed, generation);
         *self.flows.record_mut(id) = renewed;
-        true
+        Renewed::Current
     }
 
     fn classify_again(&self, context: &Context<'_>, record: &FlowRecord) -> Decision {
@@ -242,7 +261,29 @@ impl Path {
         let outside = record.outside();
         let keep = (outside.remote, outside.remote_port);
         let pick = self.flows.hash(&record.inside) ^ self.seed;
+        if record.flags & FLAG_CLIENT != 0 {
+            return classify::outside::from_outside(context, &record.inside, self.id, &mut ByHash(pick), Some(keep));
+        }
         classify::from_local(context, &record.inside, interface, &mut ByHash(pick), Some(keep))
+    }
+
+    /// A packet amid a connection whose backend is gone. The client hears of it with its next packet; the flow is there to
+    /// tell it until then.
+    #[cold]
+    fn cut_off(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        item: &Item,
+        id: FlowId,
+    ) -> Option<FlowId> {
+        if item.way == Way::Back {
+            self.drop_from(place, DropReason::NoFlow);
+            return None;
+        }
+        self.forget(id);
+        self.reject(context, place.take()?, item);
+        None
     }
 
     fn reject(&mut self, context: &Context<'_>, mut packet: Packet, item: &Item) {
@@ -251,7 +292,8 @@ impl Path {
             return self.tell(context, packet, item, Cause::PortUnreachable);
         }
         self.pool.cut_off_rest(&mut packet);
-        let refused = punt::refuse(self.pool.memory().head_mut(&mut packet), &item.meta, context.node.gateway_mac);
+        let own_mac = if item.origin.is_here() { context.node.gateway_mac } else { context.node.uplink_mac };
+        let refused = punt::refuse(self.pool.memory().head_mut(&mut packet), &item.meta, own_mac);
         match refused.filter(|_| item.way == Way::Out) {
             Some(size) => self.answer(packet, size),
             None => self.drop_packet(packet, DropReason::NoRoute),
@@ -302,6 +344,16 @@ fn is_out_of_blue(item: &Item, decision: &Decision) -> bool {
     item.meta.protocol == Protocol::SCTP && item.meta.tcp_flags != chunk::INIT && is_translated
 }
 
+/// What a flow is found to be when it is classified again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewed {
+    Current,
+    /// Removed: the packet opens a new one.
+    Gone,
+    /// A connection whose backend is gone; it is still there.
+    CutOff,
+}
+
 /// A SYN of a new connection, or the INIT of an association.
 #[inline(always)]
 fn opens_anew(item: &Item) -> bool {
@@ -329,13 +381,15 @@ fn fits(record: &FlowRecord, decision: &Decision) -> bool {
     }
 }
 
-/// Where the packets of a flow that was opened towards us must come from, by its route.
+/// Where the packets of a flow that was opened towards us must come from: of a client outside by way of its other half, of
+/// all else by its route.
 fn origin_of(context: &Context<'_>, record: &FlowRecord) -> Origin {
     let found = classify::route::find(&context.view, record.inside.remote);
     let route = found.map_or(RouteRecord::zeroed(), |(_, route)| route);
     match route.kind() {
         Some(RouteKind::Tunnel | RouteKind::Ipip) => Origin::Tunnel(route.peer),
         Some(RouteKind::Local | RouteKind::Host) => Origin::Local,
+        _ if record.flags & FLAG_CLIENT != 0 => Origin::Client(record.out.worker),
         _ => Origin::Uplink,
     }
 }

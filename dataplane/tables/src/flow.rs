@@ -120,6 +120,9 @@ pub const FLAG_ANSWERED: u8 = 4;
 pub const FLAG_USED: u8 = 8;
 /// Who opened it spoke on after an answer, as nobody does who invented its source.
 pub const FLAG_CONFIRMED: u8 = 16;
+/// One of its ends is a client outside who asked a service. Of the flow that the client opened, the local end is the
+/// client; of its other half on this node, the remote end: its answers go to the worker that `out` names.
+pub const FLAG_CLIENT: u8 = 32;
 
 /// One flow: two cache lines. `inside` is what the local end sees, `outside` what the network sees; without translation
 /// they are equal. What packets from the local end need first is in the first line, for those towards it in the second.

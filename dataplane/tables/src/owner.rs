@@ -91,10 +91,18 @@ pub fn owner(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Worker> {
     if let Some(endpoint) = view.find::<Addr, EndpointRecord>(Table::Endpoint, &tuple.local) {
         return match endpoint.kind()? {
             EndpointKind::Snat => snat.owner(tuple.local_port),
-            EndpointKind::Node => snat.owner(tuple.local_port).or(Some(endpoint.owner_first)),
+            EndpointKind::Node => {
+                let asked = || by_asker(view, snat, tuple).unwrap_or(endpoint.owner_first);
+                Some(snat.owner(tuple.local_port).unwrap_or_else(asked))
+            }
             EndpointKind::Pod | EndpointKind::Host | EndpointKind::Gateway => Some(spread(&endpoint, tuple)),
         };
     }
+    by_asker(view, snat, tuple)
+}
+
+/// Of a flow to a service from outside: the same worker for a client, or for each of its ports.
+fn by_asker(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Worker> {
     let key = ServiceKey::new(tuple.local, tuple.local_port, tuple.protocol);
     let service: ServiceRecord = view.find(Table::Service, &key)?;
     let client_port = if service.affinity_s == 0 { tuple.remote_port } else { 0 };

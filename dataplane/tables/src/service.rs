@@ -52,10 +52,12 @@ pub struct ServiceRecord {
     pub id: u32,
     /// Seconds of client affinity, 0 for none.
     pub affinity_s: u32,
-    /// Who serves clients on this node: its pods, and itself.
+    /// Who serves clients on this node: its pods, and itself. Backends are sorted by address and port.
     pub inside: Rows,
     /// Who serves all others.
     pub outside: Rows,
+    /// Who serves no new connections, and keeps those that it has: terminating, or not ready.
+    pub leaving: Rows,
     /// In the source range table: a client's address must lie in one of these, if there are any.
     pub sources: Rows,
     pub flags: u16,

@@ -112,7 +112,7 @@ fn a_client_that_a_pod_speaks_to_as_the_node_does_not_break_into_that_flow() {
 }
 
 #[test]
-fn when_a_backend_goes_udp_moves_and_tcp_stays() {
+fn while_a_backend_leaves_udp_moves_and_tcp_stays() {
     let mut node = node();
     node.publish(|rows| {
         rows.service(1, HTTP, &[(REMOTE, 8080)]);
@@ -122,13 +122,30 @@ fn when_a_backend_goes_udp_moves_and_tcp_stays() {
     node.pass(POD_A, &of_tcp);
     node.pass(POD_A, &of_udp);
     node.publish(|rows| {
-        rows.service(1, HTTP, &[(REMOTE_TWO, 8080)]);
-        rows.service(2, DNS, &[(REMOTE_TWO, 5353)]);
+        rows.service_left(1, HTTP, &[(REMOTE_TWO, 8080)], &[(REMOTE, 8080)]);
+        rows.service_left(2, DNS, &[(REMOTE_TWO, 5353)], &[(REMOTE, 5353)]);
     });
     let later = tcp((A, 1000), (SERVICE, 80), ACK);
     assert_eq!(node.pass(POD_A, &later), node.tunnelled(later.to(REMOTE, 8080).hop()));
     assert_eq!(node.pass(POD_A, &of_udp), node.tunnelled(of_udp.to(REMOTE_TWO, 5353).hop()));
     assert_eq!(node.pass(POD_A, &tcp((A, 1001), (SERVICE, 80), SYN)).packet().dst, REMOTE_TWO);
+}
+
+#[test]
+fn when_a_backend_is_gone_its_connections_are_reset_and_begin_anew() {
+    let mut node = node();
+    node.publish(|rows| rows.service(1, HTTP, &[(REMOTE, 8080)]));
+    let of = |flags| tcp((A, 1000), (SERVICE, 80), flags);
+    node.pass(POD_A, &of(SYN)).packet();
+    for backends in [&[(REMOTE_TWO, 8080)][..], &[]] {
+        node.publish(|rows| rows.service(1, HTTP, backends));
+        let late = tcp((REMOTE, 8080), (A, 1000), ACK);
+        assert_eq!(node.pass_tunnel(&late).sent, []);
+        let L4::Tcp { flags, .. } = node.pass(POD_A, &of(ACK)).packet().l4 else { panic!("no TCP") };
+        assert_eq!(flags & RST, RST, "{backends:?}");
+        node.publish(|rows| rows.service(1, HTTP, &[(REMOTE, 8080)]));
+        assert_eq!(node.pass(POD_A, &of(SYN)).packet().dst, REMOTE, "a new connection");
+    }
 }
 
 #[test]
@@ -221,7 +238,7 @@ fn a_closed_connection_makes_room_for_a_new_one_on_the_same_ports() {
         node.publish(|rows| rows.service(1, HTTP, &[(REMOTE, 8080)]));
         let out = |flags| tcp((A, 1000), (SERVICE, 80), flags);
         assert_eq!(node.pass(POD_A, &out(SYN)).packet().dst, REMOTE);
-        node.publish(|rows| rows.service(1, HTTP, &[(REMOTE_TWO, 8080)]));
+        node.publish(|rows| rows.service_left(1, HTTP, &[(REMOTE_TWO, 8080)], &[(REMOTE, 8080)]));
         assert_eq!(node.pass(POD_A, &out(end[0])).packet().dst, REMOTE);
         node.pass_tunnel(&tcp((REMOTE, 8080), (A, 1000), end[1]));
         assert_eq!(node.pass(POD_A, &out(SYN)).packet().dst, REMOTE_TWO, "a new connection, a new choice");
@@ -245,8 +262,7 @@ fn a_full_ring_and_a_dead_device_are_counted() {
 #[test]
 fn a_successor_adopts_flows_and_looks_at_each_again() {
     let mut old = node();
-    let publish = |node: &mut Node, backend| node.publish(|rows| rows.service(1, HTTP, &[(backend, 8080)]));
-    publish(&mut old, REMOTE);
+    old.publish(|rows| rows.service(1, HTTP, &[(REMOTE, 8080)]));
     let packet = |flags| tcp((A, 1000), (SERVICE, 80), flags);
     old.pass(POD_A, &packet(SYN));
     let outside = old.pass(POD_A, &udp((B, 7), (CLIENT, 53)));
@@ -255,7 +271,7 @@ fn a_successor_adopts_flows_and_looks_at_each_again() {
     let flows = old.workers[0].path().flows.region().fd().try_clone_to_owned().unwrap();
     drop(old);
     let mut new = Node::with_flows(Shape::default(), |_| Some(flows.try_clone().unwrap()));
-    publish(&mut new, REMOTE_TWO);
+    new.publish(|rows| rows.service_left(1, HTTP, &[(REMOTE_TWO, 8080)], &[(REMOTE, 8080)]));
     assert_eq!(new.flows(), 2);
     assert_eq!(new.pass(POD_A, &packet(ACK)).packet().dst, REMOTE, "the connection stays with its backend");
     let answer = udp((CLIENT, 53), (NODE, port));

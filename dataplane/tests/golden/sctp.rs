@@ -183,7 +183,7 @@ fn an_association_stays_until_it_is_ended_by_its_own_and_then_makes_room() {
         assert_eq!(node.pass(POD_A, &asked).packet().dst, REMOTE);
         let (_, tag, chunks) = &association()[1];
         node.pass_tunnel(&sctp(backend, client, *tag, chunks)).packet();
-        node.publish(|rows| rows.service(1, SERVED, &[(REMOTE_TWO, 5000)]));
+        node.publish(|rows| rows.service_left(1, SERVED, &[(REMOTE_TWO, 5000)], &[(REMOTE, 5000)]));
         let ended = |tag| sctp(backend, client, tag, &[chunk(end, &[])]);
         node.pass_tunnel(&ended(0xbad0_0000)).packet();
         assert_eq!(node.pass(POD_A, &asked).packet().dst, REMOTE, "anybody may have sent that");

@@ -11,7 +11,7 @@ use tables::policy::{Direction, IDENTITY_NODE, PolicyKey, PolicyRow, PolicySetRe
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
 use tables::scope::Scope;
-use tables::service::{self, BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord};
+use tables::service::{self, BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord, SourceRecord};
 use tables::{Prefix, Protocol};
 
 /// Route ids.
@@ -42,6 +42,17 @@ pub struct Rule {
     pub protocol: Protocol,
     pub port: u16,
     pub policy: u32,
+}
+
+/// Who serves whom, and how.
+#[derive(Default)]
+pub struct Served<'a> {
+    pub inside: &'a [(Addr, u16)],
+    pub outside: &'a [(Addr, u16)],
+    pub leaving: &'a [(Addr, u16)],
+    pub sources: &'a [Prefix],
+    pub flags: u16,
+    pub affinity_s: u32,
 }
 
 /// The policy that a set denies by.
@@ -193,18 +204,45 @@ impl Rows<'_, '_> {
         self.batch.touch(Scope::Route(ROUTE_LINK));
     }
 
-    /// A service port with its backends; `id` also says where they stand.
+    /// A service port of a cluster address with its backends; `id` also says where they stand.
     pub fn service(&mut self, id: u32, key: (Addr, u16, Protocol), backends: &[(Addr, u16)]) {
-        let (first, count) = (id * 16, backends.len() as u32);
-        for (i, &(addr, port)) in backends.iter().enumerate() {
-            let row = BackendRecord { addr, port, weight: 1, id: first + i as u32 };
-            self.batch.set(Table::Backend, first as usize + i, &row).unwrap();
-        }
-        let rows = service::Rows { first, count };
-        let row = ServiceRecord { id, inside: rows, outside: rows, ..ServiceRecord::zeroed() };
-        self.batch.insert(Table::Service, &ServiceKey::new(key.0, key.1, key.2), &row).unwrap();
+        self.serve(id, key, Served { inside: backends, outside: backends, ..Served::default() });
         let address = ServiceRecord { flags: FLAG_ADDRESS_ONLY, ..ServiceRecord::zeroed() };
         self.batch.insert(Table::Service, &ServiceKey::address(key.0), &address).unwrap();
+    }
+
+    /// The same, and who keeps connections but gets no new ones.
+    pub fn service_left(
+        &mut self,
+        id: u32,
+        key: (Addr, u16, Protocol),
+        backends: &[(Addr, u16)],
+        leaving: &[(Addr, u16)],
+    ) {
+        self.serve(id, key, Served { inside: backends, outside: backends, leaving, ..Served::default() });
+    }
+
+    /// A service port on any address.
+    pub fn serve(&mut self, id: u32, key: (Addr, u16, Protocol), served: Served) {
+        let rows = |list: u32, rows: &mut Self, backends: &[(Addr, u16)]| {
+            let (first, mut backends) = (id * 64 + list * 16, backends.to_vec());
+            backends.sort_unstable();
+            for (i, &(addr, port)) in backends.iter().enumerate() {
+                let row = BackendRecord { addr, port, weight: 1, id: first + i as u32 };
+                rows.batch.set(Table::Backend, first as usize + i, &row).unwrap();
+            }
+            service::Rows { first, count: backends.len() as u32 }
+        };
+        let (inside, outside) = (rows(0, self, served.inside), rows(1, self, served.outside));
+        let leaving = rows(2, self, served.leaving);
+        for (i, range) in served.sources.iter().enumerate() {
+            let row = SourceRecord { addr: range.addr(), length: range.length(), ..SourceRecord::zeroed() };
+            self.batch.set(Table::Source, id as usize * 16 + i, &row).unwrap();
+        }
+        let sources = service::Rows { first: id * 16, count: served.sources.len() as u32 };
+        let Served { flags, affinity_s, .. } = served;
+        let row = ServiceRecord { id, affinity_s, inside, outside, leaving, sources, flags, ..ServiceRecord::zeroed() };
+        self.batch.insert(Table::Service, &ServiceKey::new(key.0, key.1, key.2), &row).unwrap();
         self.batch.touch(Scope::Service(id));
     }
 
