@@ -9,6 +9,7 @@
 pub mod egress;
 pub mod outside;
 pub mod policy;
+pub mod ring;
 pub mod route;
 pub mod service;
 

@@ -38,7 +38,7 @@ proptest! {
     /// Everything that a decision looked up is something that its flow is looked at again for.
     #[test]
     fn a_decision_depends_on_all_it_looked_up(service in any::<u32>(), set: Option<u32>, identity: u32, route: Option<u32>) {
-        let found = service::Match { id: service, backends: tables::service::Rows { first: 0, count: 1 }, flags: 0 };
+        let found = service::Match { id: service, backends: tables::service::Rows { first: 0, count: 1 }, flags: 0, algorithm: Default::default() };
         let new = Decision::new(&tuple(), true);
         let scopes = Decision { service: Some(found), policy_set: set, identity, route, ..new }.scopes();
         let expected = [Some(Scope::Service(service)), set.map(Scope::PolicySet), Some(Scope::Identity(identity)), route.map(Scope::Route)];

@@ -17,14 +17,16 @@ pub mod sctp;
 pub mod tcp;
 pub mod timeouts;
 
+use crate::balance::affinity::Affinities;
+use crate::balance::loads::Loads;
 use crate::parse::{Kind, Meta};
 use bytemuck::Zeroable;
 use std::sync::atomic::Ordering;
 use tables::counters::DropReason;
 use tables::cpu::prefetch;
 use tables::flow::{
-    Bucket, FLAG_ANSWERED, FLAG_CONFIRMED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout, FlowRecord,
-    FlowRegionError, HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
+    Bucket, FLAG_ANSWERED, FLAG_CONFIRMED, FLAG_COUNTED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout,
+    FlowRecord, FlowRegionError, HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
 };
 use tables::region::Parts;
 use tables::{Protocol, Region, hash};
@@ -59,6 +61,10 @@ pub struct FlowTable {
     /// Not told yet.
     evicted: u64,
     timeouts: Timeouts,
+    /// The backends that clients have had.
+    pub affinities: Affinities,
+    /// How many flows backends have.
+    pub loads: Loads,
 }
 
 const NONE: u32 = u32::MAX;
@@ -82,6 +88,7 @@ impl FlowTable {
         }
         let mut table = FlowTable::over(region)?;
         table.rebuild();
+        table.affinities.check();
         Ok(Some(table))
     }
 
@@ -89,8 +96,10 @@ impl FlowTable {
         let layout = FlowLayout::read(&region)?;
         let seed = region.words()[WORD_FLOW_SEED].load(Ordering::Relaxed);
         let (index, records) = ((INDEX_START, layout.buckets), (layout.records_start(), layout.capacity));
+        let (affinities, loads) = (Affinities::beside(&region)?, Loads::default());
         let parts = region.into_parts(index, records).expect("the layout was checked against the region's size");
-        Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, evicted: 0, timeouts: Timeouts::default() })
+        let timeouts = Timeouts::default();
+        Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, evicted: 0, timeouts, affinities, loads })
     }
 
     fn chain_free(&mut self) {
@@ -110,11 +119,14 @@ impl FlowTable {
     /// Forgets the index and writes it anew from the records: a half-written change of a killed predecessor is undone.
     fn rebuild(&mut self) {
         self.parts.first_mut().fill(Bucket::zeroed());
+        self.loads.clear();
         for id in 0..self.capacity() as u32 {
             let record = *self.record(id);
             let is_used = record.flags & FLAG_USED != 0;
             if is_used && !(ends_here(&record) && self.index_record(id, &record)) {
                 self.record_mut(id).flags = 0;
+            } else if is_used && record.flags & FLAG_COUNTED != 0 && !self.loads.add(&record) {
+                self.record_mut(id).flags &= !FLAG_COUNTED;
             }
         }
         self.chain_free();
@@ -244,6 +256,9 @@ impl FlowTable {
         if !self.index_hashed(id, record.flags, hashes) {
             return Err(DropReason::FlowTableFull);
         }
+        if record.flags & FLAG_COUNTED != 0 && !self.loads.add(&record) {
+            record.flags &= !FLAG_COUNTED;
+        }
         *self.record_mut(id) = record;
         self.free_head = next;
         self.used += 1;
@@ -263,6 +278,9 @@ impl FlowTable {
         index::remove(self.parts.first_mut(), inside, id);
         if record.flags & FLAG_TRANSLATED != 0 {
             index::remove(self.parts.first_mut(), outside, id);
+        }
+        if record.flags & FLAG_COUNTED != 0 {
+            self.loads.remove(&record);
         }
         let free_head = self.free_head;
         self.record_mut(id).free(free_head);

@@ -5,7 +5,8 @@
 //! tunnel's outer headers, and names the flow's tuple by its local end; what has no ports, being a later fragment,
 //! learns them from the first one ([`fragments`]). If another worker owns that end, [`handoff`] carries the packet
 //! there. [`flow`] finds the record of the tuple; if there is none, or what it depends on has changed, [`classify`]
-//! looks up service, policy, route and egress translation in the pinned tables, once, and the record keeps the answer.
+//! looks up service, policy, route and egress translation in the pinned tables, once, and the record keeps the answer;
+//! among a service's backends [`balance`] chooses.
 //! [`rewrite`] translates addresses and ports by checksum differences, counts the hop, and encapsulates ([`overlay`]);
 //! [`segment`] cuts super-frames where a wire follows, and [`cut`] makes fragments of what is too large for it. The
 //! packet is sent by [`io`], or judged once more for the half of the flow that belongs to a local receiver. What the
@@ -16,6 +17,7 @@
 //!
 //! Nothing on the path blocks, allocates, logs or returns `Result`. `unsafe` is in [`io`] alone.
 
+pub mod balance;
 pub mod classify;
 pub mod config;
 pub mod cut;

@@ -1,5 +1,6 @@
 //! From descriptors to running workers: memory, sockets, flow tables, then no privileges, then threads.
 
+use crate::balance::turns::Turns;
 use crate::config::{Config, FRAMES_OF_A_WORKER};
 use crate::flow::FlowTable;
 use crate::handoff::{Command, Mailbox};
@@ -167,6 +168,7 @@ pub fn workers(
         let interfaces = Interfaces::new(id as u16, mailboxes.clone());
         let mut path = Path::new(id as u16, config.snat, flows, pool, interfaces, status.clone());
         path.seed = random();
+        path.turns = Turns::seeded(random());
         path.fragments.seed(random());
         path.bell = Some(tell.bell.clone());
         path.obituaries = Some(tell.obituaries.clone());

@@ -188,6 +188,8 @@ impl Worker {
         let count = self.path.flows.capacity() * elapsed_ms as usize / EXPIRY_ROUND_MS + 1;
         let expired = self.path.flows.expire(count, self.path.now_ms);
         block.count(WorkerCounter::FlowsExpired, expired as u64);
+        self.path.flows.affinities.time(self.path.now_ms);
+        block.count(WorkerCounter::AffinitiesEvicted, self.path.flows.affinities.take_evicted());
         self.path.expire_held();
         self.path.expire_fragments(self.path.fragments.capacity() * elapsed_ms as usize / FRAGMENTS_ROUND_MS + 1);
         self.path.set_gauges();

@@ -1,6 +1,6 @@
 //! Services: is the destination one, and which backend serves this flow.
 
-use super::{Client, Context, Decision, Verdict};
+use super::{Client, Context, Decision, Verdict, ring};
 use bytemuck::Zeroable;
 use std::cmp::Ordering;
 use tables::counters::DropReason;
@@ -10,7 +10,7 @@ use tables::layout::Table;
 use tables::limits::SOURCES_PER_SERVICE_MAX;
 use tables::node::family;
 use tables::service::{
-    BackendRecord, FLAG_DROP_INSIDE, FLAG_DROP_OUTSIDE, FLAG_PODS_OUTSIDE, Rows, ServiceKey, ServiceRecord,
+    Algorithm, BackendRecord, FLAG_DROP_INSIDE, FLAG_DROP_OUTSIDE, FLAG_PODS_OUTSIDE, Rows, ServiceKey, ServiceRecord,
     SourceRecord,
 };
 use tables::{Addr, Prefix, Protocol, View};
@@ -23,6 +23,7 @@ pub struct Match {
     pub backends: Rows,
     /// Of the row.
     pub flags: u16,
+    pub algorithm: Algorithm,
 }
 
 /// A new flow that needs one of a service's backends.
@@ -34,19 +35,41 @@ pub struct Asked<'a> {
     pub backends: Rows,
 }
 
+impl Asked<'_> {
+    /// Those that are looked at one by one, whatever a damaged row says.
+    pub fn indices(&self) -> std::ops::Range<u32> {
+        0..self.backends.count.min(tables::limits::BACKENDS_MAX as u32)
+    }
+
+    pub fn backend(&self, view: &View, index: u32) -> BackendRecord {
+        self.backends.get(index).map_or(BackendRecord::zeroed(), |row| view.row(Table::Backend, row))
+    }
+
+    /// The backend that a hash gives.
+    #[inline(always)]
+    pub fn by_hash(&self, view: &View, hash: u64) -> Option<(Addr, u16)> {
+        serving(view, self.backends, picked(hash, self.backends.count))
+    }
+}
+
 /// Who chooses among backends. A worker's remembers and counts; [`ByHash`] knows nothing but the tables.
 pub trait Choose {
     /// None: there is no backend.
     fn choose(&mut self, view: &View, asked: &Asked) -> Option<(Addr, u16)>;
 }
 
-/// By a hash of the flow with a private seed. The same hash and backends give the same answer.
+/// By a hash of the flow with a private seed, unless the service's algorithm is a pure function of the flow itself. The
+/// same hash and backends give the same answer.
 pub struct ByHash(pub u64);
 
 impl Choose for ByHash {
     #[inline(always)]
     fn choose(&mut self, view: &View, asked: &Asked) -> Option<(Addr, u16)> {
-        serving(view, asked.backends, picked(self.0, asked.backends.count))
+        let by_ring = asked.service.ring != 0;
+        match by_ring.then(|| ring::backend(view, asked)).flatten() {
+            Some(index) => serving(view, asked.backends, index),
+            None => asked.by_hash(view, self.0),
+        }
     }
 }
 
@@ -79,7 +102,7 @@ pub fn translate(
         return undefined_port(context, tuple, decision);
     };
     let (backends, drops) = served(client, &record);
-    let found = Match { id: record.id, backends, flags: record.flags };
+    let found = Match { id: record.id, backends, flags: record.flags, algorithm: record.algorithm() };
     let decision = Decision { service: Some(found), ..decision };
     if record.sources.count != 0 && !is_source(context, tuple.local, client, record.sources) {
         return Err(decision.drop(DropReason::SourceRange));

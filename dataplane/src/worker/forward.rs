@@ -1,6 +1,7 @@
 //! A burst through the path: parse all, look up all, then act on each: classify if it must be, rewrite, send or hand over.
 //! Passes, not callbacks: packet bytes are touched when parsed and when rewritten, all between works on [`Item`]s.
 
+use crate::balance::turns::Turns;
 use crate::classify::{self, Context, Expected, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::fragments::Fragments;
@@ -114,6 +115,8 @@ pub struct Path {
     /// Makes the choice of backends unpredictable from outside.
     pub seed: u64,
     pub now_ms: u32,
+    /// Of services by round robin.
+    pub turns: Turns,
     pub(super) tunnels: Tunnels,
     pub(super) owners: Owners,
     pub(super) renewals: Renewals,
@@ -155,6 +158,7 @@ impl Path {
             obituaries: None,
             seed: 0,
             now_ms: 0,
+            turns: Turns::default(),
             tunnels: Tunnels::new(),
             owners: Owners::default(),
             renewals: Renewals::new(),

@@ -2,10 +2,11 @@
 //! again, keeping what an established flow must keep.
 
 use super::forward::{Item, Path};
+use crate::balance::Chooser;
 use crate::classify::service::ByHash;
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
 use crate::flow::sctp::chunk;
-use crate::flow::{FlowId, Way};
+use crate::flow::{FlowId, FlowTable, Way};
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{Kind, tcp_flag};
 use crate::punt;
@@ -13,10 +14,11 @@ use crate::punt::error::Cause;
 use bytemuck::Zeroable;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::endpoint::EndpointRecord;
-use tables::flow::{FLAG_CLIENT, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
+use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::owner::owner;
 use tables::route::{RouteKind, RouteRecord};
+use tables::service::Algorithm;
 use tables::{Addr, Protocol};
 
 const _: () = assert!(tables::limits::ROUTES_MAX <= NO_ROUTE as usize);
@@ -92,15 +94,21 @@ impl Path {
         None
     }
 
-    fn classify(&self, context: &Context<'_>, interface: u32, item: &Item, tuple: &Tuple) -> Decision {
-        let pick = item.hash ^ self.seed;
+    fn classify(&mut self, context: &Context<'_>, interface: u32, item: &Item, tuple: &Tuple) -> Decision {
         match item.way {
             Way::Out if !item.origin.is_here() => {
-                classify::outside::from_outside(context, tuple, self.id, &mut ByHash(pick), None)
+                classify::outside::from_outside(context, tuple, self.id, &mut self.chooser(item.hash), None)
             }
-            Way::Out => classify::from_local(context, tuple, interface, &mut ByHash(pick), None),
+            Way::Out => classify::from_local(context, tuple, interface, &mut self.chooser(item.hash), None),
             Way::Back => classify::to_local(context, tuple, item.origin),
         }
+    }
+
+    /// Chooses a backend for a new flow with this hash.
+    #[inline(always)]
+    fn chooser(&mut self, hash: u64) -> Chooser<'_> {
+        let FlowTable { affinities, loads, .. } = &mut self.flows;
+        Chooser { pick: hash ^ self.seed, now_ms: self.now_ms, affinities, loads, turns: &mut self.turns }
     }
 
     /// Drops a first packet; one whose neighbour is unknown waits instead.
@@ -131,6 +139,9 @@ impl Path {
         };
         let mut record = FlowRecord::new(inside, &outside);
         self.settle(context, &mut record, decision);
+        if decision.service.is_some_and(|service| service.algorithm == Algorithm::LeastConnections) {
+            record.flags |= FLAG_COUNTED;
+        }
         let inserted = self.flows.insert_absent(record, [item.hash, outside_hash]);
         let evicted = self.flows.take_evicted();
         self.status().count(WorkerCounter::FlowsEvicted, evicted);

@@ -198,6 +198,8 @@ counters! {
         ErrorsWithheld,
         /// Unanswered flows that made room for others.
         FlowsEvicted,
+        /// Clients that services no longer remember, since others took their places before their time.
+        AffinitiesEvicted,
         /// Packets of protocols that Fairway knows nothing of but their addresses (GRE, ESP, AH, IGMP and others): they
         /// pass as routes and policies say, and are translated by address alone.
         PassedByAddress,

@@ -2,9 +2,11 @@
 //! kept open by control, adopted by a successor of the same layout. The logic is the dataplane's; here are the records
 //! and the header, so that `fairway flows` can list them.
 //!
-//! Layout: header (128 words) | index: buckets of a cache line each | records of two cache lines each.
+//! Layout: header (128 words) | index: buckets of a cache line each | records of two cache lines each | affinities
+//! ([`affinity`](crate::affinity)).
 
 use crate::addr::{Addr, Protocol};
+use crate::affinity::{self, AffinityRecord};
 use crate::checksum::Difference;
 use crate::layout::{self, LAYOUT_VERSION, LayoutError, MAGIC_FLOWS, WORD_MAGIC, WORD_SIZE, WORD_VERSION};
 use crate::region::{Region, RegionError};
@@ -123,6 +125,8 @@ pub const FLAG_CONFIRMED: u8 = 16;
 /// One of its ends is a client outside who asked a service. Of the flow that the client opened, the local end is the
 /// client; of its other half on this node, the remote end: its answers go to the worker that `out` names.
 pub const FLAG_CLIENT: u8 = 32;
+/// Its backend has been told of it, and will be when it goes: the service spreads flows by how many there are.
+pub const FLAG_COUNTED: u8 = 128;
 
 /// One flow: two cache lines. `inside` is what the local end sees, `outside` what the network sees; without translation
 /// they are equal. What packets from the local end need first is in the first line, for those towards it in the second.
@@ -251,6 +255,8 @@ pub const WORD_WORKER: usize = 7;
 pub const WORD_WORKERS: usize = 9;
 /// Wall-clock milliseconds at which the worker's clock was 0, so that a successor goes on with it.
 pub const WORD_CLOCK_START: usize = 10;
+/// Milliseconds of the worker's clock when its affinities were last used, not wrapping.
+pub const WORD_AFFINITY_CLOCK: usize = 11;
 pub const INDEX_START: usize = layout::JOURNAL_START;
 
 /// Entries of a bucket.
@@ -303,7 +309,16 @@ impl FlowLayout {
 
     /// Words that are used; memory on huge pages has a few more.
     pub fn region_words(&self) -> usize {
+        self.affinities_start() + self.affinities() * size_of::<AffinityRecord>() / 8
+    }
+
+    pub fn affinities_start(&self) -> usize {
         self.records_start() + self.capacity * size_of::<FlowRecord>() / 8
+    }
+
+    /// Clients that are remembered.
+    pub fn affinities(&self) -> usize {
+        affinity::capacity(self.capacity)
     }
 
     /// New zeroed flow memory for a worker.

@@ -55,12 +55,13 @@ pub enum Table {
     Policy,
     Rule,
     Revision,
+    Ring,
     // Big and mostly untouched: last, so that the others lie close together.
     RouteTrie,
     IdentityTrie,
 }
 
-pub const TABLES: [Table; 17] = [
+pub const TABLES: [Table; 18] = [
     Table::Node,
     Table::Endpoint,
     Table::RouteLengths,
@@ -76,6 +77,7 @@ pub const TABLES: [Table; 17] = [
     Table::Policy,
     Table::Rule,
     Table::Revision,
+    Table::Ring,
     Table::RouteTrie,
     Table::IdentityTrie,
 ];
@@ -99,6 +101,7 @@ impl Table {
             Table::Policy => "policy",
             Table::Rule => "rule",
             Table::Revision => "revision",
+            Table::Ring => "ring",
             Table::RouteTrie => "route_trie",
             Table::IdentityTrie => "identity_trie",
         }
@@ -129,6 +132,7 @@ impl Table {
             ),
             Table::Rule => (words(size_of::<crate::policy::RuleRecord>()), RULES_MAX),
             Table::Revision => (1, 1),
+            Table::Ring => (1, RING_WORDS_MAX),
             Table::RouteTrie => (crate::lpm::GROUP_WORDS, trie_groups(ROUTES_MAX)),
             Table::IdentityTrie => (crate::lpm::GROUP_WORDS, trie_groups(IDENTITIES_MAX)),
         }

@@ -7,12 +7,13 @@
 //! brought up to date and becomes the idle one.
 //!
 //! What a row means is said once, here: [`endpoint`], [`route`], [`service`], [`policy`], [`neighbour`], [`node`];
-//! which worker keeps a flow is [`owner`]; the records of flows that outlive a process are [`flow`]; what the two
+//! which worker keeps a flow is [`owner`]; the records of flows that outlive a process are [`flow`], and of clients' backends [`affinity`]; what the two
 //! processes tell each other is [`message`], and [`channel`] carries it with its file descriptors.
 //!
 //! This crate must not do I/O beyond mapping memory and that one socket, and must not know Kubernetes objects or packets' bytes.
 
 pub mod addr;
+pub mod affinity;
 pub mod channel;
 pub mod checksum;
 pub mod counters;
@@ -23,6 +24,7 @@ pub mod hash;
 pub mod layout;
 pub mod limits;
 pub mod lpm;
+pub mod maglev;
 pub mod message;
 pub mod neighbour;
 pub mod node;

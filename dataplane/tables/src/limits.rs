@@ -5,6 +5,9 @@
 pub const SERVICES_MAX: usize = 1 << 17;
 /// Backends of all services: 250,000 endpoints behind up to two services each, and room for the allocator's classes.
 pub const BACKENDS_MAX: usize = 1 << 20;
+/// Words of the rings of all services by source hash and Maglev: a backend takes 128 to 512, so that there is room
+/// for 16,000 to 65,000 of them.
+pub const RING_WORDS_MAX: usize = 1 << 23;
 /// Source ranges of all load balancer services.
 pub const SOURCES_MAX: usize = 1 << 16;
 /// Source ranges of one service; more are refused by control.

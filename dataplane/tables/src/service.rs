@@ -64,7 +64,7 @@ pub struct ServiceRecord {
     /// An [`Algorithm`].
     pub algorithm: u8,
     pub reserved: u8,
-    /// [`Algorithm::SourceHash`] and [`Algorithm::Maglev`]: where in the ring table [`Rings`] stand.
+    /// [`Algorithm::SourceHash`] and [`Algorithm::Maglev`]: where in the ring table [`Rings`] stand; never at 0.
     pub ring: u32,
 }
 
