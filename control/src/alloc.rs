@@ -51,6 +51,13 @@ pub struct Range {
     pub count: u32,
 }
 
+impl Range {
+    /// Whether its block has room for that many rows, and a smaller one has not.
+    fn holds(self, count: usize) -> bool {
+        self.count > 0 && count > 0 && order_of(self.count as usize) == order_of(count)
+    }
+}
+
 /// Hands out ranges of rows, each within a block of the next power of two; free neighbours merge again.
 #[derive(Debug)]
 pub struct Ranges {
@@ -109,13 +116,30 @@ impl Ranges {
 
     /// The same place for another number of rows if its block holds them, else a new one.
     pub fn resize(&mut self, range: Range, count: usize) -> Result<Range, TableFull> {
-        if range.count > 0 && count > 0 && order_of(range.count as usize) == order_of(count) {
-            self.used = self.used - range.count as usize + count;
-            return Ok(Range { first: range.first, count: count as u32 });
-        }
-        let new = self.alloc(count)?;
-        self.free(range);
+        let new = self.place(range, count)?;
+        self.settle(range, new);
         Ok(new)
+    }
+
+    /// The first half of [`Ranges::resize`]: the old range stays until `settle` takes it or `undo` keeps it.
+    pub fn place(&mut self, range: Range, count: usize) -> Result<Range, TableFull> {
+        match range.holds(count) {
+            true => Ok(Range { first: range.first, count: count as u32 }),
+            false => self.alloc(count),
+        }
+    }
+
+    pub fn settle(&mut self, old: Range, new: Range) {
+        match old.holds(new.count as usize) {
+            true => self.used = self.used - old.count as usize + new.count as usize,
+            false => self.free(old),
+        }
+    }
+
+    pub fn undo(&mut self, old: Range, new: Range) {
+        if !old.holds(new.count as usize) {
+            self.free(new);
+        }
     }
 }
 

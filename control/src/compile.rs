@@ -106,8 +106,7 @@ impl Compiler {
     pub fn update(&mut self, state: &mut State, batch: &mut Batch) -> Report {
         let mut changes = state.take_changes();
         // Before the routes: a new service address touches the route that answered for it until now.
-        let services = std::mem::take(&mut changes.services);
-        self.services.update(state, services, batch, &mut self.problems);
+        self.services.update(state, &mut changes, batch, &mut self.problems);
         self.update_identities(state, &changes, batch);
         self.policies.update(state, &changes, &self.identities, batch, &mut self.problems);
         self.update_routes(state, &changes, batch);
@@ -119,8 +118,8 @@ impl Compiler {
         self.identities.forget_changes();
         Report {
             next_hops: self.neighbours.next_hops(),
-            singles: Arc::default(),
-            health_ports: Arc::default(),
+            singles: self.services.singles(),
+            health_ports: self.services.health_ports(),
             problems: self.problems.list(),
         }
     }

@@ -41,6 +41,7 @@ pub mod supervise;
 pub mod sys;
 pub mod sysctl;
 pub mod tap;
+pub mod topology;
 pub mod uplink;
 pub mod watch;
 

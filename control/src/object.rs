@@ -123,9 +123,11 @@ pub enum ObjectChange {
     Delete(ObjectKey),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
+    /// Label `topology.kubernetes.io/zone`, unless it is empty.
+    pub zone: Option<String>,
     /// `status.addresses` of type InternalIP, in order.
     pub addrs: Vec<Addr>,
     /// `spec.podCIDRs`, or `spec.podCIDR` alone.
@@ -147,7 +149,17 @@ pub struct NamedPort {
     pub port: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A port of the node that leads to a container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPort {
+    /// None: every address of the node.
+    pub addr: Option<Addr>,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub container_port: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     pub id: Named,
     pub labels: Labels,
@@ -163,19 +175,63 @@ pub struct Pod {
     pub finished: bool,
     /// In the order of the containers; of equal name and protocol only the first.
     pub ports: Vec<NamedPort>,
+    /// Empty for pods of the node's own network, whose ports are the node's anyway.
+    pub host_ports: Vec<HostPort>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A service. All its addresses are of its families. Headless and ExternalName services and those that another proxy
+/// serves have neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     pub id: Named,
-    /// Empty for headless and ExternalName services and for those that another proxy serves.
+    pub kind: ServiceKind,
     pub cluster_ips: Vec<Addr>,
+    /// Whether it serves IPv4, IPv6.
+    pub families: [bool; 2],
+    /// `spec.externalIPs`, whether or not they may be used here.
+    pub external_ips: Vec<Addr>,
+    /// `status.loadBalancer.ingress`, without addresses that a proxy before the node keeps for itself.
+    pub load_balancer_ips: Vec<Addr>,
+    /// Clients that may use the load balancer's addresses; empty: all.
+    pub source_ranges: Vec<Prefix>,
+    pub internal_policy: TrafficPolicy,
+    pub external_policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`.
+    pub health_port: Option<u16>,
+    /// Which endpoints clients prefer, where Fairway itself finds them by the selector; slices bring hints of their own.
+    pub distribution: Distribution,
     pub ports: Vec<ServicePort>,
     /// Empty: none, its EndpointSlices are somebody else's.
     pub selector: Labels,
     /// Seconds of ClientIP affinity, 0 for none.
     pub affinity_s: u32,
     pub publish_not_ready: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceKind {
+    #[default]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+/// Which endpoints serve: all of the cluster, or those on the client's or receiving node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+/// `spec.trafficDistribution`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Distribution {
+    #[default]
+    Any,
+    SameZone,
+    SameNode,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +241,7 @@ pub struct ServicePort {
     pub port: u16,
     pub protocol: Protocol,
     pub target: TargetPort,
+    pub node_port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,13 +267,17 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SliceEndpoint {
     /// Interchangeable addresses; by the API's advice only the first is used.
     pub addr: Addr,
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
+    pub node: Option<String>,
+    /// Zones and nodes whose clients are to use it; empty: not said.
+    pub for_zones: Vec<String>,
+    pub for_nodes: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,52 +1,93 @@
-//! Which backends serve a service port: from the EndpointSlices of the service, or, where there are none, from its
-//! selector and the pods, as the upstream EndpointSlice controller would derive them. Pure.
+//! Which endpoints a service port has: from the EndpointSlices of the service, or, where there are none, from its
+//! selector and the pods, as the upstream EndpointSlice controller would derive them; and which of them this node may
+//! use. Pure.
 
-use crate::object::{EndpointSlice, Pod, Service, ServicePort, TargetPort};
-use crate::state::State;
+use crate::object::{Distribution, EndpointSlice, Pod, Service, ServicePort, SliceEndpoint, TargetPort, TrafficPolicy};
+use crate::state::{Local, State};
+use crate::topology::{self, Candidate, Hint, Usable, Uses};
+use std::collections::BTreeSet;
 use tables::Addr;
 
-/// A possible backend and what is known about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
-    addr: Addr,
-    port: u16,
-    ready: bool,
-    serving: bool,
-    terminating: bool,
+/// What this node may use for `port` in the family of `v4`.
+pub fn usable(state: &State, service: &Service, port: &ServicePort, v4: bool) -> Usable {
+    topology::usable(&candidates(state, service, port, v4), uses(state.local(), service, port, v4))
 }
 
-/// The backends of `port` in the family of `v4`, sorted, without duplicates: the ready ones, or, if none is, those that
-/// still serve while they terminate (KEP-1669).
-pub fn backends(state: &State, service: &Service, port: &ServicePort, v4: bool) -> Vec<(Addr, u16)> {
-    let candidates = match state.slices_of(&service.id) {
-        Some(slices) => from_slices(slices, port, v4),
+/// Clients outside need the cluster's list, too: this node's pods and the node itself are served by it.
+fn uses(local: &Local, service: &Service, port: &ServicePort, v4: bool) -> Uses {
+    let is_own = |addr: &Addr| addr.is_v4() == v4;
+    let is_external = port.node_port.is_some()
+        || service.load_balancer_ips.iter().any(is_own)
+        || external_ips(local, service).any(|addr| is_own(&addr));
+    let internal_local = service.internal_policy == TrafficPolicy::Local;
+    Uses {
+        cluster: !internal_local || is_external,
+        local: internal_local || service.external_policy == TrafficPolicy::Local && is_external,
+    }
+}
+
+/// The external addresses that this node was told to allow.
+pub fn external_ips(local: &Local, service: &Service) -> impl Iterator<Item = Addr> {
+    let allowed = |addr: &Addr| local.services.external_ip_ranges.iter().any(|range| range.contains(*addr));
+    service.external_ips.iter().copied().filter(allowed)
+}
+
+/// Ready endpoints of any port on this node, counted once, as health checks tell them.
+pub fn local_ready(state: &State, service: &Service) -> usize {
+    let mut addrs = [BTreeSet::new(), BTreeSet::new()];
+    for port in &service.ports {
+        for v4 in [true, false] {
+            let here = candidates(state, service, port, v4).into_iter().filter(|c| c.ready && c.is_local);
+            addrs[!v4 as usize].extend(here.map(|c| c.backend.0));
+        }
+    }
+    // A pod of two families is one endpoint.
+    addrs.iter().map(BTreeSet::len).max().unwrap_or(0)
+}
+
+fn candidates(state: &State, service: &Service, port: &ServicePort, v4: bool) -> Vec<Candidate> {
+    match state.slices_of(&service.id) {
+        Some(slices) => from_slices(state, slices, port, v4),
         None => from_pods(state, service, port, v4),
-    };
-    let chosen = |wanted: fn(&Candidate) -> bool| {
-        let mut chosen: Vec<_> = candidates.iter().filter(|c| wanted(c)).map(|c| (c.addr, c.port)).collect();
-        chosen.sort_unstable();
-        chosen.dedup();
-        chosen
-    };
-    let ready = chosen(|c| c.ready);
-    if ready.is_empty() { chosen(|c| c.serving && c.terminating) } else { ready }
+    }
 }
 
-fn from_slices<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, port: &ServicePort, v4: bool) -> Vec<Candidate> {
+fn from_slices<'a>(
+    state: &State,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    port: &ServicePort,
+    v4: bool,
+) -> Vec<Candidate> {
+    let (node, zone) = (state.local().node.as_str(), state.zone());
     let mut all = Vec::new();
     for slice in slices {
         let Some(target) = slice.ports.iter().find(|p| p.name == port.name && p.protocol == port.protocol) else {
             continue;
         };
-        all.extend(slice.endpoints.iter().filter(|e| e.addr.is_v4() == v4).map(|e| Candidate {
-            addr: e.addr,
-            port: target.port,
-            ready: e.ready,
-            serving: e.serving,
-            terminating: e.terminating,
-        }));
+        let own = slice.endpoints.iter().filter(|e| e.addr.is_v4() == v4);
+        all.extend(own.map(|e| candidate(e, target.port, node, zone)));
     }
     all
+}
+
+fn candidate(endpoint: &SliceEndpoint, port: u16, node: &str, zone: Option<&str>) -> Candidate {
+    Candidate {
+        backend: (endpoint.addr, port),
+        ready: endpoint.ready,
+        serving: endpoint.serving,
+        terminating: endpoint.terminating,
+        is_local: endpoint.node.as_deref() == Some(node),
+        zone: hint(&endpoint.for_zones, zone),
+        node: hint(&endpoint.for_nodes, Some(node)),
+    }
+}
+
+fn hint(names: &[String], own: Option<&str>) -> Hint {
+    match names {
+        [] => Hint::NotSaid,
+        names if names.iter().any(|name| Some(name.as_str()) == own) => Hint::This,
+        _ => Hint::Others,
+    }
 }
 
 fn from_pods(state: &State, service: &Service, port: &ServicePort, v4: bool) -> Vec<Candidate> {
@@ -57,11 +98,34 @@ fn from_pods(state: &State, service: &Service, port: &ServicePort, v4: bool) -> 
     pods.filter_map(|pod| {
         let addr = state.addrs_of(pod).into_iter().find(|addr| addr.is_v4() == v4)?;
         let port = target(pod, port)?;
-        let serving = pod.ready || service.publish_not_ready;
-        let ready = service.publish_not_ready || pod.ready && !pod.terminating;
-        Some(Candidate { addr, port, ready, serving, terminating: pod.terminating })
+        let (zone, node) = hints_of(state, service, pod);
+        Some(Candidate {
+            backend: (addr, port),
+            ready: service.publish_not_ready || pod.ready && !pod.terminating,
+            serving: pod.ready || service.publish_not_ready,
+            terminating: pod.terminating,
+            is_local: state.is_here(pod),
+            zone,
+            node,
+        })
     })
     .collect()
+}
+
+/// For its zone and its node: the hints that the controller would give a pod's endpoint.
+fn hints_of(state: &State, service: &Service, pod: &Pod) -> (Hint, Hint) {
+    if service.distribution == Distribution::Any {
+        return (Hint::NotSaid, Hint::NotSaid);
+    }
+    let for_us = |is_ours| if is_ours { Hint::This } else { Hint::Others };
+    let node = pod.node.as_deref();
+    let zone = node.and_then(|name| state.node(name)?.zone.as_deref());
+    let by_zone = zone.map_or(Hint::NotSaid, |zone| for_us(Some(zone) == state.zone()));
+    let by_node = match (service.distribution, node) {
+        (Distribution::SameNode, Some(_)) => for_us(state.is_here(pod)),
+        _ => Hint::NotSaid,
+    };
+    (by_zone, by_node)
 }
 
 /// The number behind a service port's target on this pod.

@@ -81,10 +81,24 @@ impl State {
     }
 
     fn replace_node(&mut self, name: &str, node: Option<Node>) {
-        if self.nodes.get(name) != node.as_ref() {
-            self.changes.nodes.insert(name.to_owned());
-            set_entry(&mut self.nodes, name, node);
+        let old = self.nodes.get(name);
+        if old == node.as_ref() {
+            return;
         }
+        let zone = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
+        if zone(old) != zone(node.as_ref()) {
+            self.mark_services_by_zone();
+        }
+        self.changes.nodes.insert(name.to_owned());
+        set_entry(&mut self.nodes, name, node);
+    }
+
+    /// Services whose derived backends depend on where nodes are.
+    fn mark_services_by_zone(&mut self) {
+        let derived = |(id, service): &(Named, &Service)| {
+            service.distribution != Distribution::Any && self.slices_of.get(id).is_none()
+        };
+        self.changes.services.extend(self.services.iter().filter(derived).map(|(id, _)| id));
     }
 
     fn replace_namespace(&mut self, name: &str, namespace: Option<Namespace>) {
@@ -265,6 +279,16 @@ impl State {
 
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
+    }
+
+    /// This node's zone.
+    pub fn zone(&self) -> Option<&str> {
+        self.nodes.get(&self.local.node)?.zone.as_deref()
+    }
+
+    /// Whether a pod is on this node.
+    pub fn is_here(&self, pod: &Pod) -> bool {
+        pod.node.as_deref() == Some(self.local.node.as_str()) || self.attachments_of.get(&pod.id).is_some()
     }
 
     pub fn pod(&self, id: &Named) -> Option<&Pod> {

@@ -7,8 +7,8 @@ use crate::cluster::{
 };
 use control::encapsulation::Encapsulation;
 use control::object::{
-    EndpointSlice, Labels, Named, NetworkPolicy, Node, Object, ObjectChange, Peer, Pod, PolicyRule, PortMatch,
-    PortRange, Selector, Service, ServicePort, SliceEndpoint, SlicePort, TargetPort,
+    EndpointSlice, Named, NetworkPolicy, Node, Object, ObjectChange, Peer, Pod, PolicyRule, PortMatch, PortRange,
+    Selector, Service, ServicePort, SliceEndpoint, SlicePort, TargetPort,
 };
 use control::state::{KernelRoute, Local, LocalEndpoint, Uplink};
 use tables::{Addr, Mac, Prefix, Protocol};
@@ -71,16 +71,21 @@ fn service(number: u32) -> Object {
     Object::Service(Service {
         id: name(number),
         cluster_ips: vec![cluster::service(number)],
-        ports: vec![ServicePort { name: String::new(), port: SERVICE_PORT, protocol: Protocol::UDP, target }],
-        selector: Labels::new(),
-        affinity_s: 0,
-        publish_not_ready: false,
+        ports: vec![ServicePort {
+            name: String::new(),
+            port: SERVICE_PORT,
+            protocol: Protocol::UDP,
+            target,
+            node_port: None,
+        }],
+        families: [true, false],
+        ..Service::default()
     })
 }
 
 /// The one slice of a service.
 pub fn slice(number: u32, addrs: &[Addr]) -> Object {
-    let endpoint = |&addr: &Addr| SliceEndpoint { addr, ready: true, serving: true, terminating: false };
+    let endpoint = |&addr: &Addr| SliceEndpoint { addr, ready: true, serving: true, ..SliceEndpoint::default() };
     let service = name(number).name;
     Object::EndpointSlice(EndpointSlice {
         id: Named::new(NAMESPACE, format!("{service}-x")),
@@ -124,20 +129,16 @@ fn other_node(i: u32) -> Addr {
 }
 
 fn node(name: String, addr: Addr, pod_cidrs: Vec<Prefix>) -> Object {
-    Object::Node(Node { name, addrs: vec![addr], pod_cidrs })
+    Object::Node(Node { name, zone: None, addrs: vec![addr], pod_cidrs })
 }
 
 fn pod(name: &str, addr: Addr) -> Object {
     Object::Pod(Pod {
         id: Named::new(NAMESPACE, name),
-        labels: Labels::new(),
         addrs: vec![addr],
         node: Some("here".into()),
-        host_network: false,
         ready: true,
-        terminating: false,
-        finished: false,
-        ports: Vec::new(),
+        ..Pod::default()
     })
 }
 

@@ -1,6 +1,7 @@
 //! Names for what stands in the tables: what the CLI and metrics show of it. Not for the hot path: look-ups may scan.
 
-use super::{Compiler, service};
+use super::Compiler;
+use super::service::{Owner, Row};
 use crate::object::Named;
 use crate::state::State;
 use serde::Serialize;
@@ -9,7 +10,7 @@ use tables::layout::Table;
 use tables::limits::*;
 use tables::policy::{IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD};
 use tables::route::FLAG_MASQUERADE;
-use tables::service::FLAG_ADDRESS_ONLY;
+use tables::service::{FLAG_ADDRESS_ONLY, ServiceKey};
 use tables::{Addr, Prefix, Protocol};
 
 #[derive(Clone, Debug, Serialize)]
@@ -70,8 +71,7 @@ pub struct Fill {
 impl Compiler {
     /// Service ports with their backends, sorted by namespace, name and port.
     pub fn services(&self) -> Vec<ServiceListing> {
-        let rows = self.services.rows().filter(|(_, row)| row.record.flags & FLAG_ADDRESS_ONLY == 0);
-        let mut all: Vec<_> = rows.map(|(key, row)| service_listing(key, row)).collect();
+        let mut all: Vec<_> = self.services.rows().filter_map(|(key, row)| self.service_listing(key, row)).collect();
         all.sort_by(|a, b| {
             (&a.namespace, &a.name, a.addr, a.port, a.protocol).cmp(&(
                 &b.namespace,
@@ -84,10 +84,30 @@ impl Compiler {
         all
     }
 
+    /// None for an address row and for a pod's.
+    fn service_listing(&self, key: &ServiceKey, row: &Row) -> Option<ServiceListing> {
+        let Owner::Service(id) = &*row.owner else { return None };
+        if row.record.flags & FLAG_ADDRESS_ONLY != 0 {
+            return None;
+        }
+        let (port_name, backends) = self.services.behind(row);
+        Some(ServiceListing {
+            namespace: id.namespace.clone(),
+            name: id.name.clone(),
+            port_name: port_name.to_owned(),
+            id: row.record.id,
+            addr: key.addr,
+            port: key.port,
+            protocol: key.protocol,
+            affinity_s: row.record.affinity_s,
+            backends: backends.map(|b| BackendListing { addr: b.addr, port: b.port, id: b.id }).collect(),
+        })
+    }
+
     /// `namespace/name:port` of a service id.
     pub fn service_name(&self, id: u32) -> Option<String> {
         let (key, row) = self.services.rows().find(|(_, row)| row.record.id == id)?;
-        Some(service::row_name(key, row))
+        Some(self.services.row_name(key, row))
     }
 
     pub fn policies(&self, state: &State) -> Vec<PolicyListing> {
@@ -167,7 +187,7 @@ impl Compiler {
 
     /// Every table that can fill up.
     pub fn fill(&self) -> Vec<Fill> {
-        let [services, backends] = self.services.used();
+        let [services, backends, sources] = self.services.used();
         let [policies, sets, rows, rules] = self.policies.used();
         let fill = |table, used, limit| Fill { table, used, limit };
         vec![
@@ -177,25 +197,11 @@ impl Compiler {
             fill(Table::Neighbour.name(), self.neighbours.used(), NEIGHBOURS_MAX),
             fill(Table::Service.name(), services, SERVICES_MAX),
             fill(Table::Backend.name(), backends, BACKENDS_MAX),
+            fill(Table::Source.name(), sources, SOURCES_MAX),
             fill("policies", policies.0, policies.1),
             fill(Table::PolicySet.name(), sets.0, sets.1),
             fill(Table::Policy.name(), rows.0, rows.1),
             fill(Table::Rule.name(), rules.0, rules.1),
         ]
-    }
-}
-
-fn service_listing(key: &tables::service::ServiceKey, row: &service::Row) -> ServiceListing {
-    let backend = |b: &tables::service::BackendRecord| BackendListing { addr: b.addr, port: b.port, id: b.id };
-    ServiceListing {
-        namespace: row.owner.namespace.clone(),
-        name: row.owner.name.clone(),
-        port_name: row.port.clone(),
-        id: row.record.id,
-        addr: key.addr,
-        port: key.port,
-        protocol: key.protocol,
-        affinity_s: row.record.affinity_s,
-        backends: row.backends.iter().map(backend).collect(),
     }
 }

@@ -3,7 +3,7 @@
 use crate::object::Named;
 use std::collections::BTreeMap;
 use std::fmt;
-use tables::limits::RULES_PER_ROW_MAX;
+use tables::limits::{RULES_PER_ROW_MAX, SOURCES_PER_SERVICE_MAX};
 use tables::publish::TableFull;
 use tables::{Addr, Prefix, Protocol};
 
@@ -12,9 +12,17 @@ pub enum CompileError {
     #[error("{subject} is not in force: {full}")]
     Full { subject: Subject, full: TableFull },
     #[error(
-        "Service {loser} does not get {addr} port {port}/{protocol}: Service {winner} has it; give one of them another clusterIP"
+        "{loser} does not get {addr} port {port}/{protocol}: {winner} has it; give one of them another address or port"
     )]
-    ServiceClash { loser: Named, winner: Named, addr: Addr, port: u16, protocol: Protocol },
+    ServiceClash { loser: Subject, winner: Subject, addr: Addr, port: u16, protocol: Protocol },
+    #[error(
+        "{subject} does not get port {port} of the node: Fairway translates to ports {first} to {last}; choose another or move them with --snat-ports"
+    )]
+    SnatPort { subject: Subject, port: u16, first: u16, last: u16 },
+    #[error(
+        "Service {service} has more than {SOURCES_PER_SERVICE_MAX} loadBalancerSourceRanges of a family: clients in what is beyond are refused; merge ranges"
+    )]
+    TooManySources { service: Named },
     #[error(
         "{subject} allows one peer more than {RULES_PER_ROW_MAX} port ranges: what is beyond is denied; merge ranges"
     )]
@@ -25,6 +33,8 @@ pub enum CompileError {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     Service(Named),
+    /// One with host ports.
+    Pod(Named),
     NetworkPolicy(Named),
     /// The policies that select some pod of a namespace.
     PolicySet(u32),
@@ -41,6 +51,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Subject::Service(id) => write!(f, "Service {id}"),
+            Subject::Pod(id) => write!(f, "Pod {id}"),
             Subject::NetworkPolicy(id) => write!(f, "NetworkPolicy {id}"),
             Subject::PolicySet(id) => write!(f, "policy set {id}"),
             Subject::Identity(prefix) => write!(f, "identity of {prefix}"),

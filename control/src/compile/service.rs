@@ -1,57 +1,103 @@
-//! Services: one row for each (cluster IP, port, protocol), one for each cluster IP, and the backends of each port.
+//! Services and host ports: who has which row of (address, port, protocol). What a row should say is decided in
+//! [`wanted`], where its backends stand in [`lists`].
+
+mod lists;
+mod sources;
+mod wanted;
 
 use super::problem::{CompileError, Problems, Subject};
-use crate::alloc::{Ids, Range, Ranges};
-use crate::object::{Named, Service};
-use crate::slices;
-use crate::state::{HashMap, NameSet, State};
+use super::{HealthPort, Single};
+use crate::alloc::Ids;
+use crate::object::Named;
+use crate::state::{Changes, HashMap, State};
 use bytemuck::Zeroable;
+use foldhash::fast::RandomState;
+use indexmap::IndexSet;
+use lists::{Lists, Room};
+use sources::{SourceRoom, Sources};
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
+use tables::Protocol;
 use tables::layout::Table;
-use tables::limits::{BACKENDS_MAX, SERVICES_MAX};
+use tables::limits::SERVICES_MAX;
 use tables::lpm::Lpm;
 use tables::publish::{Batch, TableFull};
 use tables::scope::Scope;
-use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, FLAG_MASQUERADE_OUTSIDE, Rows, ServiceKey, ServiceRecord};
-use tables::{Addr, Protocol};
+use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, Rows, ServiceKey, ServiceRecord};
+use wanted::{Facts, GroupKey, Wanted, Which};
+
+/// What rows belong to. Of two that claim one key the first has it: services before pods, and then by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    Service(Named),
+    /// A pod with host ports.
+    Pod(Named),
+}
+
+impl Owner {
+    fn subject(&self) -> Subject {
+        match self {
+            Owner::Service(id) => Subject::Service(id.clone()),
+            Owner::Pod(id) => Subject::Pod(id.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::Service(id) => id.fmt(f),
+            Owner::Pod(id) => write!(f, "pod {id}"),
+        }
+    }
+}
+
+type Owners = IndexSet<Owner, RandomState>;
 
 /// A row as it is installed.
 pub struct Row {
-    pub owner: Arc<Named>,
-    /// The service port's name.
-    pub port: String,
+    pub owner: Arc<Owner>,
     pub record: ServiceRecord,
-    /// Sorted by address and port.
-    pub backends: Vec<BackendRecord>,
-    range: Range,
+    /// To be claimed and routed for itself.
+    is_single: bool,
 }
 
-/// A row as it should be.
-struct Wanted<'a> {
-    key: ServiceKey,
-    port: &'a str,
+/// What an owner's rows share: a service port in one family.
+struct Group {
+    key: GroupKey,
+    /// The service port's.
+    name: String,
+    /// 0 is no service.
+    id: u32,
     affinity_s: u32,
-    flags: u16,
-    backends: Vec<(Addr, u16)>,
+    lists: Lists,
 }
 
+/// What an owner has.
 #[derive(Default)]
-struct Keys {
+struct Held {
     rows: Vec<ServiceKey>,
-    /// Another service has these.
+    /// Another owner has these.
     waits: Vec<ServiceKey>,
+    groups: Vec<Group>,
+    sources: Option<Box<Sources>>,
 }
 
-/// Service id 0 is no service.
 pub struct Services {
     ids: Ids,
     room: Room,
+    source_room: SourceRoom,
     rows: HashMap<ServiceKey, Row>,
-    keys: HashMap<Arc<Named>, Keys>,
-    waiting: HashMap<ServiceKey, BTreeSet<Arc<Named>>>,
-    dirty: NameSet,
+    held: HashMap<Arc<Owner>, Held>,
+    waiting: HashMap<ServiceKey, BTreeSet<Arc<Owner>>>,
+    dirty: Owners,
+    facts: Facts,
+    /// Pods with host ports.
+    pods: BTreeSet<Named>,
+    singles: Arc<BTreeSet<Single>>,
+    health_ports: Arc<BTreeMap<Named, HealthPort>>,
 }
 
 impl Services {
@@ -59,133 +105,318 @@ impl Services {
         Services {
             ids: Ids::new(Table::Service.name(), 1, SERVICES_MAX),
             room: Room::new(),
+            source_room: SourceRoom::new(),
             rows: HashMap::default(),
-            keys: HashMap::default(),
+            held: HashMap::default(),
             waiting: HashMap::default(),
-            dirty: NameSet::default(),
+            dirty: Owners::default(),
+            facts: Facts::default(),
+            pods: BTreeSet::new(),
+            singles: Arc::default(),
+            health_ports: Arc::default(),
         }
     }
 
-    pub fn update(&mut self, state: &State, changed: NameSet, batch: &mut Batch, problems: &mut Problems) {
-        self.keys.reserve(changed.len());
+    pub fn update(&mut self, state: &State, changes: &mut Changes, batch: &mut Batch, problems: &mut Problems) {
+        let services = std::mem::take(&mut changes.services);
+        self.held.reserve(services.len());
         // Mostly one port on one address, which has a row of its own.
-        self.rows.reserve(2 * changed.len());
-        self.dirty.extend(changed);
+        self.rows.reserve(2 * services.len());
+        self.dirty.extend(services.into_iter().map(Owner::Service));
+        self.mark_pods(state, changes);
+        if changes.node || !changes.nodes.is_empty() {
+            self.update_facts(state);
+        }
         // What found no room is tried once more when the others are done: they may have made some.
         let refused = self.compile_dirty(state, batch, problems);
         self.dirty.extend(refused);
         self.dirty = self.compile_dirty(state, batch, problems);
     }
 
-    /// Answers which services found no room.
-    fn compile_dirty(&mut self, state: &State, batch: &mut Batch, problems: &mut Problems) -> NameSet {
-        let mut refused = NameSet::default();
+    fn mark_pods(&mut self, state: &State, changes: &Changes) {
+        for id in &changes.pods {
+            let has_ports = state.pod(id).is_some_and(|pod| !pod.host_ports.is_empty());
+            let had_ports = if has_ports { !self.pods.insert(id.clone()) } else { self.pods.remove(id) };
+            if has_ports || had_ports {
+                self.dirty.insert(Owner::Pod(id.clone()));
+            }
+        }
+    }
+
+    /// Every row may depend on these.
+    fn update_facts(&mut self, state: &State) {
+        let facts = Facts::of(state);
+        if facts != self.facts {
+            self.facts = facts;
+            self.dirty.extend(self.held.keys().map(|owner| (**owner).clone()));
+        }
+    }
+
+    /// Answers which owners found no room.
+    fn compile_dirty(&mut self, state: &State, batch: &mut Batch, problems: &mut Problems) -> Owners {
+        let mut refused = Owners::default();
         while !self.dirty.is_empty() {
-            for id in std::mem::take(&mut self.dirty) {
-                let (id, before) = self.keys.remove_entry(&id).unwrap_or_else(|| (Arc::new(id), Keys::default()));
-                let outcome = self.compile(state, &id, before, batch, problems);
-                if !self.note(&id, outcome, problems) {
-                    refused.insert((*id).clone());
+            for owner in std::mem::take(&mut self.dirty) {
+                let (owner, before) =
+                    self.held.remove_entry(&owner).unwrap_or_else(|| (Arc::new(owner), Held::default()));
+                let wanted = wanted::of(state, &self.facts, &owner);
+                let problem = wanted.problem.clone();
+                self.set_health(&owner, wanted.health);
+                let (held, outcome) = self.compile(&owner, wanted, before, batch, problems);
+                if wanted::exists(state, &owner) {
+                    self.held.insert(owner.clone(), held);
+                }
+                if !self.note(&owner, outcome, problem, problems) {
+                    refused.insert((*owner).clone());
                 }
             }
         }
         refused
     }
 
-    /// Keeps the outcome of an attempt; true if it succeeded, be it that another service has the same key.
-    fn note(&self, id: &Arc<Named>, outcome: Result<(), TableFull>, problems: &mut Problems) -> bool {
-        let clash = self.clash(id);
-        if outcome.is_ok() && clash.is_none() && problems.is_empty() {
+    /// Keeps the outcome of an attempt; true if it succeeded, be it that another owner has the same key.
+    fn note(
+        &self,
+        owner: &Arc<Owner>,
+        outcome: Result<(), TableFull>,
+        problem: Option<CompileError>,
+        problems: &mut Problems,
+    ) -> bool {
+        let problem = self.clash(owner).or(problem);
+        if outcome.is_ok() && problem.is_none() && problems.is_empty() {
             return true;
         }
-        let subject = Subject::Service((**id).clone());
+        let subject = owner.subject();
         let succeeded = problems.note(subject.clone(), outcome);
-        if let Some(clash) = clash.filter(|_| succeeded) {
-            problems.set(subject, clash);
+        if let Some(problem) = problem.filter(|_| succeeded) {
+            problems.set(subject, problem);
         }
         succeeded
     }
 
+    fn set_health(&mut self, owner: &Owner, health: Option<HealthPort>) {
+        let Owner::Service(id) = owner else { return };
+        if self.health_ports.get(id).copied() != health {
+            let ports = Arc::make_mut(&mut self.health_ports);
+            match health {
+                Some(health) => ports.insert(id.clone(), health),
+                None => ports.remove(id),
+            };
+        }
+    }
+
     fn compile(
         &mut self,
-        state: &State,
-        id: &Arc<Named>,
-        before: Keys,
+        owner: &Arc<Owner>,
+        mut wanted: Wanted,
+        mut before: Held,
         batch: &mut Batch,
         problems: &mut Problems,
-    ) -> Result<(), TableFull> {
-        let service = state.service(id);
-        let wanted = service.map_or_else(Vec::new, |service| wanted(state, service));
+    ) -> (Held, Result<(), TableFull>) {
         for key in before.waits {
-            self.stop_waiting(id, &key);
+            self.stop_waiting(owner, &key);
         }
-        for key in before.rows.iter().filter(|key| !wanted.iter().any(|w| w.key == **key)) {
+        let sources = self.change_sources(&mut before.sources, &mut wanted, batch);
+        for key in before.rows.iter().filter(|key| !wanted.rows.iter().any(|row| row.key == **key)) {
             self.remove(key, batch);
         }
-        let mut keys = Keys { rows: Vec::with_capacity(wanted.len()), waits: Vec::new() };
-        let mut outcome = Ok(());
-        for row in &wanted {
-            match self.rows.get(&row.key).map(|have| have.owner.cmp(id)) {
-                Some(Ordering::Less) => {
-                    self.waiting.entry(row.key).or_default().insert(id.clone());
-                    keys.waits.push(row.key);
-                    continue;
-                }
-                Some(Ordering::Greater) => self.take_over(&row.key, batch, problems),
-                Some(Ordering::Equal) | None => {}
+        let (groups, mut outcome) = self.change_groups(before.groups, &wanted.groups, batch);
+        let place = Place { owner, groups: &groups, sources: before.sources.as_deref() };
+        let mut rows = Vec::with_capacity(wanted.rows.len());
+        let mut waits = Vec::new();
+        for row in &wanted.rows {
+            if self.must_wait(owner, &row.key, batch, problems) {
+                waits.push(row.key);
+                continue;
             }
-            let put = self.put(id, row, batch);
-            if put.is_ok() || self.rows.contains_key(&row.key) {
-                keys.rows.push(row.key);
+            let has_new_sources = row.is_guarded && sources == Ok(true);
+            outcome = outcome.and(self.put(&place, row, has_new_sources, batch));
+            if self.rows.contains_key(&row.key) {
+                rows.push(row.key);
             }
-            outcome = outcome.and(put);
         }
-        if service.is_some() {
-            self.keys.insert(id.clone(), keys);
+        let held = Held { rows, waits, groups: groups.into_iter().flatten().collect(), sources: before.sources };
+        (held, outcome.and(sources.map(|_| ())))
+    }
+
+    /// Without its source ranges a row would let everybody in: then there is none.
+    fn change_sources(
+        &mut self,
+        sources: &mut Option<Box<Sources>>,
+        wanted: &mut Wanted,
+        batch: &mut Batch,
+    ) -> Result<bool, TableFull> {
+        if sources.is_none() && wanted.sources.iter().all(Vec::is_empty) {
+            return Ok(false);
         }
+        let outcome = self.source_room.change(sources.get_or_insert_default(), &mut wanted.sources, batch);
+        if outcome.is_err() {
+            wanted.rows.retain(|row| !row.is_guarded);
+        }
+        sources.take_if(|sources| sources.is_empty());
         outcome
     }
 
-    fn stop_waiting(&mut self, id: &Named, key: &ServiceKey) {
+    /// The groups in the order in which they are wanted; None for those that found no room.
+    fn change_groups(
+        &mut self,
+        mut before: Vec<Group>,
+        wanted: &[wanted::Group],
+        batch: &mut Batch,
+    ) -> (Vec<Option<Group>>, Result<(), TableFull>) {
+        for gone in before.extract_if(.., |group| !wanted.iter().any(|wanted| wanted.key == group.key)) {
+            self.room.free(&gone.lists);
+            self.ids.free(gone.id);
+        }
+        let mut outcome = Ok(());
+        let mut groups = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let have = before.iter().position(|group| group.key == wanted.key).map(|i| before.swap_remove(i));
+            let (group, changed) = self.change_group(have, wanted, batch);
+            groups.push(group);
+            outcome = outcome.and(changed);
+        }
+        (groups, outcome)
+    }
+
+    /// A group that finds no room stays as it was.
+    fn change_group(
+        &mut self,
+        have: Option<Group>,
+        wanted: &wanted::Group,
+        batch: &mut Batch,
+    ) -> (Option<Group>, Result<(), TableFull>) {
+        let is_fresh = have.is_none();
+        let mut group = match have.map_or_else(|| Group::fresh(wanted, &mut self.ids), Ok) {
+            Ok(group) => group,
+            Err(full) => return (None, Err(full)),
+        };
+        match self.room.change(&mut group.lists, &wanted.usable, batch) {
+            Ok(true) if !is_fresh => batch.touch(Scope::Service(group.id)),
+            Ok(_) => {}
+            Err(full) if is_fresh => {
+                self.ids.free(group.id);
+                return (None, Err(full));
+            }
+            Err(full) => return (Some(group), Err(full)),
+        }
+        if group.name != wanted.name {
+            group.name = wanted.name.to_owned();
+        }
+        group.affinity_s = wanted.affinity_s;
+        (Some(group), Ok(()))
+    }
+
+    /// Whether another owner keeps the key. Of several that claim it the first has it, whatever came first: the outcome
+    /// must not depend on the order of changes.
+    fn must_wait(&mut self, owner: &Arc<Owner>, key: &ServiceKey, batch: &mut Batch, problems: &mut Problems) -> bool {
+        let Some(have) = self.rows.get(key) else { return false };
+        match have.owner.cmp(owner) {
+            Ordering::Less => drop(self.waiting.entry(*key).or_default().insert(owner.clone())),
+            Ordering::Greater => self.take_over(key, batch, problems),
+            Ordering::Equal => {}
+        }
+        self.rows.get(key).is_some_and(|have| have.owner < *owner)
+    }
+
+    fn stop_waiting(&mut self, owner: &Owner, key: &ServiceKey) {
         if let Some(waiting) = self.waiting.get_mut(key) {
-            waiting.remove(id);
+            waiting.remove(owner);
             if waiting.is_empty() {
                 self.waiting.remove(key);
             }
         }
     }
 
-    /// Of several services that claim a key the first by name has it, whatever came first: the outcome must not depend
-    /// on the order of changes. The one that has it now gives it up.
+    /// The one that has it now gives it up.
     fn take_over(&mut self, key: &ServiceKey, batch: &mut Batch, problems: &mut Problems) {
         let Some(owner) = self.rows.get(key).map(|row| row.owner.clone()) else { return };
         self.remove(key, batch);
-        if let Some(keys) = self.keys.get_mut(&owner) {
-            keys.rows.retain(|other| other != key);
+        if let Some(held) = self.held.get_mut(&owner) {
+            held.rows.retain(|other| other != key);
         }
-        problems.clear(&Subject::Service((*owner).clone()));
+        problems.clear(&owner.subject());
         self.dirty.insert((*owner).clone());
     }
 
-    fn clash(&self, id: &Named) -> Option<CompileError> {
+    fn clash(&self, owner: &Owner) -> Option<CompileError> {
         if self.waiting.is_empty() {
             return None;
         }
-        let key = self.keys.get(id)?.waits.first()?;
-        let winner = (*self.rows.get(key)?.owner).clone();
+        let key = self.held.get(owner)?.waits.first()?;
+        let winner = self.rows.get(key)?.owner.subject();
         let (addr, port, protocol) = (key.addr, key.port, key.protocol);
-        Some(CompileError::ServiceClash { loser: id.clone(), winner, addr, port, protocol })
+        Some(CompileError::ServiceClash { loser: owner.subject(), winner, addr, port, protocol })
     }
 
-    fn put(&mut self, id: &Arc<Named>, wanted: &Wanted, batch: &mut Batch) -> Result<(), TableFull> {
-        if let Some(row) = self.rows.get_mut(&wanted.key) {
-            return self.room.change(row, false, wanted, batch);
+    fn put(
+        &mut self,
+        place: &Place,
+        wanted: &wanted::Row,
+        has_new_sources: bool,
+        batch: &mut Batch,
+    ) -> Result<(), TableFull> {
+        let old = self.rows.get(&wanted.key).map(|row| row.record);
+        let Some(record) = self.record(place, wanted, old)? else {
+            self.remove(&wanted.key, batch);
+            return Ok(());
+        };
+        if old != Some(record) {
+            batch.insert(Table::Service, &wanted.key, &record).inspect_err(|_| self.free_address_id(&record))?;
         }
-        let mut row = Row::fresh(id.clone(), self.ids.alloc()?);
-        self.room.change(&mut row, true, wanted, batch).inspect_err(|_| self.ids.free(row.record.id))?;
-        self.rows.insert(wanted.key, row);
-        self.touch_before(&wanted.key, batch);
+        if old != Some(record) || has_new_sources {
+            old.iter().chain([&record]).for_each(|record| batch.touch(Scope::Service(record.id)));
+        }
+        let is_single = wanted.is_external && !self.facts.is_service_addr(wanted.key.addr);
+        self.set_single(&wanted.key, is_single);
+        if old.is_none() {
+            self.rows.insert(wanted.key, Row { owner: place.owner.clone(), record, is_single });
+            self.touch_before(&wanted.key, batch);
+        } else if let Some(row) = self.rows.get_mut(&wanted.key) {
+            (row.record, row.is_single) = (record, is_single);
+        }
         Ok(())
+    }
+
+    /// What the row should say; None if its backends found no room.
+    fn record(
+        &mut self,
+        place: &Place,
+        wanted: &wanted::Row,
+        old: Option<ServiceRecord>,
+    ) -> Result<Option<ServiceRecord>, TableFull> {
+        let record = ServiceRecord { flags: wanted.flags, ..ServiceRecord::zeroed() };
+        let Some(index) = wanted.group else {
+            let id = old.map_or_else(|| self.ids.alloc(), |old| Ok(old.id))?;
+            return Ok(Some(ServiceRecord { id, ..record }));
+        };
+        Ok(place.groups[index].as_ref().map(|group| ServiceRecord {
+            id: group.id,
+            affinity_s: group.affinity_s,
+            inside: group.rows(wanted.inside),
+            outside: group.rows(wanted.outside),
+            sources: place.sources.filter(|_| wanted.is_guarded).map_or(Rows::default(), |s| s.rows(wanted.family())),
+            ..record
+        }))
+    }
+
+    /// An address row has an id of its own; others have their group's.
+    fn free_address_id(&mut self, record: &ServiceRecord) {
+        if record.flags & FLAG_ADDRESS_ONLY != 0 {
+            self.ids.free(record.id);
+        }
+    }
+
+    fn set_single(&mut self, key: &ServiceKey, is_single: bool) {
+        if self.rows.get(key).is_some_and(|row| row.is_single) != is_single {
+            let single = Single { addr: key.addr, protocol: key.protocol, port: key.port };
+            let singles = Arc::make_mut(&mut self.singles);
+            if is_single {
+                singles.insert(single)
+            } else {
+                singles.remove(&single)
+            };
+        }
     }
 
     /// Flows that this new row concerns were judged without it.
@@ -199,157 +430,65 @@ impl Services {
     }
 
     fn remove(&mut self, key: &ServiceKey, batch: &mut Batch) {
+        self.set_single(key, false);
         let Some(row) = self.rows.remove(key) else { return };
         batch.remove(Table::Service, key);
         batch.touch(Scope::Service(row.record.id));
-        self.room.free(&row);
-        self.ids.free(row.record.id);
-        self.dirty.extend(self.waiting.get(key).into_iter().flatten().map(|id| (**id).clone()));
+        self.free_address_id(&row.record);
+        self.dirty.extend(self.waiting.get(key).into_iter().flatten().map(|owner| (**owner).clone()));
+    }
+
+    pub fn singles(&self) -> Arc<BTreeSet<Single>> {
+        self.singles.clone()
+    }
+
+    pub fn health_ports(&self) -> Arc<BTreeMap<Named, HealthPort>> {
+        self.health_ports.clone()
     }
 
     pub fn rows(&self) -> impl Iterator<Item = (&ServiceKey, &Row)> {
         self.rows.iter()
     }
 
-    /// (service rows, backend rows) in use.
-    pub fn used(&self) -> [usize; 2] {
-        [self.rows.len(), self.room.ranges.used()]
+    /// The service port's name and all backends of a row; nothing for an address row.
+    pub fn behind(&self, row: &Row) -> (&str, impl Iterator<Item = &BackendRecord>) {
+        let held = self.held.get(&row.owner).filter(|_| row.record.flags & FLAG_ADDRESS_ONLY == 0);
+        let group = held.and_then(|held| held.groups.iter().find(|group| group.id == row.record.id));
+        (group.map_or("", |group| &group.name), group.into_iter().flat_map(|group| group.lists.all()))
+    }
+
+    /// As it is called in listings: `namespace/name:port`.
+    pub fn row_name(&self, key: &ServiceKey, row: &Row) -> String {
+        match (self.behind(row).0, key.protocol) {
+            (_, Protocol(0)) => row.owner.to_string(),
+            ("", _) => format!("{}:{}", row.owner, key.port),
+            (name, _) => format!("{}:{name}", row.owner),
+        }
+    }
+
+    /// (service rows, backend rows, source rows) in use.
+    pub fn used(&self) -> [usize; 3] {
+        [self.rows.len(), self.room.used(), self.source_room.used()]
     }
 }
 
-impl Row {
-    fn fresh(owner: Arc<Named>, id: u32) -> Row {
-        let record = ServiceRecord { id, ..ServiceRecord::zeroed() };
-        Row { owner, port: String::new(), record, backends: Vec::new(), range: Range::default() }
-    }
+/// What a row refers to.
+struct Place<'a> {
+    owner: &'a Arc<Owner>,
+    groups: &'a [Option<Group>],
+    sources: Option<&'a Sources>,
 }
 
-/// Where backends stand, and their ids.
-struct Room {
-    backend_ids: Ids,
-    ranges: Ranges,
-}
-
-impl Room {
-    fn new() -> Room {
-        Room {
-            // Twice the rows: new ids are drawn before old ones are given back.
-            backend_ids: Ids::new(Table::Backend.name(), 1, 2 * BACKENDS_MAX),
-            ranges: Ranges::new(Table::Backend.name(), BACKENDS_MAX),
-        }
+impl Group {
+    fn fresh(wanted: &wanted::Group, ids: &mut Ids) -> Result<Group, TableFull> {
+        let id = ids.alloc()?;
+        Ok(Group { key: wanted.key, name: String::new(), id, affinity_s: 0, lists: Lists::default() })
     }
 
-    /// Makes `row` what is wanted, here and in the tables. If there is no room nothing has changed.
-    fn change(&mut self, row: &mut Row, is_fresh: bool, wanted: &Wanted, batch: &mut Batch) -> Result<(), TableFull> {
-        let backends = self.number(&row.backends, &wanted.backends)?;
-        let range = self.ranges.resize(row.range, backends.len()).inspect_err(|_| {
-            forget(&mut self.backend_ids, &backends, &row.backends);
-        })?;
-        let rows = Rows { first: range.first, count: range.count };
-        let record = ServiceRecord {
-            inside: rows,
-            outside: rows,
-            affinity_s: wanted.affinity_s,
-            flags: wanted.flags,
-            ..row.record
-        };
-        if is_fresh || record != row.record || backends != row.backends {
-            write_backends(row, range, &backends, batch);
-            // Only a fresh row can find the table full.
-            batch.insert(Table::Service, &wanted.key, &record).inspect_err(|_| {
-                self.ranges.free(range);
-                forget(&mut self.backend_ids, &backends, &[]);
-            })?;
-            batch.touch(Scope::Service(record.id));
+    fn rows(&self, which: Which) -> Rows {
+        match which {
+            Which::Cluster => self.lists.cluster(),
+            Which::Local => self.lists.local(),
         }
-        forget(&mut self.backend_ids, &row.backends, &backends);
-        (row.record, row.backends, row.range) = (record, backends, range);
-        if row.port != wanted.port {
-            row.port = wanted.port.to_owned();
-        }
-        Ok(())
-    }
-
-    /// Both lists are sorted: a backend that stays keeps its id.
-    fn number(&mut self, old: &[BackendRecord], new: &[(Addr, u16)]) -> Result<Vec<BackendRecord>, TableFull> {
-        let mut numbered: Vec<BackendRecord> = Vec::with_capacity(new.len());
-        for &(addr, port) in new {
-            let id = match old.binary_search_by_key(&(addr, port), |b| (b.addr, b.port)) {
-                Ok(i) => Ok(old[i].id),
-                Err(_) => self.backend_ids.alloc(),
-            };
-            match id {
-                Ok(id) => numbered.push(BackendRecord { addr, port, weight: 1, id }),
-                Err(full) => {
-                    forget(&mut self.backend_ids, &numbered, old);
-                    return Err(full);
-                }
-            }
-        }
-        Ok(numbered)
-    }
-
-    fn free(&mut self, row: &Row) {
-        self.ranges.free(row.range);
-        forget(&mut self.backend_ids, &row.backends, &[]);
-    }
-}
-
-/// Gives back the ids of backends that are not among `kept`.
-fn forget(ids: &mut Ids, backends: &[BackendRecord], kept: &[BackendRecord]) {
-    for backend in backends {
-        if kept.binary_search_by_key(&(backend.addr, backend.port), |b| (b.addr, b.port)).is_err() {
-            ids.free(backend.id);
-        }
-    }
-}
-
-/// Writes the backends that are not in their place already.
-fn write_backends(row: &Row, range: Range, backends: &[BackendRecord], batch: &mut Batch) {
-    let moved = range.first != row.range.first || row.range.count == 0;
-    for (i, backend) in backends.iter().enumerate() {
-        if moved || row.backends.get(i) != Some(backend) {
-            // Cannot fail: ranges lie within the table.
-            let _ = batch.set(Table::Backend, range.first as usize + i, backend);
-        }
-    }
-}
-
-/// The address rows first: a new port row touches the one of its address.
-fn wanted<'a>(state: &State, service: &'a Service) -> Vec<Wanted<'a>> {
-    let address = |addr: &Addr| Wanted {
-        key: ServiceKey::address(*addr),
-        port: "",
-        affinity_s: 0,
-        flags: FLAG_ADDRESS_ONLY,
-        backends: Vec::new(),
-    };
-    let mut all = Vec::with_capacity(service.cluster_ips.len() * (1 + service.ports.len()));
-    for addr in &service.cluster_ips {
-        if !all.iter().any(|row: &Wanted| row.key.addr == *addr) {
-            all.push(address(addr));
-        }
-    }
-    for addr in &service.cluster_ips {
-        for port in &service.ports {
-            let key = ServiceKey::new(*addr, port.port, port.protocol);
-            // The API refuses a second port of the same number and protocol; so do we, by not looking at it.
-            if all.iter().any(|row| row.key == key) {
-                continue;
-            }
-            let backends = slices::backends(state, service, port, addr.is_v4());
-            let (affinity_s, flags) = (service.affinity_s, FLAG_MASQUERADE_OUTSIDE);
-            all.push(Wanted { key, port: &port.name, affinity_s, flags, backends });
-        }
-    }
-    all
-}
-
-/// As it is called in listings: `namespace/name:port`.
-pub fn row_name(key: &ServiceKey, row: &Row) -> String {
-    match (row.port.as_str(), key.protocol) {
-        (_, Protocol(0)) => row.owner.to_string(),
-        ("", _) => format!("{}:{}", row.owner, key.port),
-        (name, _) => format!("{}:{name}", row.owner),
     }
 }

@@ -2,12 +2,14 @@
 
 mod cases;
 mod naive;
+mod naive_services;
 mod scale;
 mod world;
 
 use super::*;
 use crate::state::Local;
-use naive::{Route, Service};
+use naive::Route;
+use naive_services::Found;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use tables::endpoint::{EndpointRecord, FLAG_POLICY_IN_FORCE};
@@ -17,7 +19,7 @@ use tables::neighbour::NeighbourRecord;
 use tables::policy::{Direction, IDENTITY_ANY, IDENTITY_WORLD, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::route::{RouteKind, RouteRecord};
 use tables::scope::{Scope, ScopeCounters, Scopes};
-use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord};
+use tables::service::*;
 use tables::status::Status;
 use tables::{Protocol, Publisher, Reader, View};
 use world::{Step, Truth};
@@ -60,21 +62,37 @@ impl Rig {
 /// A look-up's result and what it depends on.
 type Answer<T> = (T, [Option<Scope>; 4]);
 
-fn service(view: &View, addr: Addr, port: u16, protocol: Protocol) -> Answer<Service> {
+fn service(view: &View, addr: Addr, port: u16, protocol: Protocol) -> Answer<Found> {
     let find = |key| view.find::<ServiceKey, ServiceRecord>(Table::Service, &key);
     if let Some(row) = find(ServiceKey::new(addr, port, protocol)) {
-        let rows = row.inside.first..row.inside.first + row.inside.count;
-        let all =
-            rows.map(|i| view.row::<BackendRecord>(Table::Backend, i as usize)).map(|b| (b.addr, b.port)).collect();
-        let found = Service::Backends { all, affinity_s: row.affinity_s };
-        return (found, [Some(Scope::Service(row.id)), None, None, None]);
+        return (port_row(view, &row, addr.is_v4()), [Some(Scope::Service(row.id)), None, None, None]);
     }
     match find(ServiceKey::address(addr)) {
         Some(row) => {
             assert_eq!(row.flags, FLAG_ADDRESS_ONLY);
-            (Service::NoPort, [Some(Scope::Service(row.id)), None, None, None])
+            (Found::NoPort, [Some(Scope::Service(row.id)), None, None, None])
         }
-        None => (Service::None, [Some(Scope::Route(route_id(view, addr))), None, None, None]),
+        None => (Found::None, [Some(Scope::Route(route_id(view, addr))), None, None, None]),
+    }
+}
+
+fn port_row(view: &View, row: &ServiceRecord, v4: bool) -> Found {
+    let answer = |rows: Rows, flag| {
+        let all = (0..rows.count).map(|i| view.row::<BackendRecord>(Table::Backend, rows.get(i).unwrap()));
+        match all.map(|b| (b.addr, b.port)).collect::<BTreeSet<_>>() {
+            all if !all.is_empty() => naive_services::Answer::To(all),
+            _ if row.flags & flag != 0 => naive_services::Answer::Drop,
+            _ => naive_services::Answer::Reject,
+        }
+    };
+    let sources = (0..row.sources.count).map(|i| view.row::<SourceRecord>(Table::Source, row.sources.get(i).unwrap()));
+    let sources = sources.map(|source| tables::Prefix::new(source.addr, source.length).unwrap());
+    Found::Port {
+        inside: answer(row.inside, FLAG_DROP_INSIDE),
+        outside: answer(row.outside, FLAG_DROP_OUTSIDE),
+        affinity_s: row.affinity_s,
+        sources: sources.inspect(|range| assert_eq!(range.is_v4(), v4)).collect(),
+        flags: row.flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE | FLAG_PODS_OUTSIDE),
     }
 }
 
@@ -120,8 +138,15 @@ fn identity(view: &View, addr: Addr) -> u32 {
     view.longest_match(Lpm::Identity, addr).unwrap_or(IDENTITY_WORLD as u64) as u32
 }
 
-const PORTS: [(Protocol, u16); 5] =
-    [(Protocol::TCP, 80), (Protocol::TCP, 82), (Protocol::UDP, 80), (Protocol::UDP, 81), (Protocol::ICMP, 0)];
+const PORTS: [(Protocol, u16); 7] = [
+    (Protocol::TCP, 80),
+    (Protocol::TCP, 82),
+    (Protocol::TCP, 30_000),
+    (Protocol::UDP, 80),
+    (Protocol::UDP, 81),
+    (Protocol::UDP, 30_000),
+    (Protocol::ICMP, 0),
+];
 
 /// Everything that workers may look up, by what was asked.
 fn everything(view: &View) -> BTreeMap<String, Answer<String>> {
@@ -197,6 +222,14 @@ fn check_verdicts(
     Ok(())
 }
 
+/// Rows outside the service ranges.
+fn singles(view: &View) -> BTreeSet<Single> {
+    let rows =
+        view.rows::<ServiceKey, ServiceRecord>(Table::Service).filter(|(_, row)| row.flags & FLAG_ADDRESS_ONLY == 0);
+    let all = rows.map(|(key, _)| Single { addr: key.addr, protocol: key.protocol, port: key.port });
+    all.filter(|single| !world::cluster_ips().contains(&single.addr)).collect()
+}
+
 /// Rows in use, which must not depend on how one got there.
 fn used(rig: &Rig) -> Vec<(&'static str, usize)> {
     rig.compiler.fill().into_iter().map(|fill| (fill.table, fill.used)).collect()
@@ -233,6 +266,9 @@ proptest! {
         truth.objects.values().for_each(|object| fresh.state.apply(crate::object::ObjectChange::Put(object.clone())));
         let report = fresh.update();
         prop_assert_eq!(used(&rig), used(&fresh));
+        let told = rig.update();
+        prop_assert_eq!((&told.singles, &told.health_ports), (&report.singles, &report.health_ports));
+        prop_assert_eq!(&*told.singles, &singles(&fresh.view()));
         let answers = |rig: &Rig| everything(&rig.view()).into_iter().map(|(asked, (answer, _))| (asked, answer)).collect::<BTreeMap<_, _>>();
         prop_assert_eq!(answers(&rig), answers(&fresh));
         let nodes: BTreeSet<Addr> = report.next_hops.iter().copied().collect();

@@ -7,12 +7,8 @@ fn pod(name: &str, app: &str, addr: &str) -> Pod {
         id: Named::new("a", name),
         labels: [("app".to_owned(), app.to_owned())].into(),
         addrs: vec![addr.parse().unwrap()],
-        node: None,
-        host_network: false,
         ready: true,
-        terminating: false,
-        finished: false,
-        ports: Vec::new(),
+        ..Pod::default()
     }
 }
 

@@ -2,6 +2,7 @@
 //! service is decided where rows are made.
 
 use super::Local;
+use std::net::IpAddr;
 use tables::{Addr, Prefix};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,15 +41,20 @@ pub enum DetectLocal {
 const LOCALHOST: Addr = Addr::v4([127, 0, 0, 1]);
 
 impl Local {
+    /// The node's addresses that others can send to.
+    pub fn usable_addrs(&self) -> impl Iterator<Item = Addr> {
+        let all = if self.node_addrs.is_empty() { &self.addrs } else { &self.node_addrs };
+        all.iter().copied().filter(|addr| !stays_here(*addr))
+    }
+
     /// The addresses that answer for node ports, each once.
     pub fn node_port_addrs(&self) -> Vec<Addr> {
-        let all = if self.node_addrs.is_empty() { &self.addrs } else { &self.node_addrs };
         let mut chosen = Vec::new();
         for v4 in [true, false] {
             match &self.services.node_port_addresses {
                 NodePortAddresses::Primary => chosen.extend(self.addrs.iter().find(|addr| addr.is_v4() == v4)),
                 NodePortAddresses::Ranges(ranges) => {
-                    let usable = all.iter().copied().filter(|addr| addr.is_v4() == v4 && !is_loopback(*addr));
+                    let usable = self.usable_addrs().filter(|addr| addr.is_v4() == v4);
                     chosen.extend(usable.filter(|addr| allows(ranges, *addr)));
                     if v4 && self.services.localhost_node_ports && allows(ranges, LOCALHOST) {
                         chosen.push(LOCALHOST);
@@ -67,8 +73,12 @@ fn allows(ranges: &[Prefix], addr: Addr) -> bool {
     own.peek().is_none() || own.any(|range| range.contains(addr))
 }
 
-fn is_loopback(addr: Addr) -> bool {
-    addr.ip().is_loopback()
+/// Loopback and link-local addresses.
+fn stays_here(addr: Addr) -> bool {
+    match addr.ip() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local(),
+    }
 }
 
 #[cfg(test)]

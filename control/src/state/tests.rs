@@ -6,24 +6,19 @@ fn pod(name: &str, app: &str) -> Pod {
         id: Named::new("a", name),
         labels: [("app".to_owned(), app.to_owned()), ("tier".to_owned(), "x".to_owned())].into(),
         addrs: vec!["10.2.0.4".parse().unwrap()],
-        node: None,
-        host_network: false,
         ready: true,
-        terminating: false,
-        finished: false,
-        ports: Vec::new(),
+        ..Pod::default()
     }
 }
 
 fn service(name: &str, app: &str) -> Object {
-    let port = ServicePort { name: String::new(), port: 80, protocol: Protocol::TCP, target: TargetPort::Number(80) };
+    let target = TargetPort::Number(80);
+    let port = ServicePort { name: String::new(), port: 80, protocol: Protocol::TCP, target, node_port: None };
     Object::Service(Service {
         id: Named::new("a", name),
-        cluster_ips: Vec::new(),
         ports: vec![port],
         selector: [("app".to_owned(), app.to_owned())].into(),
-        affinity_s: 0,
-        publish_not_ready: false,
+        ..Service::default()
     })
 }
 

@@ -26,19 +26,19 @@ fn service_object(name: &str, ip: &str, ports: u16) -> Object {
         port: 80 + i,
         protocol: Protocol::TCP,
         target: TargetPort::Number(80),
+        node_port: None,
     };
     Object::Service(crate::object::Service {
         id: Named::new("a", name),
         cluster_ips: vec![addr(ip)],
         ports: (0..ports).map(port).collect(),
-        selector: Labels::new(),
-        affinity_s: 0,
-        publish_not_ready: false,
+        families: [addr(ip).is_v4(), !addr(ip).is_v4()],
+        ..crate::object::Service::default()
     })
 }
 
 fn slice_object(service: &str, addrs: &[&str]) -> Object {
-    let endpoint = |a: &&str| SliceEndpoint { addr: addr(a), ready: true, serving: true, terminating: false };
+    let endpoint = |a: &&str| SliceEndpoint { addr: addr(a), ready: true, serving: true, ..SliceEndpoint::default() };
     Object::EndpointSlice(EndpointSlice {
         id: Named::new("a", format!("{service}-1")),
         service: Some(service.into()),
@@ -48,17 +48,7 @@ fn slice_object(service: &str, addrs: &[&str]) -> Object {
 }
 
 fn pod_object(pod: usize) -> Object {
-    Object::Pod(Pod {
-        id: pod_id(pod),
-        labels: Labels::new(),
-        addrs: Vec::new(),
-        node: None,
-        host_network: false,
-        ready: true,
-        terminating: false,
-        finished: false,
-        ports: Vec::new(),
-    })
+    Object::Pod(Pod { id: pod_id(pod), ready: true, ..Pod::default() })
 }
 
 fn attach(rig: &mut Rig, pod: usize, ip: &str) {
@@ -179,6 +169,7 @@ fn more_port_ranges_than_a_row_holds_are_refused_by_name() {
 fn a_peer_behind_a_gateway_is_reached_through_it_and_the_gateway_is_asked_for() {
     let mut rig = rig([Object::Node(crate::object::Node {
         name: "n2".into(),
+        zone: None,
         addrs: vec![addr("192.168.7.3")],
         pod_cidrs: vec![prefix("10.2.0.0/24")],
     })]);
@@ -202,7 +193,12 @@ fn routes_to(encapsulation: Encapsulation, own: &[&str], other: &[&str]) -> [(Ro
     let addrs = own.iter().map(|a| addr(a)).collect();
     let mut rig = Rig::new(Local { encapsulation, addrs, ..local() });
     let pod_cidrs = vec![prefix("10.2.0.0/24"), prefix("fd00:2::/64")];
-    let node = crate::object::Node { name: "n2".into(), addrs: other.iter().map(|a| addr(a)).collect(), pod_cidrs };
+    let node = crate::object::Node {
+        name: "n2".into(),
+        zone: None,
+        addrs: other.iter().map(|a| addr(a)).collect(),
+        pod_cidrs,
+    };
     put(&mut rig, [Object::Node(node)]);
     ["10.2.0.9", "fd00:2::9"].map(|to| {
         let row: RouteRecord = rig.view().row(Table::Route, route_id(&rig.view(), addr(to)) as usize);
@@ -316,7 +312,7 @@ fn backends_beyond_the_table_leave_the_service_as_it_was_until_there_is_room() {
     // Three services of half the table each: the last finds no room until another goes, in whatever order.
     let half = |name: &str, ip: &str, net: u8| {
         let addr_of = |i: usize| Addr::from_bits((0xfd00_u128 + net as u128) << 112 | i as u128);
-        let ready = |i| SliceEndpoint { addr: addr_of(i), ready: true, serving: true, terminating: false };
+        let ready = |i| SliceEndpoint { addr: addr_of(i), ready: true, serving: true, ..SliceEndpoint::default() };
         let mut slice = slice_object(name, &[]);
         if let Object::EndpointSlice(slice) = &mut slice {
             slice.endpoints = (0..BACKENDS_MAX / 2).map(ready).collect();
@@ -328,9 +324,11 @@ fn backends_beyond_the_table_leave_the_service_as_it_was_until_there_is_room() {
     let text = report.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(text.contains("Service a/s is not in force: table backend is full at its limit of 1048576"), "{text}");
     let found = |rig: &Rig, ip: &str| service(&rig.view(), addr(ip), 80, Protocol::TCP).0;
-    assert_eq!(found(&rig, "fd30::3"), naive::Service::NoPort);
+    assert_eq!(found(&rig, "fd30::3"), Found::NoPort);
     rig.state.apply(ObjectChange::Delete(half("t", "fd30::1", 1)[0].key()));
     assert!(rig.update().problems.is_empty());
-    let naive::Service::Backends { all, .. } = found(&rig, "fd30::3") else { panic!("still missing") };
+    let Found::Port { inside: naive_services::Answer::To(all), .. } = found(&rig, "fd30::3") else {
+        panic!("still missing")
+    };
     assert_eq!(all.len(), BACKENDS_MAX / 2);
 }

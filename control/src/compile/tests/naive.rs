@@ -3,21 +3,8 @@
 use super::world::{Truth, addr};
 use crate::object::selector::{Requirement, Test};
 use crate::object::*;
-use std::collections::BTreeSet;
 use tables::policy::Direction;
 use tables::{Addr, Prefix, Protocol};
-
-/// What a service address answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Service {
-    None,
-    /// The address is a service's, the port is none of its.
-    NoPort,
-    Backends {
-        all: BTreeSet<(Addr, u16)>,
-        affinity_s: u32,
-    },
-}
 
 /// Where a packet to an address goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,15 +20,15 @@ pub enum Route {
 }
 
 impl Truth {
-    fn pods(&self) -> impl Iterator<Item = &Pod> {
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.objects.values().filter_map(|object| if let Object::Pod(pod) = object { Some(pod) } else { None })
     }
 
-    fn services(&self) -> impl Iterator<Item = &crate::object::Service> {
+    pub fn services(&self) -> impl Iterator<Item = &crate::object::Service> {
         self.objects.values().filter_map(|o| if let Object::Service(s) = o { Some(s) } else { None })
     }
 
-    fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+    pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
         self.objects.values().filter_map(|o| if let Object::EndpointSlice(s) = o { Some(s) } else { None })
     }
 
@@ -49,7 +36,7 @@ impl Truth {
         self.objects.values().filter_map(|o| if let Object::NetworkPolicy(p) = o { Some(p) } else { None })
     }
 
-    fn nodes(&self) -> impl Iterator<Item = &Node> {
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.objects.values().filter_map(|o| if let Object::Node(n) = o { Some(n) } else { None })
     }
 
@@ -57,11 +44,11 @@ impl Truth {
         self.pods().find(|pod| pod.id == *id)
     }
 
-    fn is_attached(&self, pod: &Pod) -> bool {
+    pub fn is_attached(&self, pod: &Pod) -> bool {
         self.local.endpoints.values().any(|endpoint| endpoint.pod == pod.id)
     }
 
-    fn addrs_of(&self, pod: &Pod) -> Vec<Addr> {
+    pub fn addrs_of(&self, pod: &Pod) -> Vec<Addr> {
         if pod.finished {
             return Vec::new();
         }
@@ -76,56 +63,6 @@ impl Truth {
     fn pod_at(&self, addr: Addr) -> Option<&Pod> {
         let holders = self.pods().filter(|pod| !pod.host_network && self.addrs_of(pod).contains(&addr));
         holders.min_by_key(|pod| (!self.is_attached(pod), pod.terminating, pod.id.clone()))
-    }
-
-    pub fn service(&self, addr: Addr, port: u16, protocol: Protocol) -> Service {
-        let mut with_addr: Vec<_> = self.services().filter(|s| s.cluster_ips.contains(&addr)).collect();
-        with_addr.sort_by_key(|s| s.id.clone());
-        let found = with_addr
-            .iter()
-            .find_map(|s| Some((s, s.ports.iter().find(|p| p.port == port && p.protocol == protocol)?)));
-        match found {
-            Some((service, port)) => {
-                Service::Backends { all: self.backends(service, port, addr.is_v4()), affinity_s: service.affinity_s }
-            }
-            None if with_addr.is_empty() => Service::None,
-            None => Service::NoPort,
-        }
-    }
-
-    fn backends(&self, service: &crate::object::Service, port: &ServicePort, v4: bool) -> BTreeSet<(Addr, u16)> {
-        // (address, port, ready, serving and terminating)
-        let mut all = Vec::new();
-        let is_of_service =
-            |s: &&EndpointSlice| s.id.namespace == service.id.namespace && s.service.as_ref() == Some(&service.id.name);
-        if self.slices().any(|slice| is_of_service(&slice)) {
-            for slice in self.slices().filter(is_of_service) {
-                let Some(found) = slice.ports.iter().find(|p| p.name == port.name && p.protocol == port.protocol)
-                else {
-                    continue;
-                };
-                all.extend(slice.endpoints.iter().map(|e| (e.addr, found.port, e.ready, e.serving && e.terminating)));
-            }
-        } else if !service.selector.is_empty() {
-            for pod in self.pods().filter(|pod| pod.id.namespace == service.id.namespace) {
-                if !service.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)) {
-                    continue;
-                }
-                let number = match &port.target {
-                    TargetPort::Number(number) => Some(*number),
-                    TargetPort::Name(name) => named(&pod.ports, name, port.protocol),
-                };
-                let (Some(number), addrs) = (number, self.addrs_of(pod)) else { continue };
-                let Some(addr) = addrs.into_iter().find(|addr| addr.is_v4() == v4) else { continue };
-                let ready = pod.ready && !pod.terminating || service.publish_not_ready;
-                all.push((addr, number, ready, (pod.ready || service.publish_not_ready) && pod.terminating));
-            }
-        }
-        all.retain(|(addr, ..)| addr.is_v4() == v4);
-        if all.iter().any(|(_, _, ready, _)| *ready) {
-            return all.iter().filter(|(_, _, ready, _)| *ready).map(|(addr, port, ..)| (*addr, *port)).collect();
-        }
-        all.iter().filter(|(_, _, _, serves)| *serves).map(|(addr, port, ..)| (*addr, *port)).collect()
     }
 
     fn is_own(&self, addr: Addr) -> bool {
@@ -224,7 +161,7 @@ impl Truth {
     }
 }
 
-fn named(ports: &[NamedPort], name: &str, protocol: Protocol) -> Option<u16> {
+pub fn named(ports: &[NamedPort], name: &str, protocol: Protocol) -> Option<u16> {
     ports.iter().find(|p| p.name == name && p.protocol == protocol).map(|p| p.port)
 }
 

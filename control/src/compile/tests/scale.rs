@@ -18,16 +18,17 @@ fn service(i: u32) -> Object {
             port: 80,
             protocol: Protocol::TCP,
             target: TargetPort::Number(8080),
+            node_port: None,
         }],
+        families: [true, false],
         selector: [("app".to_owned(), format!("s{i}"))].into(),
-        affinity_s: 0,
-        publish_not_ready: false,
+        ..crate::object::Service::default()
     })
 }
 
 fn slice(i: u32, shift: u32) -> Object {
     let addr = |e: u32| Addr::v4((0x0a02_0000 + i * 16 + e + shift).to_be_bytes());
-    let endpoint = |e| SliceEndpoint { addr: addr(e), ready: true, serving: true, terminating: false };
+    let endpoint = |e| SliceEndpoint { addr: addr(e), ready: true, serving: true, ..SliceEndpoint::default() };
     Object::EndpointSlice(EndpointSlice {
         id: Named::new(format!("ns{}", i % 100), format!("s{i}-x")),
         service: Some(format!("s{i}")),
@@ -41,12 +42,8 @@ fn pod(i: u32, label: &str) -> Object {
         id: Named::new(format!("ns{}", i % 100), format!("p{i}")),
         labels: [("app".to_owned(), format!("s{}", i % SERVICES)), ("x".to_owned(), label.to_owned())].into(),
         addrs: vec![Addr::v4((0x0a02_0000 + i).to_be_bytes())],
-        node: None,
-        host_network: false,
         ready: true,
-        terminating: false,
-        finished: false,
-        ports: Vec::new(),
+        ..Pod::default()
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::object::selector::{Requirement, Test};
 use crate::object::*;
-use crate::state::{KernelRoute, Local, LocalEndpoint, State, Uplink};
+use crate::state::{DetectLocal, KernelRoute, Local, LocalEndpoint, ServiceOptions, State, Uplink};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use tables::{Addr, Mac, Prefix, Protocol};
@@ -28,6 +28,7 @@ pub enum Step {
     Detach(usize),
     Neighbour(Addr, Option<Mac>),
     KernelRoutes(Vec<KernelRoute>),
+    Services(ServiceOptions),
     /// Compile and publish.
     Update,
 }
@@ -65,6 +66,7 @@ impl Truth {
                 self.local.neighbours.remove(&addr);
             }
             Step::KernelRoutes(routes) => self.local.kernel_routes = routes,
+            Step::Services(services) => self.local.services = services,
             Step::Update => {}
         }
     }
@@ -78,6 +80,7 @@ pub fn apply(state: &mut State, step: &Step) {
         Step::Detach(pod) => state.detach(&attachment(pod)),
         Step::Neighbour(addr, mac) => state.set_neighbour(addr, mac),
         Step::KernelRoutes(routes) => state.set_kernel_routes(routes),
+        Step::Services(services) => state.set_local(Local { services, ..state.local().clone() }),
         Step::Update => {}
     }
 }
@@ -169,10 +172,28 @@ fn named_port() -> impl Strategy<Value = NamedPort> {
     (protocol(), 80u16..83).prop_map(|(protocol, port)| NamedPort { name: "http".into(), protocol, port })
 }
 
+fn host_port() -> impl Strategy<Value = HostPort> {
+    let own = prop::option::of(prop::sample::select(vec![addr("192.168.0.1"), addr("fd99::1")]));
+    (own, protocol()).prop_map(|(addr, protocol)| HostPort { addr, port: 30_000, protocol, container_port: 81 })
+}
+
+fn options() -> impl Strategy<Value = ServiceOptions> {
+    let ranges = prop::sample::subsequence(["192.0.2.0/24", "2001:db8::/32"].map(prefix).to_vec(), 0..=2);
+    (any::<bool>(), any::<bool>(), ranges).prop_map(|(masquerade_all, detects, external_ip_ranges)| ServiceOptions {
+        masquerade_all,
+        detect_local: if detects { DetectLocal::ClusterCidr } else { DetectLocal::None },
+        external_ip_ranges,
+        ..ServiceOptions::default()
+    })
+}
+
 fn pod() -> impl Strategy<Value = Object> {
     let flags = prop::array::uniform3(prop::bool::weighted(0.15));
-    (0..PODS, 0..PODS, labels(), prop::bool::weighted(0.8), flags, prop::option::of(named_port())).prop_map(
-        |(pod, from, labels, ready, [terminating, finished, host_network], port)| {
+    let ready = prop::bool::weighted(0.8);
+    let node = prop::option::of(prop::sample::select(vec!["n1".to_owned(), "n2".to_owned()]));
+    let place = (node, prop::option::weighted(0.3, host_port()));
+    (0..PODS, 0..PODS, labels(), ready, flags, prop::option::of(named_port()), place).prop_map(
+        |(pod, from, labels, ready, [terminating, finished, host_network], port, (node, host_port))| {
             Object::Pod(Pod {
                 id: pod_id(pod),
                 labels,
@@ -182,12 +203,13 @@ fn pod() -> impl Strategy<Value = Object> {
                     0 | 1 => Vec::new(),
                     _ => pod_addrs(pod).to_vec(),
                 },
-                node: None,
+                node,
                 host_network,
                 ready,
                 terminating,
                 finished,
                 ports: port.into_iter().collect(),
+                host_ports: host_port.into_iter().collect(),
             })
         },
     )
@@ -207,38 +229,86 @@ pub fn cluster_ips() -> Vec<Addr> {
     ["172.30.0.1", "172.30.0.2", "fd30::1"].map(addr).to_vec()
 }
 
-fn service() -> impl Strategy<Value = Object> {
+pub fn external_ips() -> Vec<Addr> {
+    ["192.0.2.1", "192.0.3.1", "2001:db8::99"].map(addr).to_vec()
+}
+
+fn service_port() -> impl Strategy<Value = ServicePort> {
     let target = prop_oneof![(80u16..83).prop_map(TargetPort::Number), Just(TargetPort::Name("http".into()))];
-    let port = (80u16..82, protocol(), target);
-    let ports = prop::collection::vec(port, 1..3);
-    let ips = prop::sample::subsequence(cluster_ips(), 0..=2);
-    (namespace_name(), 0..3, labels(), ips, ports, prop::sample::select(vec![0u32, 60]), any::<bool>()).prop_map(
-        |(namespace, i, selector, cluster_ips, ports, affinity_s, publish_not_ready)| {
-            let port = |(i, (port, protocol, target)): (usize, _)| ServicePort {
-                name: format!("q{i}"),
-                port,
-                protocol,
-                target,
-            };
-            Object::Service(Service {
+    let node_port = prop::option::weighted(0.4, Just(30_000));
+    (80u16..82, protocol(), target, node_port).prop_map(|(port, protocol, target, node_port)| ServicePort {
+        name: String::new(),
+        port,
+        protocol,
+        target,
+        node_port,
+    })
+}
+
+fn traffic_policy() -> impl Strategy<Value = TrafficPolicy> {
+    prop::sample::select(vec![TrafficPolicy::Cluster, TrafficPolicy::Cluster, TrafficPolicy::Local])
+}
+
+/// A service without its addresses.
+fn plain_service() -> impl Strategy<Value = Service> {
+    let ports = prop::collection::vec(service_port(), 1..3);
+    let policies = (traffic_policy(), traffic_policy());
+    let distribution = prop::sample::select(vec![Distribution::Any, Distribution::SameZone, Distribution::SameNode]);
+    let rest = (prop::sample::select(vec![0u32, 60]), any::<bool>(), prop::option::of(Just(31_000)), distribution);
+    (namespace_name(), 0..3, labels(), ports, policies, rest).prop_map(
+        |(namespace, i, selector, mut ports, policies, (affinity_s, publish_not_ready, health_port, distribution))| {
+            ports.iter_mut().enumerate().for_each(|(i, port)| port.name = format!("q{i}"));
+            Service {
                 id: Named::new(namespace, format!("s{i}")),
-                cluster_ips,
-                ports: ports.into_iter().enumerate().map(port).collect(),
+                kind: ServiceKind::LoadBalancer,
+                ports,
                 selector,
                 affinity_s,
                 publish_not_ready,
-            })
+                internal_policy: policies.0,
+                external_policy: policies.1,
+                health_port,
+                distribution,
+                ..Service::default()
+            }
         },
     )
 }
 
+fn service() -> impl Strategy<Value = Object> {
+    let ips = prop::sample::subsequence(cluster_ips(), 0..=2);
+    let others = || prop::sample::subsequence(external_ips(), 0..=2);
+    let ranges = prop::sample::subsequence(["203.0.113.0/24", "10.2.0.0/24", "fd00::/16"].map(prefix).to_vec(), 0..=3);
+    (plain_service(), ips, others(), others(), ranges).prop_map(|(plain, cluster_ips, external, balanced, ranges)| {
+        let families = [true, false].map(|v4| cluster_ips.iter().any(|addr| addr.is_v4() == v4));
+        let own = |addrs: Vec<Addr>| addrs.into_iter().filter(|addr| families[!addr.is_v4() as usize]).collect();
+        Object::Service(Service {
+            families,
+            external_ips: own(external),
+            load_balancer_ips: own(balanced),
+            source_ranges: if cluster_ips.is_empty() { Vec::new() } else { ranges },
+            cluster_ips,
+            ..plain
+        })
+    })
+}
+
+fn names(all: [&'static str; 2]) -> impl Strategy<Value = Vec<String>> {
+    prop::sample::subsequence(all.map(str::to_owned).to_vec(), 0..=2)
+}
+
 fn slice() -> impl Strategy<Value = Object> {
-    let endpoint = (0..PODS, any::<bool>(), prop::array::uniform3(any::<bool>())).prop_map(
-        |(pod, v6, [ready, serving, terminating])| SliceEndpoint {
+    let node = prop::option::of(prop::sample::select(vec!["n1".to_owned(), "n2".to_owned()]));
+    let place = (node, names(["z1", "z2"]), names(["n1", "n2"]));
+    let endpoint = (0..PODS, any::<bool>(), prop::array::uniform3(any::<bool>()), place).prop_map(
+        |(pod, v6, [ready, serving, terminating], (node, for_zones, for_nodes))| SliceEndpoint {
             addr: pod_addrs(pod)[v6 as usize],
             ready,
             serving,
             terminating,
+            node,
+            for_zones,
+            for_nodes,
         },
     );
     let port = (0..2, protocol(), 80u16..83).prop_map(|(i, protocol, port)| SlicePort {
@@ -312,8 +382,9 @@ fn node() -> impl Strategy<Value = Object> {
         ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "fd00:2::/64"].map(prefix).to_vec(),
         0..=2,
     );
-    (1..4, addrs, cidrs)
-        .prop_map(|(i, addrs, pod_cidrs)| Object::Node(Node { name: format!("n{i}"), addrs, pod_cidrs }))
+    let zone = prop::option::of(prop::sample::select(vec!["z1".to_owned(), "z2".to_owned()]));
+    (1..4, zone, addrs, cidrs)
+        .prop_map(|(i, zone, addrs, pod_cidrs)| Object::Node(Node { name: format!("n{i}"), zone, addrs, pod_cidrs }))
 }
 
 fn kernel_routes() -> impl Strategy<Value = Vec<KernelRoute>> {
@@ -349,6 +420,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (0..LOCAL_PODS).prop_map(Step::Detach),
         1 => neighbour(),
         1 => kernel_routes().prop_map(Step::KernelRoutes),
+        1 => options().prop_map(Step::Services),
         5 => Just(Step::Update),
     ]
 }
@@ -378,5 +450,5 @@ pub fn addrs() -> Vec<Addr> {
         "fd30::77",
     ];
     let pods = (0..PODS).flat_map(pod_addrs);
-    pods.chain(others.map(addr)).chain(cluster_ips()).collect()
+    pods.chain(others.map(addr)).chain(cluster_ips()).chain(external_ips()).collect()
 }

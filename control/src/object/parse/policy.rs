@@ -5,6 +5,7 @@ use super::*;
 use crate::object::selector::{Requirement, Test};
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 impl TryFrom<networking::NetworkPolicy> for NetworkPolicy {
     type Error = FieldError;

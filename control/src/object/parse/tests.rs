@@ -1,5 +1,6 @@
 use super::*;
 use crate::object::selector::Test;
+use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use serde_json::{Value, json};
 use tables::policy::Direction;
@@ -38,10 +39,57 @@ fn which_services_have_addresses() {
 #[test]
 fn service_ports_and_affinity_take_the_apis_defaults() {
     let parsed = service(json!({"ports": [{"port": 80}], "sessionAffinity": "ClientIP"})).unwrap();
-    let port = ServicePort { name: String::new(), port: 80, protocol: Protocol::TCP, target: TargetPort::Number(80) };
+    let target = TargetPort::Number(80);
+    let port = ServicePort { name: String::new(), port: 80, protocol: Protocol::TCP, target, node_port: None };
     assert_eq!((parsed.ports, parsed.affinity_s), (vec![port], 10_800));
     let named = service(json!({"ports": [{"port": 80, "targetPort": "web", "protocol": "UDP"}]})).unwrap();
     assert_eq!(named.ports[0].target, TargetPort::Name("web".into()));
+}
+
+fn addresses(spec: Value, status: Value, labels: Value) -> Service {
+    let value = json!({"metadata": {"name": "s", "labels": labels}, "spec": spec, "status": status, "apiVersion": "v1",
+        "kind": "Service"});
+    Service::try_from(serde_json::from_value::<core::Service>(value).unwrap()).unwrap()
+}
+
+#[test]
+fn addresses_outside_are_of_the_services_families_and_not_a_proxys() {
+    let spec = json!({"type": "LoadBalancer", "clusterIP": "172.30.0.041", "ipFamilies": ["IPv4"],
+        "externalIPs": ["192.000.002.011", "2001:db8::1"], "loadBalancerSourceRanges": [" 203.0.113.0/25 "],
+        "ports": [{"port": 80, "nodePort": 0}], "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000});
+    let ingress = json!([{"ip": "198.51.100.010"}, {"ip": "198.51.100.20", "ipMode": "Proxy"},
+        {"ip": "198.51.100.30", "ipMode": "VIP"}, {"hostname": "a.example"}, {"ip": "2001:db8::2"}]);
+    let status = json!({"loadBalancer": {"ingress": ingress}});
+    let read = addresses(spec.clone(), status.clone(), json!({}));
+    let texts = |addrs: &[Addr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&read.cluster_ips), ["172.30.0.41"]);
+    assert_eq!(texts(&read.external_ips), ["192.0.2.11"]);
+    assert_eq!(texts(&read.load_balancer_ips), ["198.51.100.10", "198.51.100.30"]);
+    assert_eq!((read.families, read.source_ranges.len()), ([true, false], 1));
+    assert_eq!((read.external_policy, read.internal_policy), (TrafficPolicy::Local, TrafficPolicy::Cluster));
+    assert_eq!((read.ports[0].node_port, read.health_port), (None, Some(31000)));
+    for label in ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"] {
+        let others = addresses(spec.clone(), status.clone(), json!({label: "x"}));
+        assert!(others.cluster_ips.is_empty() && others.external_ips.is_empty() && others.load_balancer_ips.is_empty());
+    }
+}
+
+#[test]
+fn host_ports_are_of_pods_that_have_a_network_of_their_own() {
+    let ports = json!([{"containerPort": 80, "hostPort": 8080, "hostIP": "192.168.0.1"}, {"containerPort": 81},
+        {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "0.0.0.0"}]);
+    let read = |network: bool| {
+        pod(json!({"hostNetwork": network, "containers": [{"name": "c", "ports": ports.clone()}]}), json!({}))
+            .host_ports
+    };
+    let one = HostPort {
+        addr: Some("192.168.0.1".parse().unwrap()),
+        port: 8080,
+        protocol: Protocol::TCP,
+        container_port: 80,
+    };
+    let other = HostPort { addr: None, port: 53, protocol: Protocol::UDP, container_port: 53 };
+    assert_eq!((read(false), read(true)), (vec![one, other], vec![]));
 }
 
 #[test]
@@ -52,6 +100,9 @@ fn wrong_service_values_name_their_field() {
     assert!(wrong(json!({"ports": [{"port": 1}, {"port": 2}]})).starts_with("spec.ports[0].name: is missing"));
     assert!(wrong(json!({"clusterIPs": ["172.30.0.1", "x"]})).starts_with("spec.clusterIPs[1]: \"x\""));
     assert!(wrong(json!({"sessionAffinity": "Client"})).starts_with("spec.sessionAffinity"));
+    assert!(wrong(json!({"externalTrafficPolicy": "local"})).starts_with("spec.externalTrafficPolicy: \"local\""));
+    let ranges = json!({"type": "LoadBalancer", "clusterIP": "172.30.0.1", "loadBalancerSourceRanges": ["10.0.0.0"]});
+    assert!(wrong(ranges).starts_with("spec.loadBalancerSourceRanges[0]: \"10.0.0.0\" is not a CIDR"));
 }
 
 #[test]
@@ -147,7 +198,7 @@ fn slices_take_nil_conditions_as_the_api_says_and_check_families() {
         slice("IPv6", json!([{"addresses": ["fd00::1"]}, {"addresses": ["fd00::2"], "conditions": {"ready": false}}]))
             .unwrap();
     let conditions: Vec<_> = parsed.endpoints.iter().map(|e| (e.ready, e.serving, e.terminating)).collect();
-    assert_eq!(conditions, [(true, true, false), (false, false, false)]);
+    assert_eq!(conditions, [(true, true, false), (false, true, false)]);
     assert_eq!(parsed.service.as_deref(), Some("s"));
     let text = refused(slice("IPv4", json!([{"addresses": ["fd00::1"]}])));
     assert!(text.starts_with("endpoints[0].addresses[0]: fd00::1 is not of"), "{text}");

@@ -1,0 +1,297 @@
+//! Which rows a service or a pod wants, and who serves behind each: the meaning of types, addresses and policies. Pure: it
+//! does not know which rows others have, or where anything stands.
+
+use super::Owner;
+use crate::compile::HealthPort;
+use crate::compile::problem::CompileError;
+use crate::object::{Named, Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
+use crate::slices;
+use crate::state::{DetectLocal, State};
+use crate::topology::Usable;
+use bytemuck::Zeroable;
+use std::ops::RangeInclusive;
+use tables::limits::SOURCES_PER_SERVICE_MAX;
+use tables::node::family;
+use tables::service::*;
+use tables::{Addr, Prefix, Protocol};
+
+/// Facts about the node that every service may depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    node: String,
+    zone: Option<String>,
+    node_port_addrs: Vec<Addr>,
+    node_addrs: Vec<Addr>,
+    options: crate::state::ServiceOptions,
+    snat_ports: Option<RangeInclusive<u16>>,
+    service_cidrs: Vec<Prefix>,
+}
+
+impl Facts {
+    pub fn of(state: &State) -> Facts {
+        let local = state.local();
+        Facts {
+            node: local.node.clone(),
+            zone: state.zone().map(str::to_owned),
+            node_port_addrs: local.node_port_addrs(),
+            node_addrs: local.usable_addrs().collect(),
+            options: local.services.clone(),
+            snat_ports: local.snat_ports.clone(),
+            service_cidrs: local.service_cidrs.clone(),
+        }
+    }
+
+    /// All of the service ranges is claimed and routed anyway.
+    pub fn is_service_addr(&self, addr: Addr) -> bool {
+        self.service_cidrs.iter().any(|range| range.contains(addr))
+    }
+}
+
+/// The backends that rows share are told apart by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupKey {
+    pub port: u16,
+    pub protocol: Protocol,
+    pub v4: bool,
+}
+
+pub struct Group<'a> {
+    pub key: GroupKey,
+    /// The service port's.
+    pub name: &'a str,
+    pub affinity_s: u32,
+    pub usable: Usable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    Cluster,
+    Local,
+}
+
+pub struct Row {
+    pub key: ServiceKey,
+    /// None: the row only defines the address.
+    pub group: Option<usize>,
+    pub inside: Which,
+    pub outside: Which,
+    pub flags: u16,
+    /// The service's source ranges count.
+    pub is_guarded: bool,
+    /// Neither a cluster address nor one of its ports.
+    pub is_external: bool,
+}
+
+#[derive(Default)]
+pub struct Wanted<'a> {
+    pub groups: Vec<Group<'a>>,
+    /// The address rows first: a new port row touches the one of its address.
+    pub rows: Vec<Row>,
+    pub sources: [Vec<SourceRecord>; 2],
+    pub health: Option<HealthPort>,
+    pub problem: Option<CompileError>,
+}
+
+pub fn of<'a>(state: &'a State, facts: &Facts, owner: &Owner) -> Wanted<'a> {
+    let mut wanted = Wanted::default();
+    match owner {
+        Owner::Service(id) => {
+            if let Some(service) = state.service(id) {
+                wanted.add_service(state, facts, service);
+            }
+        }
+        Owner::Pod(id) => {
+            if let Some(pod) = state.pod(id).filter(|pod| state.is_here(pod)) {
+                wanted.add_host_ports(state, facts, pod);
+            }
+        }
+    }
+    wanted
+}
+
+/// One service port in one family.
+struct Place<'a> {
+    service: &'a Service,
+    port: &'a ServicePort,
+    group: usize,
+    /// What it may use.
+    is_empty: [bool; 2],
+    any: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn add_service(&mut self, state: &State, facts: &Facts, service: &'a Service) {
+        if service.cluster_ips.is_empty() {
+            return;
+        }
+        self.rows.reserve(service.cluster_ips.len() * (1 + service.ports.len()));
+        for &addr in &service.cluster_ips {
+            self.push(Row::address(addr));
+        }
+        for port in &service.ports {
+            for v4 in [true, false].into_iter().filter(|v4| service.families[!v4 as usize]) {
+                self.add_port(state, facts, service, port, v4);
+            }
+        }
+        if !service.load_balancer_ips.is_empty() {
+            self.add_sources(service);
+        }
+        let is_asked = service.kind == ServiceKind::LoadBalancer && service.external_policy == TrafficPolicy::Local;
+        self.health = service.health_port.filter(|_| is_asked).map(|port| {
+            let local_endpoints = slices::local_ready(state, service);
+            HealthPort { port, local_endpoints }
+        });
+    }
+
+    fn add_port(&mut self, state: &State, facts: &Facts, service: &'a Service, port: &'a ServicePort, v4: bool) {
+        let key = GroupKey { port: port.port, protocol: port.protocol, v4 };
+        // The API refuses a second port of the same number and protocol; so do we, by not looking at it.
+        if self.groups.iter().any(|group| group.key == key) {
+            return;
+        }
+        let usable = slices::usable(state, service, port, v4);
+        let is_empty = [&usable.cluster, &usable.local].map(|list| list.as_ref().is_none_or(Vec::is_empty));
+        let place = Place { service, port, group: self.groups.len(), is_empty, any: usable.any };
+        self.groups.push(Group { key, name: &port.name, affinity_s: service.affinity_s, usable });
+        let own = |addr: &Addr| addr.is_v4() == v4;
+        for &addr in service.cluster_ips.iter().filter(|addr| own(addr)) {
+            self.push(place.cluster_row(addr, facts));
+        }
+        for &addr in service.load_balancer_ips.iter().filter(|addr| own(addr)) {
+            self.push(Row { is_guarded: true, ..place.external_row(addr, port.port, facts) });
+        }
+        for addr in slices::external_ips(state.local(), service).filter(own) {
+            self.push(place.external_row(addr, port.port, facts));
+        }
+        let node_port = port.node_port.filter(|port| self.is_free(facts, *port, &Owner::Service(service.id.clone())));
+        for addr in facts.node_port_addrs.iter().copied().filter(own) {
+            node_port.into_iter().for_each(|port| self.push(place.external_row(addr, port, facts)));
+        }
+    }
+
+    /// Of rows with one key the first counts.
+    fn push(&mut self, row: Row) {
+        if !self.rows.iter().any(|other| other.key == row.key) {
+            self.rows.push(row);
+        }
+    }
+
+    /// A port of the node that Fairway does not translate to.
+    fn is_free(&mut self, facts: &Facts, port: u16, owner: &Owner) -> bool {
+        let Some(range) = facts.snat_ports.as_ref().filter(|range| range.contains(&port)) else { return true };
+        let (first, last) = (*range.start(), *range.end());
+        self.problem = Some(CompileError::SnatPort { subject: owner.subject(), port, first, last });
+        false
+    }
+
+    fn add_sources(&mut self, service: &Service) {
+        let mut ranges = service.source_ranges.clone();
+        ranges.sort_unstable();
+        ranges.dedup();
+        for range in ranges {
+            let length = range.length();
+            let record = SourceRecord { addr: range.addr(), length, ..SourceRecord::zeroed() };
+            self.sources[!range.is_v4() as usize].push(record);
+        }
+        if self.sources.iter().any(|sources| sources.len() > SOURCES_PER_SERVICE_MAX) {
+            self.sources.iter_mut().for_each(|sources| sources.truncate(SOURCES_PER_SERVICE_MAX));
+            self.problem = Some(CompileError::TooManySources { service: service.id.clone() });
+        }
+    }
+
+    fn add_host_ports(&mut self, state: &State, facts: &Facts, pod: &'a Pod) {
+        for host_port in &pod.host_ports {
+            if !self.is_free(facts, host_port.port, &Owner::Pod(pod.id.clone())) {
+                continue;
+            }
+            for backend in state.addrs_of(pod) {
+                let key =
+                    GroupKey { port: host_port.container_port, protocol: host_port.protocol, v4: backend.is_v4() };
+                let group = self.host_port_group(key, backend);
+                let asked = |addr: &&Addr| host_port.addr.is_none_or(|wanted| wanted == **addr);
+                let addrs = facts.node_addrs.iter().filter(|addr| addr.is_v4() == key.v4).filter(asked);
+                for &addr in addrs {
+                    self.push(Row::host_port(ServiceKey::new(addr, host_port.port, host_port.protocol), group));
+                }
+            }
+        }
+    }
+
+    fn host_port_group(&mut self, key: GroupKey, backend: Addr) -> usize {
+        self.groups.iter().position(|group| group.key == key).unwrap_or_else(|| {
+            let usable = Usable { cluster: Some(vec![(backend, key.port)]), local: None, any: true };
+            self.groups.push(Group { key, name: "hostPort", affinity_s: 0, usable });
+            self.groups.len() - 1
+        })
+    }
+}
+
+impl Row {
+    /// As arrays are indexed by it.
+    pub fn family(&self) -> usize {
+        family(self.key.addr)
+    }
+
+    fn new(key: ServiceKey, group: Option<usize>) -> Row {
+        let (inside, outside) = (Which::Cluster, Which::Cluster);
+        Row { key, group, inside, outside, flags: 0, is_guarded: false, is_external: false }
+    }
+
+    fn address(addr: Addr) -> Row {
+        Row { flags: FLAG_ADDRESS_ONLY, ..Row::new(ServiceKey::address(addr), None) }
+    }
+
+    /// One pod for everybody, who keeps its address.
+    fn host_port(key: ServiceKey, group: usize) -> Row {
+        Row { is_external: true, ..Row::new(key, Some(group)) }
+    }
+}
+
+impl Place<'_> {
+    fn row(&self, addr: Addr, port: u16) -> Row {
+        Row::new(ServiceKey::new(addr, port, self.port.protocol), Some(self.group))
+    }
+
+    /// Dropped and not refused where a policy alone is the reason.
+    fn drops(&self, which: Which, flag: u16) -> u16 {
+        if self.any && self.is_empty[(which == Which::Local) as usize] { flag } else { 0 }
+    }
+
+    fn cluster_row(&self, addr: Addr, facts: &Facts) -> Row {
+        let which = list(self.service.internal_policy);
+        let masquerade = match (facts.options.masquerade_all, facts.options.detect_local) {
+            (true, _) => FLAG_MASQUERADE_ALL,
+            (false, DetectLocal::ClusterCidr) => FLAG_MASQUERADE_OUTSIDE,
+            (false, DetectLocal::None) => 0,
+        };
+        let flags = masquerade | self.drops(which, FLAG_DROP_INSIDE) | self.drops(which, FLAG_DROP_OUTSIDE);
+        Row { inside: which, outside: which, flags, ..self.row(addr, self.port.port) }
+    }
+
+    fn external_row(&self, addr: Addr, port: u16, facts: &Facts) -> Row {
+        let outside = list(self.service.external_policy);
+        let flags = match (outside, facts.options.detect_local) {
+            (Which::Cluster, _) => FLAG_MASQUERADE_ALL,
+            (Which::Local, DetectLocal::ClusterCidr) => 0,
+            (Which::Local, DetectLocal::None) => FLAG_PODS_OUTSIDE,
+        };
+        let flags = flags | self.drops(outside, FLAG_DROP_OUTSIDE);
+        Row { outside, flags, is_external: true, ..self.row(addr, port) }
+    }
+}
+
+fn list(policy: TrafficPolicy) -> Which {
+    match policy {
+        TrafficPolicy::Cluster => Which::Cluster,
+        TrafficPolicy::Local => Which::Local,
+    }
+}
+
+/// Whether it can have rows here at all.
+pub fn exists(state: &State, owner: &Owner) -> bool {
+    let is_pod = |id: &Named| state.pod(id).is_some_and(|pod| !pod.host_ports.is_empty());
+    match owner {
+        Owner::Service(id) => state.service(id).is_some(),
+        Owner::Pod(id) => is_pod(id),
+    }
+}
