@@ -77,7 +77,7 @@ fn found(case: &Case) -> Result<Expect> {
 }
 
 #[test]
-fn every_case_comes_out_as_upstream_has_it() -> Result<()> {
+fn every_case_comes_out_as_it_says() -> Result<()> {
     let cases = cases()?;
     assert_eq!(cases.len(), 41);
     for case in &cases {

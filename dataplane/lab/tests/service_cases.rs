@@ -93,7 +93,7 @@ fn step_differences(node: &Node, case: &Case, step: &Step) -> Vec<String> {
 }
 
 #[test]
-fn every_flow_goes_as_upstream_has_it_but_for_what_is_so_by_design() -> Result<()> {
+fn every_flow_goes_as_its_case_says_but_for_what_is_so_by_design() -> Result<()> {
     let mut cases = format::read()?;
     assert_eq!(cases.len(), 86);
     let mut wrong = Vec::new();

@@ -1,10 +1,8 @@
 //! EndpointSlices.
 
-use super::{Parsed, indexed, label, named, port, protocol, read_addr, wrong};
+use super::{FieldError, Parsed, indexed, label, named, port, protocol, read_addr, wrong};
 use crate::object::{EndpointSlice, SliceEndpoint, SlicePort};
 use k8s_openapi::api::discovery::v1 as discovery;
-
-use super::FieldError;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
