@@ -18,8 +18,8 @@ use tables::publish::Reader;
 use tables::region::Access;
 use tables::scope::ScopeCounters;
 use tables::{Publisher, Region};
-use targets::cluster::{self, GATEWAY_MAC, PODS};
-use targets::frames::{L4, frame};
+use targets::cluster::{self, GATEWAY_MAC, OVERLAYS, PODS, REMOTE_POD, UPLINK};
+use targets::frames::{L4, encapsulated, frame};
 use targets::input::Input;
 use targets::path::Node;
 
@@ -84,6 +84,58 @@ fn a_partial_checksum_outside_its_place_is_dropped() {
         node.settle();
         assert_eq!(node.drops(DropReason::BadChecksum) == 0, passes, "start {start}, offset {offset}");
     }
+}
+
+/// It went to the pod whose packet it quotes, with an address that is not the pod's. RFC 792, RFC 4443 (3): the source of
+/// what is quoted is told; Linux calls anything else invalid.
+#[test]
+fn an_error_that_is_not_addressed_to_whom_it_quotes_is_dropped() {
+    for (family, kind) in [(0, L4::Error(3, 1)), (1, L4::Error(1, 3))] {
+        let (pod, other) = (cluster::pod_addr(0, family), cluster::pod_addr(1, family));
+        let sent = frame((cluster::pod_mac(0), GATEWAY_MAC), pod, REMOTE_POD[family], L4::Udp(1000, 53), &[]);
+        let macs = (GATEWAY_MAC, cluster::UPLINK_MAC);
+        for (to, dropped) in [(pod, 0), (other, 1)] {
+            let mut node = Node::new(&mut Input(&[]));
+            node.inject(PODS[0], sent.clone().into());
+            node.settle();
+            node.sent.clear();
+            let error = frame(macs, REMOTE_POD[family], to, kind, &sent[14..]);
+            node.inject(UPLINK, encapsulated(&error, OVERLAYS[0]).into());
+            node.settle();
+            let heard = node.sent.iter().filter(|(interface, _)| *interface == PODS[0]).count();
+            assert_eq!((heard, node.drops(DropReason::IcmpUnrelated)), (1 - dropped, dropped as u64), "to {to}");
+        }
+    }
+}
+
+/// What the oracle over ICMP errors once took for findings: a quote that claims less than it is, a sum over bytes that the
+/// type leaves unused, an error about an answer, hop-by-hop options behind others. Each input is the overlay, what the pod
+/// asks (pod, family, whom, port, protocol), and errors: about what, from where on, edits, size, from whom, kind, in a
+/// tunnel, edits.
+#[test]
+fn odd_errors_pass_where_stacks_take_them() {
+    const UDP: [u8; 7] = [0, 0, 0, 0, 1, 0, 1];
+    const UDP_V6: [u8; 7] = [0, 0, 0, 1, 1, 0, 1];
+    const ECHO: [u8; 7] = [0, 0, 0, 0, 1, 0, 2];
+    const ECHO_V6: [u8; 7] = [0, 0, 0, 1, 1, 0, 2];
+    let edits = |edits: &[(u16, u8)]| {
+        let bytes = edits.iter().flat_map(|(at, value)| [*at as u8, (*at >> 8) as u8, *value]);
+        [edits.len() as u8].into_iter().chain(bytes).collect::<Vec<u8>>()
+    };
+    let error = |quote: &[(u16, u8)], kind: u8, frame: &[(u16, u8)]| {
+        [&[0, 1][..], &edits(quote), &[200, 1, kind, 0], &edits(frame)].concat()
+    };
+    targets::errors::run(&[&UDP[..], &error(&[(3, 21)], 0, &[])].concat());
+    targets::errors::run(&[&UDP_V6[..], &error(&[(5, 2)], 0, &[])].concat());
+    // The low byte of the sum is one of these.
+    for low in 0..=255 {
+        targets::errors::run(&[&UDP[..], &error(&[], 1, &[(89, 1), (87, low)])].concat());
+    }
+    let request = error(&[], 0, &[(84, 8)]);
+    let of_answer = error(&[(20, 0), (24, 0), (25, 0)], 0, &[]);
+    targets::errors::run(&[&ECHO[..], &request, &of_answer].concat());
+    let options = [(6, 60), (40, 0), (48, 58), (49, 0), (56, 128), (60, 3), (61, 232)];
+    targets::errors::run(&[&ECHO_V6[..], &error(&options, 0, &[])].concat());
 }
 
 /// Not findings: oracles over a small part of what a fuzzer tries, so that they stay right.

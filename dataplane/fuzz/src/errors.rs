@@ -1,5 +1,6 @@
 //! ICMP errors: pods send, and errors about what left come back, cut, edited and from anywhere. An error that reaches a
-//! pod is about a packet that this very pod sent, as it sent it, and its checksum is right.
+//! pod is about a packet that this very pod sent or would answer what it received with, as it sends it; it is addressed
+//! to the pod, and its checksum is right.
 
 use super::cluster::{
     self, GATEWAY, GATEWAY_MAC, NODE, OUTSIDE, OVERLAYS, PODS, REMOTE_POD, SERVICE, UPLINK, UPLINK_MAC,
@@ -7,9 +8,12 @@ use super::cluster::{
 use super::frames::{L4, encapsulated, frame};
 use super::input::Input;
 use super::path::Node;
+use dataplane::io::mem::WirePacket;
 use dataplane::parse::{Kind, Meta, Parsed, parse, quoted};
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{Icmpv6Slice, Ipv6ExtensionsSlice, LaxNetSlice, LaxSlicedPacket, ip_number};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use tables::Addr;
 
 const ERRORS_MAX: usize = 8;
@@ -28,20 +32,27 @@ pub fn run(input: &[u8]) {
         node.inject(PODS[pod], packet.into());
     }
     node.settle();
-    let left: Vec<Vec<u8>> = std::mem::take(&mut node.sent).into_iter().map(|(_, packet)| packet.bytes).collect();
+    let left = taken(&mut node, &mut said);
     for _ in 0..ERRORS_MAX {
         if input.is_empty() || left.is_empty() {
             break;
         }
         node.inject(UPLINK, error(&mut input, &left, overlay).into());
         node.settle();
-        for (interface, packet) in std::mem::take(&mut node.sent) {
-            if let Some(pod) = PODS.iter().position(|id| *id == interface) {
-                check(&packet.bytes, &said[pod]);
-            }
-        }
+        taken(&mut node, &mut said);
     }
     node.check_frames();
+}
+
+/// What went out meanwhile, looked at where it went to a pod.
+fn taken(node: &mut Node, said: &mut [BTreeSet<Ends>; 2]) -> Vec<Vec<u8>> {
+    let look = |(interface, packet): (u32, WirePacket)| {
+        if let Some(pod) = PODS.iter().position(|id| *id == interface) {
+            check(&packet.bytes, &mut said[pod]);
+        }
+        packet.bytes
+    };
+    std::mem::take(&mut node.sent).into_iter().map(look).collect()
 }
 
 /// What a pod sends.
@@ -90,34 +101,51 @@ fn error(input: &mut Input, left: &[Vec<u8>], overlay: usize) -> Vec<u8> {
     bytes
 }
 
-/// What the IP packet at the start of `bytes` says of its ends, however short it was cut.
+/// What the IP packet at the start of `bytes` says of its ends, however short it was cut and whatever size it claims.
 fn ends(bytes: &[u8]) -> Option<Ends> {
-    let lax = etherparse::LaxSlicedPacket::from_ip(bytes).ok()?;
+    let bytes = without_size(bytes);
+    let lax = LaxSlicedPacket::from_ip(&bytes).ok()?;
     let net = lax.net.as_ref()?;
     let payload = net.ip_payload_ref()?;
     let (src, dst) = match net {
-        etherparse::LaxNetSlice::Ipv4(ip) => (Addr::v4(ip.header().source()), Addr::v4(ip.header().destination())),
-        etherparse::LaxNetSlice::Ipv6(ip) => (Addr::v6(ip.header().source()), Addr::v6(ip.header().destination())),
-        etherparse::LaxNetSlice::Arp(_) => return None,
+        LaxNetSlice::Ipv4(ip) => (Addr::v4(ip.header().source()), Addr::v4(ip.header().destination())),
+        LaxNetSlice::Ipv6(ip) => (Addr::v6(ip.header().source()), Addr::v6(ip.header().destination())),
+        LaxNetSlice::Arp(_) => return None,
     };
-    let is_icmp = matches!(payload.ip_number.0, 1 | 58);
-    let ports = if is_icmp {
-        payload.payload.get(4..6).map(|id| [id[0], id[1], 0, 0])?
-    } else {
-        *payload.payload.first_chunk()?
-    };
-    Some((src, dst, payload.ip_number.0, ports))
+    let (mut protocol, mut l4) = (payload.ip_number, payload.payload);
+    // Hop-by-hop options that do not come first: etherparse stops there, stacks read on in what is quoted.
+    while protocol == ip_number::IPV6_HOP_BY_HOP {
+        let (_, next, behind, _) = Ipv6ExtensionsSlice::from_slice_lax(protocol, l4);
+        (behind.len() < l4.len()).then(|| (protocol, l4) = (next, behind))?;
+    }
+    let is_icmp = matches!(protocol.0, 1 | 58);
+    let ports = if is_icmp { l4.get(4..6).map(|id| [id[0], id[1], 0, 0])? } else { *l4.first_chunk()? };
+    Some((src, dst, protocol.0, ports))
 }
 
-fn check(delivered: &[u8], said: &BTreeSet<Ends>) {
+/// Nobody holds the size that a quoted packet claims against it; etherparse reads to the end of one that claims none.
+fn without_size(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let at = if bytes.first().is_some_and(|first| first >> 4 == 6) { 4 } else { 2 };
+    bytes.iter_mut().skip(at).take(2).for_each(|byte| *byte = 0);
+    bytes
+}
+
+/// The ends of what would answer this.
+fn answer((src, dst, protocol, [a, b, c, d]): Ends) -> Ends {
+    let ports = if matches!(protocol, 1 | 58) { [a, b, c, d] } else { [c, d, a, b] };
+    (dst, src, protocol, ports)
+}
+
+fn check(delivered: &[u8], said: &mut BTreeSet<Ends>) {
     let Parsed::Ip(meta) = parse(delivered, delivered.len()) else { return };
     if meta.kind != Kind::IcmpError {
-        return;
+        return said.extend(ends(&delivered[14..]).map(answer));
     }
-    assert!(has_right_sum(delivered), "a wrong sum was delivered");
+    assert!(has_right_sum(delivered, &meta), "a wrong sum was delivered");
     let read = ends(&delivered[meta.l4 as usize + 8..]).expect("a quote");
     assert!(said.contains(&read), "{read:?} was never said: {said:?}");
-    assert!(about(delivered, &meta, read.0));
+    assert!(about(delivered, &meta, read.0), "{} is told of what {} sent", meta.dst, read.0);
 }
 
 /// Who is told is who is quoted.
@@ -125,13 +153,13 @@ fn about(delivered: &[u8], meta: &Meta, asker: Addr) -> bool {
     quoted(delivered, meta).is_some_and(|quoted| quoted.tuple.local == asker) && meta.dst == asker
 }
 
-fn has_right_sum(bytes: &[u8]) -> bool {
-    let sliced = SlicedPacket::from_ethernet(bytes).expect("a packet");
-    match (sliced.net, sliced.transport) {
-        (_, Some(TransportSlice::Icmpv4(icmp))) => icmp.checksum() == icmp.icmp_type().calc_checksum(icmp.payload()),
-        (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) => {
-            icmp.is_checksum_valid(ip.header().source(), ip.header().destination())
+/// Of the bytes as they are: etherparse's ICMP headers do not keep those that their types leave unused.
+fn has_right_sum(bytes: &[u8], meta: &Meta) -> bool {
+    let l4 = &bytes[meta.l4 as usize..meta.end as usize];
+    match (meta.src.ip(), meta.dst.ip()) {
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            Icmpv6Slice::from_slice(l4).is_ok_and(|icmp| icmp.is_checksum_valid(src.octets(), dst.octets()))
         }
-        _ => false,
+        _ => Sum16BitWords::new().add_slice(l4).ones_complement() == 0,
     }
 }

@@ -52,8 +52,12 @@ impl Path {
         self.pass_on(context, place, item, &meta, (&hop, &next_hop), None);
     }
 
-    /// An error towards a local end quotes what that end sent; one from it quotes what it received.
+    /// An error towards a local end quotes what that end sent; one from it quotes what it received. It is for the sender
+    /// of what it quotes (RFC 792; RFC 4443, 3): addressed to anybody else, it is about no flow.
     fn flow_of(&self, item: &Item, quoted: &Quoted) -> Option<FlowId> {
+        if item.meta.dst != quoted.tuple.local {
+            return None;
+        }
         match item.way {
             Way::Back => self.flows.find(&quoted.tuple, Way::Back),
             Way::Out => self.flows.find(&quoted.tuple.reversed(), Way::Out),

@@ -107,7 +107,7 @@ counters! {
         /// An ICMP message that ends on the link where it was sent, or that nobody shall heed: redirect, router discovery,
         /// source quench.
         IcmpKind,
-        /// An ICMP error about a flow that is not known here.
+        /// An ICMP error about a flow that is not known here, or addressed to another than who sent what it quotes.
         IcmpUnrelated,
         /// The packet is larger than the path allows and must not be fragmented.
         TooBig,

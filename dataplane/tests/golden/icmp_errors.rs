@@ -85,6 +85,18 @@ fn an_error_about_nothing_we_know_is_dropped_by_name() {
 }
 
 #[test]
+fn an_error_is_for_the_sender_of_what_it_quotes_alone() {
+    let mut node = node();
+    let sent = node.pass(POD_A, &udp((A, 1000), (REMOTE, 53))).packet().clone();
+    let received = node.pass_tunnel(&udp((REMOTE, 53), (A, 1000))).packet().clone();
+    let unrelated = Outcome::dropped(DropReason::IcmpUnrelated);
+    assert_eq!(node.pass_tunnel(&error(REMOTE, TOO_BIG, &sent).to(B, 0)), unrelated);
+    assert_eq!(node.pass(POD_A, &error(A, TOO_BIG, &received).to(CLIENT, 0)), unrelated);
+    assert_eq!(node.pass_tunnel(&error(REMOTE, TOO_BIG, &sent)).packet().dst, A);
+    assert_eq!(node.pass(POD_A, &error(A, TOO_BIG, &received)), node.tunnelled(error(A, TOO_BIG, &received).hop()));
+}
+
+#[test]
 fn an_error_with_a_forged_source_or_a_wrong_checksum_is_no_way_in() {
     let mut node = node();
     let sent = node.pass(POD_A, &udp((A, 1000), (REMOTE, 53))).packet().clone();
