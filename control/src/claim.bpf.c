@@ -12,7 +12,7 @@
 
 #define QUEUES_MAX 64
 #define RANGES_MAX 65536
-#define SINGLES_MAX 65536
+#define SINGLES_MAX 262144 // each row of the service table and its address; only buckets are allocated ahead
 #define EXTENSION_HEADERS_MAX 4
 #define VLAN_ID 0x0fff
 
@@ -37,7 +37,7 @@ struct range_key {
 
 struct single_key {
     struct addr addr;
-    __be16 port;
+    __be16 port; // 0 with protocol 0: some port of this address is ours
     __u8 protocol;
     __u8 reserved;
 };
@@ -242,23 +242,35 @@ static __always_inline int is_ip_in_ip(const struct config *config, __u8 protoco
     return config->ip_in_ip && (protocol == PROTOCOL_IPIP || protocol == PROTOCOL_IPV6_IN_IP);
 }
 
+static __always_inline int is_single(const struct addr *addr, __be16 port, __u8 protocol)
+{
+    struct single_key key = {*addr, port, protocol, 0};
+    return bpf_map_lookup_elem(&singles, &key) != NULL;
+}
+
 // An ICMP error belongs to whoever sent the packet that it quotes.
-static __always_inline int quoted_is_ours(const struct config *config, void *at, void *end, __be16 ethertype)
+static __always_inline int quoted_is_ours(const struct config *config, const struct addr *dst, void *at, void *end,
+                                          __be16 ethertype)
 {
     struct packet quoted = {};
     if (!parse(at, end, ethertype, &quoted))
         return 0;
+    int node = is_node(config, &quoted.src);
     if (in_ranges(&quoted.src))
-        return 1;
-    if (quoted.later_fragment || !is_node(config, &quoted.src))
+        return is_node(config, dst);
+    if (quoted.later_fragment || !same(dst, &quoted.src))
         return 0;
     if (has_ports(quoted.protocol)) {
         struct ports *ports = quoted.transport;
         if ((void *)(ports + 1) > end)
             return 0;
-        return in_snat(config, ports->src) ||
-               (quoted.protocol == IPPROTO_UDP && ports->dst == config->tunnel_port);
+        if (is_single(&quoted.src, ports->src, quoted.protocol))
+            return 1;
+        return node && (in_snat(config, ports->src) ||
+                        (quoted.protocol == IPPROTO_UDP && ports->dst == config->tunnel_port));
     }
+    if (!node)
+        return 0;
     if (is_ip_in_ip(config, quoted.protocol))
         return 1;
     struct icmp *icmp = quoted.transport;
@@ -273,15 +285,15 @@ static __always_inline int icmp_is_ours(const struct config *config, struct pack
                                         __be16 ethertype)
 {
     struct icmp *icmp = packet->transport;
-    if (!is_node(config, &packet->dst) || (void *)(icmp + 1) > end)
+    if ((void *)(icmp + 1) > end)
         return 0;
     int v6 = packet->protocol == PROTOCOL_ICMPV6;
     if (icmp->type == (v6 ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY))
-        return in_snat(config, icmp->id);
+        return is_node(config, &packet->dst) && in_snat(config, icmp->id);
     int error = v6 ? icmp->type >= 1 && icmp->type <= ICMPV6_ERROR_LAST
                    : icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_TIME_EXCEEDED ||
                          icmp->type == ICMP_PARAMETER;
-    return error && quoted_is_ours(config, icmp + 1, end, ethertype);
+    return error && quoted_is_ours(config, &packet->dst, icmp + 1, end, ethertype);
 }
 
 static __always_inline int ports_are_ours(const struct config *config, struct packet *packet, void *end)
@@ -295,8 +307,7 @@ static __always_inline int ports_are_ours(const struct config *config, struct pa
         if (in_snat(config, ports->dst))
             return 1;
     }
-    struct single_key key = {packet->dst, ports->dst, packet->protocol, 0};
-    return bpf_map_lookup_elem(&singles, &key) != NULL;
+    return is_single(&packet->dst, ports->dst, packet->protocol);
 }
 
 static __always_inline int is_ours(const struct config *config, void *at, void *end)
@@ -325,7 +336,7 @@ static __always_inline int is_ours(const struct config *config, void *at, void *
     int icmp = packet.protocol == IPPROTO_ICMP || packet.protocol == PROTOCOL_ICMPV6;
     // Only the first has ports, and it may come last: all of them are taken, and the host is given its own back.
     if (packet.fragment)
-        return (has_ports(packet.protocol) || icmp) && is_node(config, &packet.dst);
+        return (has_ports(packet.protocol) || icmp) && (is_node(config, &packet.dst) || is_single(&packet.dst, 0, 0));
     if (has_ports(packet.protocol))
         return ports_are_ours(config, &packet, end);
     if (is_ip_in_ip(config, packet.protocol))

@@ -2,6 +2,7 @@
 //! that it stays when this process is killed; a successor loads a fresh program, fills its maps, and replaces the old one
 //! in one step. This file must not decide what is claimed.
 
+use crate::compile::Single;
 use crate::encapsulation::Encapsulation;
 use bytemuck::{Pod, Zeroable};
 use libbpf_rs::query::ProgInfoIter;
@@ -96,9 +97,6 @@ impl ClaimConfig {
     }
 }
 
-/// A single (address, protocol, port) that is claimed, where the address as a whole is not.
-pub type Single = (Addr, Protocol, u16);
-
 /// The loaded program. Dropping it leaves an attached program in force.
 pub struct Claim {
     /// Owns the program; the descriptors beside it are copies.
@@ -174,8 +172,11 @@ impl Claim {
         Ok(())
     }
 
-    /// Claims exactly these single ports.
-    pub fn set_singles(&mut self, wanted: BTreeSet<Single>) -> Result<(), ClaimError> {
+    /// Claims exactly these single ports, and the fragments that are sent to their addresses.
+    pub fn set_singles(&mut self, mut wanted: BTreeSet<Single>) -> Result<(), ClaimError> {
+        let of_addr = |single: &Single| Single { protocol: Protocol(0), port: 0, ..*single };
+        let addrs: Vec<Single> = wanted.iter().map(of_addr).collect();
+        wanted.extend(addrs);
         for new in wanted.difference(&self.singles) {
             update(&self.maps.singles, &single_key(new), &1u32.to_ne_bytes())?;
         }
@@ -271,11 +272,11 @@ fn range_key(prefix: &Prefix) -> [u8; 20] {
 }
 
 /// `struct single_key`.
-fn single_key((addr, protocol, port): &Single) -> [u8; 20] {
+fn single_key(single: &Single) -> [u8; 20] {
     let mut key = [0; 20];
-    key[..16].copy_from_slice(&addr.v6_octets());
-    key[16..18].copy_from_slice(&port.to_be_bytes());
-    key[18] = protocol.0;
+    key[..16].copy_from_slice(&single.addr.v6_octets());
+    key[16..18].copy_from_slice(&single.port.to_be_bytes());
+    key[18] = single.protocol.0;
     key
 }
 

@@ -197,14 +197,118 @@ fn an_icmp_error_is_ours_if_the_packet_it_quotes_is() {
 fn a_single_claim_holds_for_its_protocol_and_port_until_it_is_taken_back() {
     let mut bench = Bench::new();
     let other = [192, 168, 0, 50];
-    let single = (Addr::v4(other), Protocol::TCP, 8443);
-    bench.claim.set_singles([single].into()).unwrap();
+    bench.claim.set_singles([single(other, Protocol::TCP, 8443)].into()).unwrap();
     assert!(bench.claims(&tcp(ROUTER, other, (1, 8443))));
     assert!(!bench.claims(&udp(ROUTER, other, (1, 8443))) && !bench.claims(&tcp(ROUTER, other, (1, 8444))));
     bench.claim.set_singles([].into()).unwrap();
     bench.claim.set_ranges(["10.96.0.0/16".parse().unwrap()].into()).unwrap();
     assert!(!bench.claims(&tcp(ROUTER, other, (1, 8443))));
     assert!(!bench.claims(&udp(ROUTER, POD, (1, 2))), "the pod range was given back");
+}
+
+fn single(addr: [u8; 4], protocol: Protocol, port: u16) -> Single {
+    Single { addr: Addr::v4(addr), protocol, port }
+}
+
+/// A load balancer's address, and node ports on the node's own.
+const BALANCER: [u8; 4] = [198, 51, 100, 7];
+const BALANCER6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+
+fn with_services() -> Bench {
+    let mut bench = Bench::new();
+    let v6 = |addr, protocol, port| Single { addr: Addr::v6(addr), protocol, port };
+    let singles = [
+        single(BALANCER, Protocol::TCP, 443),
+        single(NODE, Protocol::TCP, 30080),
+        single(NODE, Protocol::SCTP, 30090),
+        v6(BALANCER6, Protocol::UDP, 53),
+        v6(NODE6, Protocol::UDP, 30053),
+    ];
+    bench.claim.set_singles(singles.into()).unwrap();
+    bench
+}
+
+#[test]
+fn services_from_outside_are_claimed_port_by_port_and_the_rest_of_their_addresses_is_the_kernels() {
+    let bench = with_services();
+    for (packet, ours) in [
+        (tcp(ROUTER, BALANCER, (5000, 443)), true),
+        (udp(ROUTER, BALANCER, (5000, 443)), false),
+        (tcp(ROUTER, BALANCER, (5000, 80)), false),
+        (icmp(BALANCER, Icmpv4Type::EchoRequest(echo(1)), b"x"), false),
+        (tcp(ROUTER, NODE, (5000, 30080)), true),
+        (tcp(ROUTER, NODE, (5000, 30081)), false),
+        (udp(ROUTER, NODE, (5000, 30080)), false),
+        (udp6(ROUTER6, BALANCER6, (5000, 53)), true),
+        (udp6(ROUTER6, BALANCER6, (5000, 54)), false),
+        (udp6(ROUTER6, NODE6, (5000, 30053)), true),
+        (udp6(ROUTER6, NODE6, (5000, 0)), false),
+        (udp(ROUTER, BALANCER, (5000, 0)), false),
+    ] {
+        assert_eq!(bench.claims(&packet), ours, "{packet:02x?}");
+    }
+}
+
+#[test]
+fn errors_about_answers_of_services_are_claimed_by_the_packet_that_they_quote() {
+    let bench = with_services();
+    for (dst, quote, ours) in [
+        (BALANCER, tcp(BALANCER, ROUTER, (443, 5000)), true),
+        (BALANCER, udp(BALANCER, ROUTER, (443, 5000)), false),
+        (BALANCER, tcp(BALANCER, ROUTER, (444, 5000)), false),
+        (NODE, tcp(NODE, ROUTER, (30080, 5000)), true),
+        (NODE, tcp(NODE, ROUTER, (30081, 5000)), false),
+        (NODE, tcp(BALANCER, ROUTER, (443, 5000)), false),
+        (BALANCER, tcp(ROUTER, BALANCER, (5000, 443)), false),
+    ] {
+        assert_eq!(bench.claims(&icmp(dst, UNREACHABLE, &quoted(quote.clone()))), ours, "{dst:?} quoting {quote:02x?}");
+    }
+    for (dst, port, ours) in [(BALANCER6, 53, true), (BALANCER6, 54, false), (NODE6, 30053, true)] {
+        let quote = quoted(udp6(dst, ROUTER6, (port, 5000)));
+        assert_eq!(bench.claims(&icmp6(dst, UNREACHABLE6, &quote)), ours, "{port}");
+    }
+    let mut later = tcp(BALANCER, ROUTER, (443, 5000));
+    later[20..22].copy_from_slice(&100u16.to_be_bytes());
+    assert!(
+        !bench.claims(&icmp(BALANCER, UNREACHABLE, &quoted(later))),
+        "a later fragment has no ports to be known by"
+    );
+}
+
+#[test]
+fn fragments_to_addresses_of_services_are_claimed_and_given_back_with_them() {
+    let mut bench = with_services();
+    let fragment = |mut frame: Vec<u8>| {
+        frame[20..22].copy_from_slice(&100u16.to_be_bytes());
+        frame
+    };
+    assert!(bench.claims(&fragment(udp(ROUTER, BALANCER, (1, 2)))));
+    assert!(!bench.claims(&fragment(udp(ROUTER, [198, 51, 100, 8], (1, 2)))), "nobody's address");
+    bench.claim.set_singles([single(NODE, Protocol::TCP, 30080)].into()).unwrap();
+    assert!(!bench.claims(&fragment(udp(ROUTER, BALANCER, (1, 2)))), "the service is gone");
+    assert!(bench.claims(&fragment(udp(ROUTER, NODE, (1, 2)))), "the node's stay");
+}
+
+#[test]
+fn who_has_an_address_of_a_service_is_asked_of_the_kernel() {
+    let bench = with_services();
+    let request = etherparse::ArpPacket::new(
+        etherparse::ArpHardwareId::ETHERNET,
+        etherparse::EtherType::IPV4,
+        etherparse::ArpOperation::REQUEST,
+        &[2, 0, 0, 0, 0, 9],
+        &ROUTER,
+        &[0; 6],
+        &BALANCER,
+    );
+    let mut arp = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OURS).arp(request.unwrap()).write(&mut arp).unwrap();
+    assert!(!bench.claims(&arp));
+    let target = [[0; 4].as_slice(), &BALANCER6].concat();
+    let solicitation = Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] };
+    for dst in [BALANCER6, NODE6] {
+        assert!(!bench.claims(&icmp6(dst, solicitation, &target[4..])));
+    }
 }
 
 #[test]
