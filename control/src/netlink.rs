@@ -1,9 +1,13 @@
 //! The kernel's links, addresses, routes and neighbours of one network namespace, in the words that the rest of control
 //! uses. It must not decide what is to be there.
 
+mod rule;
+
+pub use rule::{Ports, Rule, Then};
+
 use futures_util::StreamExt;
 use futures_util::stream::TryStreamExt;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo as Info, LinkMessage, VlanProtocol,
 };
@@ -110,6 +114,8 @@ pub enum Route {
     Via { to: Prefix, gateway: Addr, device: u32, src: Option<Addr> },
     /// To `to` on the device's own link.
     Link { to: Prefix, device: u32, src: Option<Addr> },
+    /// As by a gateway, but in this table, which rules lead to.
+    Steer { table: u32, to: Prefix, gateway: Addr, device: u32, src: Addr },
     /// Dropped, if nothing better is there.
     Blackhole { to: Prefix },
 }
@@ -117,7 +123,7 @@ pub enum Route {
 impl Route {
     pub fn to(&self) -> &Prefix {
         match self {
-            Route::Via { to, .. } | Route::Link { to, .. } | Route::Blackhole { to } => to,
+            Route::Via { to, .. } | Route::Link { to, .. } | Route::Steer { to, .. } | Route::Blackhole { to } => to,
         }
     }
 
@@ -137,6 +143,10 @@ impl Route {
             Route::Link { device, src, .. } => {
                 let scope = rtnetlink::packet_route::route::RouteScope::Link;
                 with_src(builder.output_interface(*device).scope(scope), src).build()
+            }
+            Route::Steer { table, gateway, device, src, .. } => {
+                let builder = with_src(builder.output_interface(*device).onlink().table_id(*table), &Some(*src));
+                builder.gateway(gateway.ip()).expect("of the same family").build()
             }
             Route::Blackhole { .. } => builder.kind(RouteType::BlackHole).priority(METRIC_WORST).build(),
         }
@@ -260,11 +270,7 @@ impl Netlink {
         let mut addrs = Vec::new();
         let mut found = self.handle.address().get().set_link_index_filter(index).execute().boxed_local();
         while let Some(message) = found.try_next().await.map_err(failed("list addresses".into()))? {
-            let local = |a: &AddressAttribute| match a {
-                AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => Some(Addr::from(*ip)),
-                _ => None,
-            };
-            addrs.extend(message.attributes.iter().find_map(local));
+            addrs.extend(own_addr(&message));
         }
         Ok(addrs)
     }
@@ -291,6 +297,21 @@ impl Netlink {
 
     pub async fn delete_route(&self, message: RouteMessage) -> Result<()> {
         self.handle.route().del(message).execute().await.map_err(failed("delete a route".into()))
+    }
+
+    /// Deletes a route that was put; one that is gone already is no error.
+    pub async fn take_route(&self, route: &Route) -> Result<()> {
+        match self.handle.route().del(route.message()).execute().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ESRCH => Ok(()),
+            other => other.map_err(failed(format!("delete the route to {}", route.to()))),
+        }
+    }
+
+    /// Every address of this namespace with its device.
+    pub async fn all_addresses(&self) -> Result<Vec<(u32, Addr)>> {
+        let dumped = self.handle.address().get().execute().try_collect::<Vec<_>>().await;
+        let all = dumped.map_err(failed("list addresses".into()))?;
+        Ok(all.iter().filter_map(|message| Some((message.header.index, own_addr(message)?))).collect())
     }
 
     /// Whether a route that was dumped is this one.
@@ -345,6 +366,13 @@ impl Netlink {
         let all = dumped.map_err(failed("list neighbours".into()))?;
         Ok(all.iter().filter_map(Neighbour::read).filter(|neighbour| neighbour.device == device).collect())
     }
+}
+
+fn own_addr(message: &AddressMessage) -> Option<Addr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => Some(Addr::from(*ip)),
+        _ => None,
+    })
 }
 
 fn route_addr(addr: &RouteAddress) -> Option<Addr> {

@@ -2,10 +2,13 @@
 //! blackhole twins, neighbours. Everything is put as wanted and found again by a later run; `undo` takes it all away. It
 //! must not know objects.
 
+mod steer;
+
+use crate::compile::Single;
 use crate::ipam::{GATEWAY_MAC, HOST_MAC, PodRange};
-use crate::netlink::{Keep, LinkInfo, Netlink, NetlinkError, Route};
+use crate::netlink::{Keep, LinkInfo, Netlink, NetlinkError, Route, Rule};
 use crate::{log, sysctl, tap};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use tables::{Addr, Prefix};
@@ -33,6 +36,14 @@ pub struct Node {
     tap: Option<OwnedFd>,
     ranges: Vec<PodRange>,
     routes: BTreeSet<Route>,
+    /// Addresses of services outside these ranges, each with a route of its own.
+    hosts: BTreeSet<Addr>,
+    /// Rows of the node's own addresses.
+    steered: BTreeSet<Single>,
+    /// The policy rules that there are; None: whatever an earlier run left, or an attempt that failed.
+    rules: Option<BTreeSet<Rule>>,
+    /// It is known what services need: what an earlier run left for them besides may go.
+    has_served: bool,
     next_hops: BTreeSet<(u32, Addr)>,
 }
 
@@ -52,8 +63,18 @@ impl Node {
             netlink.bring_up(device.index, Some(HOST_MAC), Some(mtu)).await?;
             device.mtu = mtu;
         }
-        let (ranges, routes, next_hops) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-        Ok(Node { netlink, device, tap, ranges, routes, next_hops })
+        Ok(Node {
+            netlink,
+            device,
+            tap,
+            ranges: Vec::new(),
+            routes: BTreeSet::new(),
+            hosts: BTreeSet::new(),
+            steered: BTreeSet::new(),
+            rules: None,
+            has_served: false,
+            next_hops: BTreeSet::new(),
+        })
     }
 
     pub fn ifindex(&self) -> u32 {
@@ -88,9 +109,44 @@ impl Node {
         }
         let routes = wanted_routes(ranges, cidrs, self.device.index);
         if self.routes != routes {
-            self.set_routes(routes).await?;
+            self.set_routes(routes, self.has_served).await?;
+            if self.has_served {
+                self.set_rules(&self.steered.clone()).await?;
+            }
         }
         Ok(())
+    }
+
+    /// What services take outside the ranges: `hosts` are routed as those are, `steered` are rows of the node's own
+    /// addresses. Only differences are told to the kernel.
+    pub async fn serve(&mut self, hosts: &BTreeSet<Addr>, steered: &BTreeSet<Single>) -> Result<(), NodeError> {
+        self.steered.clone_from(steered);
+        if !self.has_served {
+            self.hosts.clone_from(hosts);
+            self.set_routes(self.routes.clone(), true).await?;
+            self.has_served = true;
+        }
+        for addr in hosts.difference(&self.hosts.clone()) {
+            for route in self.host_routes(*addr) {
+                self.netlink.put_route(&route).await?;
+            }
+            self.hosts.insert(*addr);
+        }
+        for addr in self.hosts.difference(hosts).copied().collect::<Vec<_>>() {
+            for route in self.host_routes(addr) {
+                self.netlink.take_route(&route).await?;
+            }
+            self.hosts.remove(&addr);
+        }
+        self.set_rules(steered).await
+    }
+
+    /// None where a range's route leads there already.
+    fn host_routes(&self, addr: Addr) -> Vec<Route> {
+        match self.routes.iter().any(|route| route.to().contains(addr)) {
+            true => Vec::new(),
+            false => twins(Prefix::host(addr), &self.ranges, self.device.index).collect(),
+        }
     }
 
     async fn set_addresses(&mut self, ranges: &[PodRange]) -> Result<(), NodeError> {
@@ -108,15 +164,23 @@ impl Node {
         self.ranges = ranges.to_vec();
         // Routes name the old addresses.
         self.routes.clear();
+        self.rules = None;
         Ok(())
     }
 
-    async fn set_routes(&mut self, wanted: BTreeSet<Route>) -> Result<(), NodeError> {
-        for route in &wanted {
-            self.netlink.put_route(route).await?;
+    /// Those that an earlier run left go, unless they are wanted again; `hosts`: also those of single addresses.
+    async fn set_routes(&mut self, wanted: BTreeSet<Route>, hosts: bool) -> Result<(), NodeError> {
+        let outer = |addr: &&Addr| !wanted.iter().any(|route| route.to().contains(**addr));
+        let outer = self.hosts.iter().filter(outer);
+        let of_hosts = outer.flat_map(|addr| twins(Prefix::host(*addr), &self.ranges, self.device.index));
+        let mut by_prefix: BTreeMap<Prefix, Vec<Route>> = BTreeMap::new();
+        for route in wanted.iter().cloned().chain(of_hosts) {
+            self.netlink.put_route(&route).await?;
+            by_prefix.entry(*route.to()).or_default().push(route);
         }
-        for (_, message) in self.netlink.own_routes().await? {
-            if !wanted.iter().any(|route| Netlink::is_route(&message, route)) {
+        for (to, message) in self.netlink.own_routes().await? {
+            let kept = by_prefix.get(&to).into_iter().flatten().any(|route| Netlink::is_route(&message, route));
+            if !kept && (hosts || to.mapped_length() < 128) {
                 self.netlink.delete_route(message).await?;
             }
         }
@@ -144,6 +208,7 @@ impl Node {
     /// Takes away all that this and earlier runs put on the node.
     pub async fn undo(mut self) -> Result<(), NodeError> {
         self.keep_next_hops(0, &BTreeSet::new()).await;
+        self.set_rules(&BTreeSet::new()).await?;
         self.tap = None;
         if let Some(link) = self.netlink.link(HOST_DEVICE).await? {
             self.netlink.delete_link(link.index).await?;

@@ -1,7 +1,7 @@
 //! Follows what the kernel says about links, routes, addresses and neighbours of this namespace. A change of a neighbour
-//! comes as it is; for the rest "read again" is enough, and right after lost messages too. It must not act on changes.
+//! comes as it is, one of our own routes not at all; for the rest "read again" is enough, and right after lost messages too. It must not act on changes.
 
-use crate::netlink::Neighbour;
+use crate::netlink::{Neighbour, ROUTE_PROTOCOL};
 use futures_util::StreamExt;
 use futures_util::stream::Stream;
 use rtnetlink::MulticastGroup;
@@ -41,6 +41,11 @@ fn read(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelChange> {
         RouteNetlinkMessage::DelNeighbour(message) => {
             let gone = Neighbour::read(&message).map(|neighbour| Neighbour { mac: None, ..neighbour });
             gone.map(KernelChange::Neighbour)
+        }
+        RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message)
+            if message.header.protocol == ROUTE_PROTOCOL =>
+        {
+            None
         }
         _ => Some(KernelChange::Other),
     }

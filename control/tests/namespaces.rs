@@ -1,5 +1,6 @@
 //! What control does to network namespaces, done to real ones made for it. Needs root and iproute2, as control does.
 
+use control::compile::Single;
 use control::ipam::{GATEWAY_MAC, PodRange, mac_of};
 use control::netlink::Netlink;
 use control::node::{HOST_DEVICE, Node};
@@ -13,7 +14,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
-use tables::{Addr, Prefix};
+use std::time::{Duration, Instant};
+use tables::{Addr, Prefix, Protocol};
 
 /// A namespace that is gone at the end of the test, whatever becomes of it.
 struct Namespace(String);
@@ -161,6 +163,156 @@ fn a_node_is_given_back_as_it_was() {
     });
     assert_eq!((netns.ip("route"), netns.ip("-6 route"), netns.ip("-o link")), before);
     assert!(!netns.ip("neigh").contains("managed"));
+}
+
+fn single(text: &str, protocol: Protocol, port: u16) -> Single {
+    Single { addr: addr(text), protocol, port }
+}
+
+/// By which device the node itself sends to a port.
+fn way(netns: &Namespace, to: &str, port: u16) -> String {
+    let shown = netns.ip(&format!("route get {to} ipproto tcp dport {port}"));
+    shown.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap_or("none").to_owned()
+}
+
+/// A node with an uplink, prepared and configured; `work` gets it with its netlink socket.
+fn with_node(netns: &Namespace, work: impl AsyncFnOnce(Node, Netlink) + Send) {
+    netns.ip("link set lo up");
+    netns.ip("link add up0 type veth peer name far");
+    netns.ip("link set up0 up");
+    netns.ip("addr add 192.168.77.1/24 dev up0");
+    netns.ip("addr add 2001:db8::1/64 dev up0 nodad");
+    netns.run(async || {
+        let netlink = Netlink::connect().unwrap();
+        let node = configured(netlink.clone()).await;
+        work(node, netlink).await;
+    });
+}
+
+async fn configured(netlink: Netlink) -> Node {
+    let mut node = Node::prepare(netlink, 1450).await.unwrap();
+    let ranges = ["10.244.1.0/24", "fd00:1::/64"].map(|range| PodRange::new(range.parse().unwrap()).unwrap());
+    let cidrs = ["10.244.0.0/16", "fd00::/16", "10.96.0.0/16"].map(|cidr| cidr.parse::<Prefix>().unwrap());
+    node.configure(&ranges, &cidrs).await.unwrap();
+    node
+}
+
+#[test]
+fn addresses_of_services_are_routed_one_by_one_and_only_while_there_are_such() {
+    let netns = Namespace::new("hosts");
+    with_node(&netns, async |mut node, netlink| {
+        let hosts = |all: &[&str]| all.iter().map(|text| addr(text)).collect::<BTreeSet<Addr>>();
+        let none = BTreeSet::new();
+        node.serve(&hosts(&["198.51.100.7", "10.96.0.9", "2001:db8:7::7"]), &none).await.unwrap();
+        let (routes, v6) = (netns.ip("route"), netns.ip("-6 route"));
+        for part in ["198.51.100.7 via 10.244.1.1 dev fairway0 proto 250 src 10.244.1.2", "blackhole 198.51.100.7 "] {
+            assert!(routes.contains(part), "{part} in {routes}");
+        }
+        assert!(v6.contains("2001:db8:7::7 via fd00:1::1") && v6.contains("blackhole 2001:db8:7::7 "), "{v6}");
+        assert!(!routes.contains("10.96.0.9"), "its range has a route: {routes}");
+
+        // Control was killed; its successor does not cut what still is, nor keep what is not.
+        drop(node);
+        let mut node = configured(netlink).await;
+        assert_eq!(netns.ip("route"), routes);
+        node.serve(&hosts(&["2001:db8:7::7", "198.51.100.8"]), &none).await.unwrap();
+        let (routes, v6) = (netns.ip("route"), netns.ip("-6 route"));
+        assert!(!routes.contains("198.51.100.7") && routes.contains("blackhole 198.51.100.8 "), "{routes}");
+        assert!(v6.contains("2001:db8:7::7 via fd00:1::1"), "{v6}");
+        node.serve(&BTreeSet::new(), &none).await.unwrap();
+        let (routes, v6) = (netns.ip("route"), netns.ip("-6 route"));
+        assert!(!routes.contains("198.51.100") && !v6.contains("2001:db8:7::7"), "{routes}{v6}");
+        assert!(routes.contains("blackhole 10.96.0.0/16"), "{routes}");
+        node.undo().await.unwrap();
+    });
+}
+
+#[test]
+fn the_nodes_own_packets_to_its_node_ports_are_steered_and_all_is_undone_also_after_a_crash() {
+    let netns = Namespace::new("steer");
+    let rules = || (netns.ip("rule"), netns.ip("-6 rule"));
+    let before = rules();
+    assert!(before.0.starts_with("0:\tfrom all lookup local"), "{before:?}");
+    with_node(&netns, async |mut node, netlink| {
+        let none = BTreeSet::new();
+        let rows = [
+            single("192.168.77.1", Protocol::TCP, 30080),
+            single("192.168.77.1", Protocol::TCP, 30081),
+            single("127.0.0.1", Protocol::TCP, 30080),
+            single("2001:db8::1", Protocol::TCP, 30080),
+        ];
+        node.serve(&none, &rows.into()).await.unwrap();
+        let check = |steered: &[(&str, u16)]| {
+            for to in ["192.168.77.1", "127.0.0.1", "2001:db8::1", "::1"] {
+                for port in [22, 30079, 30080, 30081, 30082] {
+                    let device = if steered.contains(&(to, port)) { HOST_DEVICE } else { "lo" };
+                    assert_eq!(way(&netns, to, port), device, "{to} {port} by {:?}", rules());
+                }
+            }
+        };
+        let all = rows.map(|row| (row.addr.to_string(), row.port));
+        let all: Vec<(&str, u16)> = all.iter().map(|(to, port)| (to.as_str(), *port)).collect();
+        check(&all);
+        let set =
+            |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{HOST_DEVICE}/{name}")).unwrap();
+        assert_eq!((set("accept_local").trim(), set("route_localnet").trim()), ("1", "1"));
+
+        // Killed and started again: nothing is cut before it is known what there is now.
+        drop(node);
+        let mut node = configured(netlink.clone()).await;
+        check(&all);
+        node.serve(&none, &rows[..1].iter().copied().collect()).await.unwrap();
+        check(&all[..1]);
+        assert_eq!(rules().1, before.1, "no node port of this family is left");
+        assert_eq!(set("route_localnet").trim(), "0");
+        node.serve(&none, &BTreeSet::new()).await.unwrap();
+        assert_eq!(rules(), before);
+        node.serve(&none, &rows.into()).await.unwrap();
+        drop(node);
+        Node::prepare(netlink, 1450).await.unwrap().undo().await.unwrap();
+    });
+    assert_eq!(rules(), before);
+    assert_eq!(netns.ip("route show table all proto 250"), "");
+    assert_eq!(netns.ip("-6 route show table all proto 250"), "");
+}
+
+#[test]
+fn who_moved_the_rule_of_the_table_local_finds_it_where_it_was() {
+    let netns = Namespace::new("moved");
+    netns.ip("rule add pref 100 lookup local");
+    netns.ip("rule del pref 0");
+    let before = netns.ip("rule");
+    with_node(&netns, async |mut node, _| {
+        node.serve(&BTreeSet::new(), &[single("192.168.77.1", Protocol::TCP, 30080)].into()).await.unwrap();
+        assert_eq!(way(&netns, "192.168.77.1", 30080), HOST_DEVICE);
+        assert_eq!(way(&netns, "192.168.77.1", 30081), "lo");
+        node.undo().await.unwrap();
+    });
+    assert_eq!(netns.ip("rule"), before);
+}
+
+/// As many as a node's range of node ports holds, every other one, so that none are adjacent; and addresses of load balancers.
+#[test]
+fn thousands_of_services_cost_the_kernel_little_and_a_change_of_one_next_to_nothing() {
+    let netns = Namespace::new("many");
+    with_node(&netns, async |mut node, _| {
+        let hosts: BTreeSet<Addr> = (0..4000u32).map(|i| Addr::v4((0xc633_0000 + i).to_be_bytes())).collect();
+        let rows: BTreeSet<Single> = (0..1384).map(|i| single("192.168.77.1", Protocol::TCP, 30000 + 2 * i)).collect();
+        let (few_hosts, few_rows) = (hosts.iter().skip(1).copied().collect(), rows.iter().skip(1).copied().collect());
+        let begun = Instant::now();
+        node.serve(&hosts, &rows).await.unwrap();
+        let all = begun.elapsed();
+        let begun = Instant::now();
+        node.serve(&few_hosts, &few_rows).await.unwrap();
+        let one = begun.elapsed();
+        let count = |text: String| text.lines().count();
+        println!("all: {all:?}, one of each: {one:?}, rules: {}", count(netns.ip("rule")));
+        assert_eq!(count(netns.ip("route show proto 250")), 2 * (2 + 3999));
+        assert!(all < Duration::from_secs(10), "{all:?}");
+        assert!(one < Duration::from_millis(500), "{one:?}");
+        node.undo().await.unwrap();
+    });
+    assert_eq!(netns.ip("rule").lines().count(), 3);
 }
 
 #[test]
