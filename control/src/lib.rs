@@ -9,7 +9,8 @@
 //! inside the pod's namespace, [`link`] passes its descriptor to the dataplane, and the answer waits for the tables.
 //!
 //! **The node** keeps its NIC: [`claim`] is the XDP program that takes only what is ours from the [`uplink`], [`node`] what
-//! is put on the host so that it reaches pods and services, [`reserve`] the ports that are ours; all undone at exit.
+//! is put on the host so that it reaches pods and services, [`reserve`] the ports that are ours; all undone at exit. What
+//! services take of the node besides comes in the compiler's report; [`health`] answers load balancers.
 
 pub mod alloc;
 pub mod api;
@@ -23,6 +24,7 @@ pub mod disk;
 pub mod encapsulation;
 pub mod file;
 pub mod flows;
+pub mod health;
 pub mod http;
 pub mod identity;
 pub mod ipam;
