@@ -1,6 +1,7 @@
 //! The command line of `fairway-control`, and what it means.
 
 use crate::encapsulation::Encapsulation;
+use crate::state::{NodePortAddresses, ServiceOptions};
 use clap::Parser;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -42,6 +43,20 @@ pub struct Args {
     /// UDP port of the tunnel: else as registered, 4789 for VXLAN and 6081 for Geneve (8472 is what Linux once chose).
     #[arg(long, alias = "vxlan-port")]
     pub tunnel_port: Option<u16>,
+    /// Where node ports are served: `primary` (the Node object's first address of each family), or the node's addresses
+    /// in these ranges; a family without any range is served on all.
+    #[arg(long, default_value = "primary", value_name = "primary|CIDR,...", value_parser = parse_node_port_addresses)]
+    pub node_port_addresses: NodePortAddresses,
+    /// Serve IPv4 node ports on 127.0.0.1, too, if the ranges of --node-port-addresses hold it.
+    #[arg(long)]
+    pub localhost_node_ports: bool,
+    /// Every client of a cluster address is masqueraded, pods of this node, too.
+    #[arg(long)]
+    pub masquerade_all: bool,
+    /// Where `externalIPs` of services may lie; nowhere, unless it is said: whoever may write a Service could else take
+    /// any address.
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub external_ip_ranges: Vec<Prefix>,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "127.0.0.1:9911")]
     pub http: SocketAddr,
@@ -58,6 +73,29 @@ impl Args {
     pub fn tunnel_port(&self) -> u16 {
         self.tunnel_port.unwrap_or(self.encapsulation.default_port())
     }
+}
+
+impl Args {
+    pub fn service_options(&self) -> ServiceOptions {
+        ServiceOptions {
+            node_port_addresses: self.node_port_addresses.clone(),
+            localhost_node_ports: self.localhost_node_ports,
+            masquerade_all: self.masquerade_all,
+            external_ip_ranges: self.external_ip_ranges.clone(),
+            ..ServiceOptions::default()
+        }
+    }
+}
+
+fn parse_node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    if text == "primary" {
+        return Ok(NodePortAddresses::Primary);
+    }
+    let range = |item: &str| {
+        let parsed = item.trim().parse::<Prefix>();
+        parsed.map_err(|_| format!("{item:?} is no range: `primary` alone, or ranges such as 192.168.0.0/16,fd00::/8"))
+    };
+    text.split(',').map(range).collect::<Result<_, _>>().map(NodePortAddresses::Ranges)
 }
 
 fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -88,6 +126,29 @@ mod tests {
         let error = Args::try_parse_from(base.iter().chain(&["--service-cidr", "10.96.0.0"])).unwrap_err();
         assert!(error.to_string().contains("--service-cidr"), "{error}");
         assert!(Args::try_parse_from(base.iter().chain(&["--vni", "16777216"])).is_err());
+    }
+
+    #[test]
+    fn node_port_addresses_are_primary_or_ranges() {
+        assert_eq!(parse_node_port_addresses("primary"), Ok(NodePortAddresses::Primary));
+        let two = ["192.168.0.0/16", "fd00::/8"].map(|range| range.parse().unwrap());
+        assert_eq!(parse_node_port_addresses("192.168.0.0/16, fd00::/8"), Ok(NodePortAddresses::Ranges(two.to_vec())));
+        for bad in ["", "primary,10.0.0.0/8", "10.0.0.0", "10.0.0.0/8,", "10.0.0.0/33"] {
+            let error = parse_node_port_addresses(bad).unwrap_err();
+            assert!(error.contains("primary"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn external_addresses_are_nowhere_unless_it_is_said() {
+        let parse = |more: &[&str]| {
+            let base = ["fairway-control", "--node", "n", "--objects", "o", "--uplink", "e"];
+            Args::try_parse_from(base.iter().chain(more)).map(|args| args.service_options())
+        };
+        assert_eq!(parse(&[]).unwrap(), ServiceOptions::default());
+        let ranges = parse(&["--external-ip-ranges", "192.0.2.0/24,2001:db8::/32"]).unwrap().external_ip_ranges;
+        assert_eq!(ranges.len(), 2);
+        assert!(parse(&["--external-ip-ranges", "192.0.2.1"]).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod kernel;
 mod metrics;
 mod publish;
 mod runtime;
+mod services;
 mod session;
 mod view;
 
@@ -18,10 +19,12 @@ use crate::api::Request;
 use crate::args::Args;
 use crate::attachment::Store;
 use crate::claim::Claim;
-use crate::compile::Compiler;
+use crate::compile::{Compiler, HealthPort, Single};
 use crate::file::Directory;
+use crate::health::HealthPorts;
 use crate::netlink::Netlink;
 use crate::node::Node;
+use crate::object::Named;
 use crate::offload::{self, Offload};
 use crate::reserve::{self, Reservation};
 use crate::serve::ReplyTo;
@@ -32,7 +35,7 @@ use anyhow::{Context, Result};
 use attach::{Attaching, Waiter};
 use futures_util::StreamExt;
 use session::Incoming;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +87,13 @@ pub struct Supervisor {
     next_hops: Arc<[Addr]>,
     asked: kernel::Asked,
     kernel_changed: bool,
+    /// Every address that the kernel has of its own.
+    node_addrs: Vec<Addr>,
+    /// What services take outside the service ranges, as last compiled.
+    singles: Arc<BTreeSet<Single>>,
+    has_taken_singles: bool,
+    health: HealthPorts,
+    health_wanted: Arc<BTreeMap<Named, HealthPort>>,
     ticks: u64,
     /// Sentences for `status`, by what they are about.
     problems: BTreeMap<String, String>,
@@ -150,6 +160,11 @@ impl Supervisor {
             next_hops: Arc::default(),
             asked: kernel::Asked::default(),
             kernel_changed: true,
+            node_addrs: Vec::new(),
+            singles: Arc::default(),
+            has_taken_singles: false,
+            health: HealthPorts::default(),
+            health_wanted: Arc::default(),
             ticks: 0,
             problems: BTreeMap::new(),
             object_problems: Vec::new(),
@@ -212,6 +227,8 @@ impl Supervisor {
     /// Whatever was said or not, requests are looked at and now and then the whole kernel.
     async fn tick(&mut self) {
         self.take_neighbour_requests().await;
+        self.retry_singles().await;
+        self.serve_health();
         self.ticks += 1;
         self.kernel_changed |= self.ticks.is_multiple_of(KERNEL_READ_TICKS);
     }
@@ -222,6 +239,7 @@ impl Supervisor {
             self.read_kernel().await;
         }
         self.publish().await;
+        self.health.set_node_is_healthy(self.dataplane.as_ref().is_some_and(|dataplane| dataplane.has_tables));
         self.answer_waiters();
     }
 

@@ -107,7 +107,7 @@ impl Supervisor {
         self.note("uplink-mtu", raised);
     }
 
-    fn note<E: std::fmt::Display>(&mut self, about: &str, outcome: Result<(), E>) {
+    pub(super) fn note<E: std::fmt::Display>(&mut self, about: &str, outcome: Result<(), E>) {
         match outcome {
             Ok(()) => self.clear_problem(about),
             Err(error) => self.set_problem(about, error),
@@ -131,8 +131,8 @@ impl Supervisor {
         let local = Local {
             node: self.args.node.clone(),
             addrs: self.state.node(&self.args.node).map_or_else(Vec::new, |node| node.addrs.clone()),
-            node_addrs: old.node_addrs.clone(),
-            services: old.services.clone(),
+            node_addrs: self.node_addrs.clone(),
+            services: self.args.service_options(),
             snat_ports: Some(self.args.snat_ports.clone()),
             gateway: by_family(PodRange::gateway),
             host: by_family(PodRange::host),

@@ -56,11 +56,30 @@ impl Supervisor {
     pub(super) async fn read_kernel(&mut self) {
         self.kernel_changed = false;
         self.read_uplink().await;
+        self.read_node_addrs().await;
         match self.netlink.routes_by(self.uplink.index).await {
             Ok(routes) => self.state.set_kernel_routes(best_routes(routes)),
             Err(error) => log(format_args!("{error}")),
         }
         self.read_neighbours().await;
+    }
+
+    /// The node's own addresses, on whatever device, but for those that only Fairway gave it.
+    async fn read_node_addrs(&mut self) {
+        let listed = match self.netlink.all_addresses().await {
+            Ok(listed) => listed,
+            Err(error) => return log(format_args!("{error}")),
+        };
+        let own =
+            listed.into_iter().filter(|(device, addr)| *device != self.node.ifindex() && !is_local_to_link(*addr));
+        let mut addrs: Vec<Addr> = own.map(|(_, addr)| addr).collect();
+        addrs.sort();
+        addrs.dedup();
+        if self.node_addrs != addrs {
+            self.node_addrs = addrs;
+            self.refresh_local();
+            self.serve_singles().await;
+        }
     }
 
     async fn read_neighbours(&mut self) {

@@ -100,6 +100,9 @@ impl Supervisor {
             self.next_hops = report.next_hops;
             self.keep_neighbours().await;
         }
+        self.take_singles(report.singles).await;
+        self.health_wanted = report.health_ports;
+        self.serve_health();
     }
 
     async fn put_in_force(&mut self) {
