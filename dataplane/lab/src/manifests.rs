@@ -96,6 +96,48 @@ pub fn one_port(name: &str, addresses: &[IpAddr], label: (&str, &str), port: (&s
     cluster_ip(name, addresses, label, &[("only", protocol, port, target)])
 }
 
+/// A service that clients outside reach.
+#[derive(Clone, Copy, Debug)]
+pub struct Exposed<'a> {
+    pub name: &'a str,
+    pub addresses: &'a [IpAddr],
+    pub label: (&'a str, &'a str),
+    /// HTTP is on this node port, echo (TCP and UDP) on the next one.
+    pub node_port: u16,
+    /// Its load balancer's addresses, which make it one of that type.
+    pub balancer: &'a [IpAddr],
+    pub external: &'a [IpAddr],
+    /// `externalTrafficPolicy: Local`; of a load balancer's service with this health-check port.
+    pub local: Option<u16>,
+}
+
+/// As [`service`], and reached from outside.
+pub fn exposed(exposed: &Exposed) -> String {
+    let Exposed { name, addresses, label, node_port, .. } = *exposed;
+    let mut text = service(name, addresses, label);
+    for (target, node_port) in [(8080, node_port), (7777, node_port + 1)] {
+        let line = format!("    targetPort: {target}\n");
+        text = text.replace(&line, &format!("{line}    nodePort: {node_port}\n"));
+    }
+    let kind = if exposed.balancer.is_empty() { "NodePort" } else { "LoadBalancer" };
+    text = text.replace("type: ClusterIP\n", &format!("type: {kind}\n"));
+    if !exposed.external.is_empty() {
+        let all: String = exposed.external.iter().map(|address| format!("  - {address}\n")).collect();
+        text += &format!("  externalIPs:\n{all}");
+    }
+    if let Some(health_port) = exposed.local {
+        text += "  externalTrafficPolicy: Local\n";
+        if !exposed.balancer.is_empty() {
+            text += &format!("  healthCheckNodePort: {health_port}\n");
+        }
+    }
+    if !exposed.balancer.is_empty() {
+        let all: String = exposed.balancer.iter().map(|address| format!("    - ip: {address}\n")).collect();
+        text += &format!("status:\n  loadBalancer:\n    ingress:\n{all}");
+    }
+    text
+}
+
 /// Name, protocol, port, target port.
 type Port<'a> = (&'a str, &'a str, u16, u16);
 
