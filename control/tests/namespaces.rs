@@ -14,18 +14,22 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tables::{Addr, Prefix, Protocol};
 
-/// A namespace that is gone at the end of the test, whatever becomes of it.
-struct Namespace(String);
+/// A namespace that is gone at the end of the test, whatever becomes of it. One test at a time has one: a program that
+/// another one starts would hold this one's descriptors for a moment.
+struct Namespace(String, #[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
 
 impl Namespace {
     fn new(name: &str) -> Namespace {
+        static ONE: Mutex<()> = Mutex::new(());
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("fairway-test-{name}-{}", std::process::id());
         let made = run(&["ip", "netns", "add", &name]);
         assert!(made.1, "this test makes network namespaces: run it as root, with iproute2 ({})", made.0);
-        Namespace(name)
+        Namespace(name, one)
     }
 
     fn path(&self) -> PathBuf {
