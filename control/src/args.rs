@@ -1,6 +1,7 @@
 //! The command line of `fairway-control`, and what it means.
 
 use crate::encapsulation::Encapsulation;
+use crate::object::balancing;
 use crate::state::{NodePortAddresses, ServiceOptions};
 use clap::Parser;
 use std::net::SocketAddr;
@@ -53,6 +54,10 @@ pub struct Args {
     /// Every client of a cluster address is masqueraded, pods of this node, too.
     #[arg(long)]
     pub masquerade_all: bool,
+    /// How services spread new flows that do not say it by the annotation fairway.dev/load-balancing: random, round-robin,
+    /// source-hash, least-connections or maglev. Turns and connections are counted by each worker for itself.
+    #[arg(long, default_value = "random")]
+    pub load_balancing: balancing::Named,
     /// Where `externalIPs` of services may lie; nowhere, unless it is said: whoever may write a Service could else take
     /// any address.
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
@@ -81,6 +86,7 @@ impl Args {
             node_port_addresses: self.node_port_addresses.clone(),
             localhost_node_ports: self.localhost_node_ports,
             masquerade_all: self.masquerade_all,
+            load_balancing: self.load_balancing.0,
             external_ip_ranges: self.external_ip_ranges.clone(),
             ..ServiceOptions::default()
         }

@@ -2,6 +2,7 @@
 //! in range, selectors can be evaluated. Built from the upstream types in [`parse`]; nothing past this file meets a
 //! string that still has to be understood. No I/O.
 
+pub mod balancing;
 pub mod parse;
 pub mod selector;
 
@@ -205,6 +206,7 @@ pub struct Service {
     pub selector: Labels,
     /// Seconds of ClientIP affinity, 0 for none.
     pub affinity_s: u32,
+    pub balancing: balancing::Balancing,
     pub publish_not_ready: bool,
 }
 

@@ -187,7 +187,7 @@ impl Compiler {
 
     /// Every table that can fill up.
     pub fn fill(&self) -> Vec<Fill> {
-        let [services, backends, sources] = self.services.used();
+        let [services, backends, sources, rings] = self.services.used();
         let [policies, sets, rows, rules] = self.policies.used();
         let fill = |table, used, limit| Fill { table, used, limit };
         vec![
@@ -198,6 +198,7 @@ impl Compiler {
             fill(Table::Service.name(), services, SERVICES_MAX),
             fill(Table::Backend.name(), backends, BACKENDS_MAX),
             fill(Table::Source.name(), sources, SOURCES_MAX),
+            fill(Table::Ring.name(), rings, RING_WORDS_MAX),
             fill("policies", policies.0, policies.1),
             fill(Table::PolicySet.name(), sets.0, sets.1),
             fill(Table::Policy.name(), rows.0, rows.1),

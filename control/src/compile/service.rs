@@ -1,7 +1,9 @@
 //! Services and host ports: who has which row of (address, port, protocol). What a row should say is decided in
 //! [`wanted`], where its backends stand in [`lists`].
 
+mod group;
 mod lists;
+mod rings;
 mod sources;
 mod wanted;
 
@@ -12,8 +14,10 @@ use crate::object::Named;
 use crate::state::{Changes, HashMap, State};
 use bytemuck::Zeroable;
 use foldhash::fast::RandomState;
+use group::Group;
 use indexmap::IndexSet;
-use lists::{Lists, Room};
+use lists::Room;
+use rings::RingRoom;
 use sources::{SourceRoom, Sources};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,8 +29,8 @@ use tables::limits::SERVICES_MAX;
 use tables::lpm::Lpm;
 use tables::publish::{Batch, TableFull};
 use tables::scope::Scope;
-use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, Rows, ServiceKey, ServiceRecord};
-use wanted::{Facts, GroupKey, Wanted, Which};
+use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, FLAG_WEIGHTED, Rows, ServiceKey, ServiceRecord};
+use wanted::{Facts, Wanted};
 
 /// What rows belong to. Of two that claim one key the first has it: services before pods, and then by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,17 +68,6 @@ pub struct Row {
     is_single: bool,
 }
 
-/// What an owner's rows share: a service port in one family.
-struct Group {
-    key: GroupKey,
-    /// The service port's.
-    name: String,
-    /// 0 is no service.
-    id: u32,
-    affinity_s: u32,
-    lists: Lists,
-}
-
 /// What an owner has.
 #[derive(Default)]
 struct Held {
@@ -89,6 +82,7 @@ pub struct Services {
     ids: Ids,
     room: Room,
     source_room: SourceRoom,
+    ring_room: RingRoom,
     rows: HashMap<ServiceKey, Row>,
     held: HashMap<Arc<Owner>, Held>,
     waiting: HashMap<ServiceKey, BTreeSet<Arc<Owner>>>,
@@ -106,6 +100,7 @@ impl Services {
             ids: Ids::new(Table::Service.name(), 1, SERVICES_MAX),
             room: Room::new(),
             source_room: SourceRoom::new(),
+            ring_room: RingRoom::new(),
             rows: HashMap::default(),
             held: HashMap::default(),
             waiting: HashMap::default(),
@@ -266,6 +261,7 @@ impl Services {
     ) -> (Vec<Option<Group>>, Result<(), TableFull>) {
         for gone in before.extract_if(.., |group| !wanted.iter().any(|wanted| wanted.key == group.key)) {
             self.room.free(&gone.lists);
+            self.ring_room.free(gone.rings);
             self.ids.free(gone.id);
         }
         let mut outcome = Ok(());
@@ -291,20 +287,23 @@ impl Services {
             Ok(group) => group,
             Err(full) => return (None, Err(full)),
         };
-        match self.room.change(&mut group.lists, &wanted.usable, batch) {
-            Ok(true) if !is_fresh => batch.touch(Scope::Service(group.id)),
-            Ok(_) => {}
+        let is_new = match self.room.change(&mut group.lists, &wanted.usable, wanted.weights, batch) {
+            Ok(is_new) => is_new,
             Err(full) if is_fresh => {
                 self.ids.free(group.id);
                 return (None, Err(full));
             }
             Err(full) => return (Some(group), Err(full)),
+        };
+        if is_new && !is_fresh {
+            batch.touch(Scope::Service(group.id));
         }
+        let outcome = self.ring_room.follow(&mut group.rings, wanted.algorithm, &group.lists, is_new, batch);
         if group.name != wanted.name {
             group.name = wanted.name.to_owned();
         }
-        group.affinity_s = wanted.affinity_s;
-        (Some(group), Ok(()))
+        (group.affinity_s, group.algorithm) = (wanted.affinity_s, wanted.algorithm);
+        (Some(group), outcome)
     }
 
     /// Whether another owner keeps the key. Of several that claim it the first has it, whatever came first: the outcome
@@ -393,6 +392,9 @@ impl Services {
         Ok(place.groups[index].as_ref().map(|group| ServiceRecord {
             id: group.id,
             affinity_s: group.affinity_s,
+            algorithm: group.algorithm as u8,
+            ring: group.rings.as_ref().map_or(0, |rings| rings.pair(wanted.inside, wanted.outside)),
+            flags: wanted.flags | if group.lists.is_weighted() { FLAG_WEIGHTED } else { 0 },
             inside: group.rows(wanted.inside),
             outside: group.rows(wanted.outside),
             sources: place.sources.filter(|_| wanted.is_guarded).map_or(Rows::default(), |s| s.rows(wanted.family())),
@@ -466,9 +468,9 @@ impl Services {
         }
     }
 
-    /// (service rows, backend rows, source rows) in use.
-    pub fn used(&self) -> [usize; 3] {
-        [self.rows.len(), self.room.used(), self.source_room.used()]
+    /// (service rows, backend rows, source rows, ring words) in use.
+    pub fn used(&self) -> [usize; 4] {
+        [self.rows.len(), self.room.used(), self.source_room.used(), self.ring_room.used()]
     }
 }
 
@@ -477,18 +479,4 @@ struct Place<'a> {
     owner: &'a Arc<Owner>,
     groups: &'a [Option<Group>],
     sources: Option<&'a Sources>,
-}
-
-impl Group {
-    fn fresh(wanted: &wanted::Group, ids: &mut Ids) -> Result<Group, TableFull> {
-        let id = ids.alloc()?;
-        Ok(Group { key: wanted.key, name: String::new(), id, affinity_s: 0, lists: Lists::default() })
-    }
-
-    fn rows(&self, which: Which) -> Rows {
-        match which {
-            Which::Cluster => self.lists.cluster(),
-            Which::Local => self.lists.local(),
-        }
-    }
 }

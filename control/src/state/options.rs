@@ -3,6 +3,7 @@
 
 use super::Local;
 use std::net::IpAddr;
+use tables::service::Algorithm;
 use tables::{Addr, Prefix};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct ServiceOptions {
     /// `externalIPs` count only inside these, for whoever may write a Service could else take any address
     /// (CVE-2020-8554).
     pub external_ip_ranges: Vec<Prefix>,
+    /// How services spread flows that do not say it themselves.
+    pub load_balancing: Algorithm,
 }
 
 /// The node addresses that answer for node ports.

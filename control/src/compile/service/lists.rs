@@ -2,6 +2,7 @@
 //! Local, in one place if they are equal. It knows no keys and no objects.
 
 use crate::alloc::{Ids, Range, Ranges};
+use crate::object::balancing::weight;
 use crate::topology::{Backend, Usable};
 use tables::layout::Table;
 use tables::limits::BACKENDS_MAX;
@@ -39,9 +40,22 @@ impl Lists {
         self.cluster.backends.iter().chain(more)
     }
 
-    fn is(&self, cluster: &[Backend], local: &[Backend], shared: bool) -> bool {
+    /// Whether its backends weigh differently.
+    pub fn is_weighted(&self) -> bool {
+        let differ = |list: &List| list.backends.windows(2).any(|two| two[0].weight != two[1].weight);
+        differ(&self.cluster) || differ(&self.local)
+    }
+
+    /// The backends of both lists; no second one where it is the first one.
+    pub fn backends(&self) -> (Vec<Backend>, Option<Vec<Backend>>) {
+        let of = |list: &List| list.backends.iter().map(|backend| (backend.addr, backend.port)).collect();
+        (of(&self.cluster), (!self.shared).then(|| of(&self.local)))
+    }
+
+    fn is(&self, [cluster, local]: [&[Backend]; 2], shared: bool, weights: &Weights) -> bool {
         let same = |have: &[BackendRecord], wanted: &[Backend]| {
-            have.iter().map(|backend| (backend.addr, backend.port)).eq(wanted.iter().copied())
+            let wanted = wanted.iter().map(|&(addr, port)| (addr, port, weight(weights, addr)));
+            have.iter().map(|backend| (backend.addr, backend.port, backend.weight)).eq(wanted)
         };
         self.shared == shared && same(&self.cluster.backends, cluster) && same(&self.local.backends, local)
     }
@@ -50,6 +64,8 @@ impl Lists {
 fn rows(range: Range) -> Rows {
     Rows { first: range.first, count: range.count }
 }
+
+type Weights = [(tables::Prefix, u16)];
 
 /// The table's room.
 pub struct Room {
@@ -73,16 +89,23 @@ impl Room {
 
     /// Makes the lists what is usable, here and in the table; answers whether anything is different. If there is no room
     /// nothing has changed.
-    pub fn change(&mut self, lists: &mut Lists, usable: &Usable, batch: &mut Batch) -> Result<bool, TableFull> {
+    pub fn change(
+        &mut self,
+        lists: &mut Lists,
+        usable: &Usable,
+        weights: &Weights,
+        batch: &mut Batch,
+    ) -> Result<bool, TableFull> {
         let cluster = usable.cluster.as_deref().unwrap_or_default();
         let shared = usable.cluster.is_some() && usable.local.as_deref() == Some(cluster);
         let local = usable.local.as_deref().filter(|_| !shared).unwrap_or_default();
-        if lists.is(cluster, local, shared) {
+        if lists.is([cluster, local], shared, weights) {
             return Ok(false);
         }
-        let cluster = self.number(cluster, [&lists.cluster.backends, &lists.local.backends, &[]])?;
-        let local =
-            self.number(local, [&cluster, &lists.cluster.backends, &lists.local.backends]).inspect_err(|_| {
+        let cluster = self.number(cluster, weights, [&lists.cluster.backends, &lists.local.backends, &[]])?;
+        let local = self
+            .number(local, weights, [&cluster, &lists.cluster.backends, &lists.local.backends])
+            .inspect_err(|_| {
                 self.forget(&cluster, [&lists.cluster.backends, &lists.local.backends, &[]]);
             })?;
         let ranges = self.place(lists, cluster.len(), local.len()).inspect_err(|_| {
@@ -109,12 +132,17 @@ impl Room {
     }
 
     /// A backend that stays keeps its id; all lists are sorted.
-    fn number(&mut self, wanted: &[Backend], known: [&[BackendRecord]; 3]) -> Result<Vec<BackendRecord>, TableFull> {
+    fn number(
+        &mut self,
+        wanted: &[Backend],
+        weights: &Weights,
+        known: [&[BackendRecord]; 3],
+    ) -> Result<Vec<BackendRecord>, TableFull> {
         let mut numbered: Vec<BackendRecord> = Vec::with_capacity(wanted.len());
         for &(addr, port) in wanted {
             let kept = known.iter().find_map(|list| find(list, addr, port));
             match kept.map_or_else(|| self.ids.alloc(), Ok) {
-                Ok(id) => numbered.push(BackendRecord { addr, port, weight: 1, id }),
+                Ok(id) => numbered.push(BackendRecord { addr, port, weight: weight(weights, addr), id }),
                 Err(full) => {
                     self.forget(&numbered, known);
                     return Err(full);

@@ -14,15 +14,15 @@ fn equal_lists_stand_in_one_place_and_a_backend_has_one_id() {
     let mut publisher = Publisher::create(1).unwrap();
     let (mut room, mut lists) = (Room::new(), Lists::default());
     let mut batch = publisher.batch([]).unwrap();
-    assert_eq!(room.change(&mut lists, &usable(&[1, 2, 3], &[2, 9]), &mut batch), Ok(true));
+    assert_eq!(room.change(&mut lists, &usable(&[1, 2, 3], &[2, 9]), &[], &mut batch), Ok(true));
     assert_eq!((room.used(), lists.all().count()), (5, 4));
     let id = |list: &List, last: u8| find(&list.backends, tables::Addr::v4([10, 1, 0, last]), 80);
     assert_eq!(id(&lists.cluster, 2), id(&lists.local, 2));
     let [one, nine] = [id(&lists.cluster, 1), id(&lists.local, 9)];
-    assert_eq!(room.change(&mut lists, &usable(&[1, 9], &[1, 9]), &mut batch), Ok(true));
+    assert_eq!(room.change(&mut lists, &usable(&[1, 9], &[1, 9]), &[], &mut batch), Ok(true));
     assert_eq!((room.used(), lists.cluster()), (2, lists.local()));
     assert_eq!([one, nine], [id(&lists.cluster, 1), id(&lists.cluster, 9)], "they move and keep their ids");
-    assert_eq!(room.change(&mut lists, &usable(&[1, 9], &[1, 9]), &mut batch), Ok(false));
+    assert_eq!(room.change(&mut lists, &usable(&[1, 9], &[1, 9]), &[], &mut batch), Ok(false));
     room.free(&lists);
     assert_eq!((room.used(), room.ids.used()), (0, 0));
 }

@@ -60,6 +60,9 @@ pub struct Group<'a> {
     /// The service port's.
     pub name: &'a str,
     pub affinity_s: u32,
+    pub algorithm: Algorithm,
+    /// Empty: all weigh the same.
+    pub weights: &'a [(Prefix, u16)],
     pub usable: Usable,
 }
 
@@ -152,7 +155,11 @@ impl<'a> Wanted<'a> {
         let usable = slices::usable(state, service, port, v4);
         let is_empty = [&usable.cluster, &usable.local].map(|list| list.as_ref().is_none_or(Vec::is_empty));
         let place = Place { service, port, group: self.groups.len(), is_empty, any: usable.any };
-        self.groups.push(Group { key, name: &port.name, affinity_s: service.affinity_s, usable });
+        let algorithm = service.balancing.algorithm.unwrap_or(facts.options.load_balancing);
+        let is_weighted = matches!(algorithm, Algorithm::RoundRobin | Algorithm::LeastConnections);
+        let weights = if is_weighted { &service.balancing.weights[..] } else { &[] };
+        let affinity_s = service.affinity_s;
+        self.groups.push(Group { key, name: &port.name, affinity_s, algorithm, weights, usable });
         let own = |addr: &Addr| addr.is_v4() == v4;
         for &addr in service.cluster_ips.iter().filter(|addr| own(addr)) {
             self.push(place.cluster_row(addr, facts));
@@ -220,7 +227,8 @@ impl<'a> Wanted<'a> {
     fn host_port_group(&mut self, key: GroupKey, backend: Addr) -> usize {
         self.groups.iter().position(|group| group.key == key).unwrap_or_else(|| {
             let usable = Usable { cluster: Some(vec![(backend, key.port)]), local: None, any: true };
-            self.groups.push(Group { key, name: "hostPort", affinity_s: 0, usable });
+            let (algorithm, weights) = (Algorithm::Random, &[][..]);
+            self.groups.push(Group { key, name: "hostPort", affinity_s: 0, algorithm, weights, usable });
             self.groups.len() - 1
         })
     }

@@ -1,8 +1,10 @@
 //! Services.
 
 use super::{FieldError, Parsed, indexed, label, named, port, protocol, read_addr, wrong};
+use crate::object::balancing::{self, ALGORITHM_ANNOTATION, Balancing, Named, WEIGHTS_ANNOTATION};
 use crate::object::{Distribution, Service, ServiceKind, ServicePort, TargetPort, TrafficPolicy};
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tables::node::family;
 use tables::{Addr, Prefix};
@@ -24,6 +26,7 @@ impl TryFrom<core::Service> for Service {
             kind,
             ports: indexed(&ports, "spec.ports", |field, port| service_port(field, port, ports.len(), kind))?,
             affinity_s: affinity(&spec)?,
+            balancing: balancing(&service.metadata)?,
             publish_not_ready: spec.publish_not_ready_addresses == Some(true),
             internal_policy: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref())?,
             external_policy: policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref())?,
@@ -163,6 +166,18 @@ fn service_port(field: &str, upstream: &core::ServicePort, siblings: usize, kind
 /// 0 says that there is none, too.
 fn node_port(field: &str, number: Option<i32>) -> Parsed<Option<u16>> {
     number.filter(|number| *number != 0).map(|number| port(field, number)).transpose()
+}
+
+fn balancing(meta: &ObjectMeta) -> Parsed<Balancing> {
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
+    let algorithm = annotation(ALGORITHM_ANNOTATION).map(|text| {
+        let named = text.parse().or_else(|error| wrong(format!("metadata.annotations[{ALGORITHM_ANNOTATION}]"), error));
+        named.map(|Named(algorithm)| algorithm)
+    });
+    let weights = annotation(WEIGHTS_ANNOTATION).map(|text| {
+        balancing::weights(text).or_else(|error| wrong(format!("metadata.annotations[{WEIGHTS_ANNOTATION}]"), error))
+    });
+    Ok(Balancing { algorithm: algorithm.transpose()?, weights: weights.transpose()?.unwrap_or_default() })
 }
 
 fn affinity(spec: &core::ServiceSpec) -> Parsed<u32> {

@@ -37,6 +37,33 @@ fn which_services_have_addresses() {
 }
 
 #[test]
+fn a_service_says_how_it_is_balanced_in_annotations() {
+    let read = |algorithm: &str, weights: &str| {
+        Service::try_from(core::Service {
+            metadata: ObjectMeta {
+                name: Some("web".into()),
+                namespace: Some("shop".into()),
+                annotations: Some(
+                    [("fairway.dev/load-balancing", algorithm), ("fairway.dev/weights", weights)]
+                        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                        .into(),
+                ),
+                ..ObjectMeta::default()
+            },
+            ..core::Service::default()
+        })
+    };
+    let balancing = read("wrr", "10.2.0.7=3").unwrap().balancing;
+    assert_eq!(balancing.algorithm, Some(tables::service::Algorithm::RoundRobin));
+    assert_eq!(balancing.weights, [("10.2.0.7/32".parse().unwrap(), 3)]);
+    let refused = |algorithm, weights| read(algorithm, weights).unwrap_err().to_string();
+    assert!(
+        refused("nq", "").contains("fairway.dev/load-balancing") && refused("nq", "").contains("least-connections")
+    );
+    assert!(refused("rr", "x").contains("fairway.dev/weights"));
+}
+
+#[test]
 fn service_ports_and_affinity_take_the_apis_defaults() {
     let parsed = service(json!({"ports": [{"port": 80}], "sessionAffinity": "ClientIP"})).unwrap();
     let target = TargetPort::Number(80);
