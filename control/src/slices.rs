@@ -23,6 +23,7 @@ fn uses(local: &Local, service: &Service, port: &ServicePort, v4: bool) -> Uses 
     Uses {
         cluster: !internal_local || is_external,
         local: internal_local || service.external_policy == TrafficPolicy::Local && is_external,
+        local_alone: internal_local,
     }
 }
 

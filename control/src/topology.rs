@@ -31,6 +31,8 @@ pub enum Hint {
 pub struct Uses {
     pub cluster: bool,
     pub local: bool,
+    /// Somebody is served by the local list alone, wherever he is.
+    pub local_alone: bool,
 }
 
 /// What may be used; each list is sorted and without duplicates. None: nobody asks for it.
@@ -42,7 +44,13 @@ pub struct Usable {
     pub local: Option<Vec<Backend>>,
     /// There is a usable endpoint somewhere, even if both lists are empty.
     pub any: bool,
+    /// Who exists and is missing in a list: serves no new flows there, and keeps its connections. Sorted, each once.
+    pub leaving: Vec<Backend>,
 }
+
+/// A service of policy Local with more endpoints than this keeps no connections to those of other nodes: they would fill
+/// every node's tables for the sake of connections from before the policy was Local.
+const LEAVING_REMOTE_MAX: usize = 256;
 
 /// Each list falls back on its own from ready endpoints to those that serve while they terminate (KEP-1669).
 pub fn usable(candidates: &[Candidate], uses: Uses) -> Usable {
@@ -53,7 +61,26 @@ pub fn usable(candidates: &[Candidate], uses: Uses) -> Usable {
     let local = uses.local.then(|| first_of([&|c| c.is_local && c.ready, &|c| c.is_local && drains(c)], candidates));
     let somewhere = || candidates.iter().any(|c| c.ready || drains(c));
     let any = cluster.as_ref().map_or_else(somewhere, |list| !list.is_empty());
-    Usable { cluster, local, any }
+    let leaving = leaving(candidates, uses, cluster.as_deref(), local.as_deref());
+    Usable { cluster, local, any, leaving }
+}
+
+/// Not ready, terminating, or left out by hints or by policy Local.
+fn leaving(
+    candidates: &[Candidate],
+    uses: Uses,
+    cluster: Option<&[Backend]>,
+    local: Option<&[Backend]>,
+) -> Vec<Backend> {
+    let lacks =
+        |list: Option<&[Backend]>, c: &Candidate| list.is_some_and(|list| list.binary_search(&c.backend).is_err());
+    let is_small = candidates.len() <= LEAVING_REMOTE_MAX;
+    let local = local.filter(|_| uses.local_alone);
+    let leaves = |c: &&Candidate| lacks(cluster, c) || (c.is_local || is_small) && lacks(local, c);
+    let mut leaving: Vec<Backend> = candidates.iter().filter(leaves).map(|c| c.backend).collect();
+    leaving.sort_unstable();
+    leaving.dedup();
+    leaving
 }
 
 fn drains(candidate: &Candidate) -> bool {
@@ -85,3 +112,7 @@ fn first_of(choices: [Choice; 2], candidates: &[Candidate]) -> Vec<Backend> {
     chosen.dedup();
     chosen
 }
+
+#[cfg(test)]
+#[path = "topology_tests.rs"]
+mod tests;

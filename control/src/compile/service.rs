@@ -397,6 +397,7 @@ impl Services {
             flags: wanted.flags | if group.lists.is_weighted() { FLAG_WEIGHTED } else { 0 },
             inside: group.rows(wanted.inside),
             outside: group.rows(wanted.outside),
+            leaving: group.lists.leaving(),
             sources: place.sources.filter(|_| wanted.is_guarded).map_or(Rows::default(), |s| s.rows(wanted.family())),
             ..record
         }))

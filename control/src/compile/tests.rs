@@ -77,13 +77,16 @@ fn service(view: &View, addr: Addr, port: u16, protocol: Protocol) -> Answer<Fou
 }
 
 fn port_row(view: &View, row: &ServiceRecord, v4: bool) -> Found {
-    let answer = |rows: Rows, flag| {
+    let set = |rows: Rows| {
         let all = (0..rows.count).map(|i| view.row::<BackendRecord>(Table::Backend, rows.get(i).unwrap()));
-        match all.map(|b| (b.addr, b.port)).collect::<BTreeSet<_>>() {
-            all if !all.is_empty() => naive_services::Answer::To(all),
-            _ if row.flags & flag != 0 => naive_services::Answer::Drop,
-            _ => naive_services::Answer::Reject,
-        }
+        let all: Vec<_> = all.map(|b| (b.addr, b.port)).collect();
+        assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
+        all.into_iter().collect::<BTreeSet<_>>()
+    };
+    let answer = |rows: Rows, flag| match set(rows) {
+        all if !all.is_empty() => naive_services::Answer::To(all),
+        _ if row.flags & flag != 0 => naive_services::Answer::Drop,
+        _ => naive_services::Answer::Reject,
     };
     let sources = (0..row.sources.count).map(|i| view.row::<SourceRecord>(Table::Source, row.sources.get(i).unwrap()));
     let sources = sources.map(|source| tables::Prefix::new(source.addr, source.length).unwrap());
@@ -91,6 +94,7 @@ fn port_row(view: &View, row: &ServiceRecord, v4: bool) -> Found {
         inside: answer(row.inside, FLAG_DROP_INSIDE),
         outside: answer(row.outside, FLAG_DROP_OUTSIDE),
         affinity_s: row.affinity_s,
+        keeps: [row.inside, row.outside, row.leaving].into_iter().flat_map(set).collect(),
         sources: sources.inspect(|range| assert_eq!(range.is_v4(), v4)).collect(),
         flags: row.flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE | FLAG_PODS_OUTSIDE),
     }

@@ -56,7 +56,9 @@ pub struct ServiceRecord {
     pub inside: Rows,
     /// Who serves all others.
     pub outside: Rows,
-    /// Who serves no new connections, and keeps those that it has: terminating, or not ready.
+    /// Who serves no new connections, and keeps those that it has: terminating, not ready, or left out of a list by hints
+    /// or by policy `Local` (endpoints of other nodes only of a service that has few). Backends of `inside` or `outside`
+    /// may be here, too; who is deleted is nowhere. Sorted as they are.
     pub leaving: Rows,
     /// In the source range table: a client's address must lie in one of these, if there are any.
     pub sources: Rows,

@@ -1,5 +1,5 @@
 //! Where the backends of a service port stand in the table, and their ids: a list for policy Cluster, one for policy
-//! Local, in one place if they are equal. It knows no keys and no objects.
+//! Local, in one place if they are equal, and one of those that only keep what they have. It knows no keys and no objects.
 
 use crate::alloc::{Ids, Range, Ranges};
 use crate::object::balancing::weight;
@@ -16,6 +16,7 @@ pub struct Lists {
     local: List,
     /// The second list is the first one.
     shared: bool,
+    leaving: List,
 }
 
 #[derive(Default)]
@@ -32,6 +33,10 @@ impl Lists {
 
     pub fn local(&self) -> Rows {
         rows(if self.shared { self.cluster.range } else { self.local.range })
+    }
+
+    pub fn leaving(&self) -> Rows {
+        rows(self.leaving.range)
     }
 
     /// All that may be chosen by anybody: first those of the cluster's list.
@@ -52,12 +57,20 @@ impl Lists {
         (of(&self.cluster), (!self.shared).then(|| of(&self.local)))
     }
 
-    fn is(&self, [cluster, local]: [&[Backend]; 2], shared: bool, weights: &Weights) -> bool {
-        let same = |have: &[BackendRecord], wanted: &[Backend]| {
+    fn is(&self, wanted: [&[Backend]; 3], shared: bool, weights: &Weights) -> bool {
+        let same = |(have, wanted): (&List, &[Backend])| {
             let wanted = wanted.iter().map(|&(addr, port)| (addr, port, weight(weights, addr)));
-            have.iter().map(|backend| (backend.addr, backend.port, backend.weight)).eq(wanted)
+            have.backends.iter().map(|backend| (backend.addr, backend.port, backend.weight)).eq(wanted)
         };
-        self.shared == shared && same(&self.cluster.backends, cluster) && same(&self.local.backends, local)
+        self.shared == shared && self.each().into_iter().zip(wanted).all(same)
+    }
+
+    fn each(&self) -> [&List; 3] {
+        [&self.cluster, &self.local, &self.leaving]
+    }
+
+    fn records(&self) -> [&[BackendRecord]; 3] {
+        self.each().map(|list| list.backends.as_slice())
     }
 }
 
@@ -99,73 +112,72 @@ impl Room {
         let cluster = usable.cluster.as_deref().unwrap_or_default();
         let shared = usable.cluster.is_some() && usable.local.as_deref() == Some(cluster);
         let local = usable.local.as_deref().filter(|_| !shared).unwrap_or_default();
-        if lists.is([cluster, local], shared, weights) {
+        let wanted = [cluster, local, &usable.leaving];
+        if lists.is(wanted, shared, weights) {
             return Ok(false);
         }
-        let cluster = self.number(cluster, weights, [&lists.cluster.backends, &lists.local.backends, &[]])?;
-        let local = self
-            .number(local, weights, [&cluster, &lists.cluster.backends, &lists.local.backends])
-            .inspect_err(|_| {
-                self.forget(&cluster, [&lists.cluster.backends, &lists.local.backends, &[]]);
-            })?;
-        let ranges = self.place(lists, cluster.len(), local.len()).inspect_err(|_| {
-            self.forget(&local, [&cluster, &lists.cluster.backends, &lists.local.backends]);
-            self.forget(&cluster, [&lists.cluster.backends, &lists.local.backends, &[]]);
+        let numbered = self.number(wanted, weights, lists.records())?;
+        let ranges = self.place(lists, wanted.map(<[_]>::len)).inspect_err(|_| {
+            self.forget(numbered.each_ref().map(Vec::as_slice), lists.records());
         })?;
-        self.ranges.settle(lists.cluster.range, ranges[0]);
-        self.ranges.settle(lists.local.range, ranges[1]);
-        lists.cluster.write(ranges[0], &cluster, batch);
-        lists.local.write(ranges[1], &local, batch);
-        self.forget(&lists.cluster.backends, [&cluster, &local, &[]]);
-        self.forget(&lists.local.backends, [&cluster, &local, &lists.cluster.backends]);
-        let list = |range, backends| List { range, backends };
-        *lists = Lists { cluster: list(ranges[0], cluster), local: list(ranges[1], local), shared };
+        for ((list, range), backends) in lists.each().into_iter().zip(ranges).zip(&numbered) {
+            self.ranges.settle(list.range, range);
+            list.write(range, backends, batch);
+        }
+        self.forget(lists.records(), numbered.each_ref().map(Vec::as_slice));
+        let [cluster, local, leaving] = numbered;
+        let list = |i: usize, backends| List { range: ranges[i], backends };
+        *lists = Lists { cluster: list(0, cluster), local: list(1, local), leaving: list(2, leaving), shared };
         Ok(true)
     }
 
-    /// Room for both lists, or for none. The old ranges are still taken.
-    fn place(&mut self, lists: &Lists, cluster: usize, local: usize) -> Result<[Range; 2], TableFull> {
-        let first = self.ranges.place(lists.cluster.range, cluster)?;
-        let second = self.ranges.place(lists.local.range, local);
-        let second = second.inspect_err(|_| self.ranges.undo(lists.cluster.range, first))?;
-        Ok([first, second])
+    /// Room for all lists, or for none. The old ranges are still taken.
+    fn place(&mut self, lists: &Lists, counts: [usize; 3]) -> Result<[Range; 3], TableFull> {
+        let mut placed = [Range::default(); 3];
+        for (i, list) in lists.each().into_iter().enumerate() {
+            placed[i] = self.ranges.place(list.range, counts[i]).inspect_err(|_| {
+                let before = lists.each().into_iter().zip(placed).take(i);
+                before.for_each(|(list, range)| self.ranges.undo(list.range, range));
+            })?;
+        }
+        Ok(placed)
     }
 
-    /// A backend that stays keeps its id; all lists are sorted.
+    /// A backend that stays keeps its id, also in another list; all lists are sorted.
     fn number(
         &mut self,
-        wanted: &[Backend],
+        wanted: [&[Backend]; 3],
         weights: &Weights,
-        known: [&[BackendRecord]; 3],
-    ) -> Result<Vec<BackendRecord>, TableFull> {
-        let mut numbered: Vec<BackendRecord> = Vec::with_capacity(wanted.len());
-        for &(addr, port) in wanted {
-            let kept = known.iter().find_map(|list| find(list, addr, port));
-            match kept.map_or_else(|| self.ids.alloc(), Ok) {
-                Ok(id) => numbered.push(BackendRecord { addr, port, weight: weight(weights, addr), id }),
-                Err(full) => {
-                    self.forget(&numbered, known);
-                    return Err(full);
-                }
+        before: [&[BackendRecord]; 3],
+    ) -> Result<[Vec<BackendRecord>; 3], TableFull> {
+        let mut numbered = wanted.map(|wanted| Vec::with_capacity(wanted.len()));
+        for (i, wanted) in wanted.into_iter().enumerate() {
+            for &(addr, port) in wanted {
+                let known = numbered[..i].iter().map(Vec::as_slice).chain(before);
+                let kept = known.into_iter().find_map(|list| find(list, addr, port));
+                let id = kept.map_or_else(|| self.ids.alloc(), Ok).inspect_err(|_| {
+                    self.forget(numbered.each_ref().map(Vec::as_slice), before);
+                })?;
+                numbered[i].push(BackendRecord { addr, port, weight: weight(weights, addr), id });
             }
         }
         Ok(numbered)
     }
 
     /// Gives back the ids of backends that are in none of the other lists.
-    fn forget(&mut self, backends: &[BackendRecord], kept: [&[BackendRecord]; 3]) {
-        for backend in backends {
-            if !kept.iter().any(|list| has(list, backend)) {
-                self.ids.free(backend.id);
+    fn forget(&mut self, backends: [&[BackendRecord]; 3], kept: [&[BackendRecord]; 3]) {
+        for (i, list) in backends.into_iter().enumerate() {
+            for backend in list {
+                if !kept.iter().chain(&backends[..i]).any(|list| has(list, backend)) {
+                    self.ids.free(backend.id);
+                }
             }
         }
     }
 
     pub fn free(&mut self, lists: &Lists) {
-        self.ranges.free(lists.cluster.range);
-        self.ranges.free(lists.local.range);
-        self.forget(&lists.cluster.backends, [&[]; 3]);
-        self.forget(&lists.local.backends, [&lists.cluster.backends, &[], &[]]);
+        lists.each().into_iter().for_each(|list| self.ranges.free(list.range));
+        self.forget(lists.records(), [&[]; 3]);
     }
 }
 

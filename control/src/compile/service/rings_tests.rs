@@ -5,7 +5,7 @@ use tables::{Publisher, View};
 
 fn usable(cluster: &[u8], local: &[u8]) -> Usable {
     let backends = |last: &[u8]| Some(last.iter().map(|last| (Addr::v4([10, 1, 0, *last]), 80)).collect());
-    Usable { cluster: backends(cluster), local: backends(local), any: true }
+    Usable { cluster: backends(cluster), local: backends(local), any: true, leaving: Vec::new() }
 }
 
 /// The ring that a row finds at a word.

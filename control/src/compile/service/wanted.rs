@@ -226,7 +226,7 @@ impl<'a> Wanted<'a> {
 
     fn host_port_group(&mut self, key: GroupKey, backend: Addr) -> usize {
         self.groups.iter().position(|group| group.key == key).unwrap_or_else(|| {
-            let usable = Usable { cluster: Some(vec![(backend, key.port)]), local: None, any: true };
+            let usable = Usable { cluster: Some(vec![(backend, key.port)]), any: true, ..Usable::default() };
             let (algorithm, weights) = (Algorithm::Random, &[][..]);
             self.groups.push(Group { key, name: "hostPort", affinity_s: 0, algorithm, weights, usable });
             self.groups.len() - 1

@@ -19,6 +19,8 @@ pub enum Found {
         inside: Answer,
         outside: Answer,
         affinity_s: u32,
+        /// Who keeps a connection that it has.
+        keeps: BTreeSet<(Addr, u16)>,
         sources: BTreeSet<Prefix>,
         /// Who is masqueraded and who counts as inside.
         flags: u16,
@@ -91,8 +93,9 @@ impl Truth {
             DetectLocal::ClusterCidr => FLAG_MASQUERADE_OUTSIDE,
             DetectLocal::None => 0,
         };
-        let sources = BTreeSet::new();
-        Found::Port { inside: answer.clone(), outside: answer, affinity_s: service.affinity_s, sources, flags }
+        let (inside, outside) = (answer.clone(), answer);
+        let keeps = self.existing(service, port, v4);
+        Found::Port { inside, outside, affinity_s: service.affinity_s, keeps, sources: BTreeSet::new(), flags }
     }
 
     fn external_row(&self, service: &Service, port: &ServicePort, v4: bool, sources: BTreeSet<Prefix>) -> Found {
@@ -101,6 +104,7 @@ impl Truth {
             inside: self.answer(service, port, v4, TrafficPolicy::Cluster),
             outside: self.answer(service, port, v4, service.external_policy),
             affinity_s: service.affinity_s,
+            keeps: self.existing(service, port, v4),
             sources,
             flags: match (is_local, self.local.services.detect_local) {
                 (false, _) => FLAG_MASQUERADE_ALL,
@@ -120,9 +124,10 @@ impl Truth {
             let own = |p: &&HostPort| p.port == port && p.protocol == protocol && p.addr.is_none_or(|own| own == addr);
             let host_port = pod.host_ports.iter().find(own)?;
             let backend = self.addrs_of(pod).into_iter().find(|own| own.is_v4() == addr.is_v4())?;
-            let answer = Answer::To([(backend, host_port.container_port)].into());
+            let keeps = BTreeSet::from([(backend, host_port.container_port)]);
+            let answer = Answer::To(keeps.clone());
             let (inside, outside) = (answer.clone(), answer);
-            Some(Found::Port { inside, outside, affinity_s: 0, sources: BTreeSet::new(), flags: 0 })
+            Some(Found::Port { inside, outside, affinity_s: 0, keeps, sources: BTreeSet::new(), flags: 0 })
         })
     }
 
@@ -145,6 +150,11 @@ impl Truth {
             return Answer::To(ready.iter().map(|e| e.backend).collect());
         }
         if all.iter().any(|e| e.ready || e.drains) { Answer::Drop } else { Answer::Reject }
+    }
+
+    /// Endpoints in whatever condition.
+    fn existing(&self, service: &Service, port: &ServicePort, v4: bool) -> BTreeSet<(Addr, u16)> {
+        self.endpoints(service, port, v4).iter().map(|e| e.backend).collect()
     }
 
     fn endpoints(&self, service: &Service, port: &ServicePort, v4: bool) -> Vec<Endpoint> {
