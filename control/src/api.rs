@@ -23,11 +23,17 @@ pub enum Request {
     Interfaces,
     Endpoints,
     Services,
+    /// With what goes to each backend.
+    ServicesWide,
     Policies,
     Routes,
     Flows,
     Drops,
     Explain(Question),
+    /// Writes all of it to this file, whose path is absolute.
+    Bundle {
+        file: PathBuf,
+    },
     /// The text of /metrics.
     Metrics,
     /// Whether tables are in force.

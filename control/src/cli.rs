@@ -2,16 +2,18 @@
 //! a usage error. It must not know more than the listings.
 
 mod runtime;
+mod source;
 mod table;
 
-use crate::api::{self, ClientError, Question, Request};
+use crate::api::{Question, Request};
 use crate::listing::*;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use source::{Source, SourceError};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use table::Row;
@@ -26,6 +28,10 @@ pub struct Cli {
     /// Directory of the control process's socket.
     #[arg(long, global = true, env = "FAIRWAY_RUN_DIR", default_value = "/run/fairway")]
     pub run_dir: PathBuf,
+    /// Ask this bundle (see `fairway bundle`) and not the node. `explain` also takes the endpoint here by which the packet
+    /// comes in: `uplink`, `host` or `namespace/pod`; the source's own otherwise.
+    #[arg(long, global = true, value_name = "FILE|ENDPOINT")]
+    pub from: Vec<String>,
     #[command(flatten)]
     pub output: Output,
     #[command(subcommand)]
@@ -82,6 +88,25 @@ pub enum Command {
     Drops,
     /// What would become of a packet: the worker's own decision on the tables in force.
     Explain(Explain),
+    /// Writes tables, flows, counters and all listings to a file, which `--from` can ask anywhere.
+    Bundle(BundleFile),
+    /// Runs a capture through the engine as it stood in a bundle (--from FILE), and prints each packet's way.
+    Replay(Replay),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BundleFile {
+    /// Where to write it.
+    pub file: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// A pcap file of Ethernet frames, as of `tcpdump -w` on a pod's interface, fairway0 or the uplink.
+    pub capture: PathBuf,
+    /// The endpoint by which all packets come in: `uplink`, `host` or `namespace/pod`; else each by its sender's.
+    #[arg(long = "in", value_name = "ENDPOINT")]
+    pub at: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -98,9 +123,6 @@ pub struct Explain {
     /// ADDRESS:PORT/PROTOCOL, where the address may be `namespace/pod` or `namespace/service`; ADDRESS/icmp.
     #[arg(value_parser = parse_destination)]
     pub destination: Destination,
-    /// The interface the packet comes in by: `uplink`, `host` or `namespace/pod`; the source's own otherwise.
-    #[arg(long, value_name = "ENDPOINT")]
-    pub from: Option<String>,
     /// Source port.
     #[arg(long, default_value_t = 33333)]
     pub source_port: u16,
@@ -144,7 +166,9 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Source(#[from] SourceError),
+    #[error("-w goes on as the node does; a bundle is of one moment")]
+    WatchBundle,
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
     #[error("cannot write YAML: {0}")]
@@ -152,41 +176,69 @@ enum Failed {
 }
 
 fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
+    let may_name_endpoint = matches!(cli.command, Command::Explain(_));
+    let (source, endpoint) = Source::of(&cli.run_dir, &cli.from, may_name_endpoint)?;
+    if cli.output.watch && source.is_bundle() {
+        return Err(Failed::WatchBundle);
+    }
+    let source = &source;
+    let wide = cli.output.output == Some(Format::Wide);
     match &cli.command {
-        Command::Status(Status { runtime: true }) => show(cli, out, &Request::Runtime, runtime::print),
-        Command::Status(Status { runtime: false }) => show(cli, out, &Request::Status, print_status),
-        Command::Interfaces => list::<InterfaceView>(cli, out, &Request::Interfaces),
-        Command::Endpoints => list::<EndpointView>(cli, out, &Request::Endpoints),
-        Command::Services => list::<ServiceView>(cli, out, &Request::Services),
-        Command::Policies => list::<PolicyView>(cli, out, &Request::Policies),
-        Command::Routes => list::<RouteView>(cli, out, &Request::Routes),
-        Command::Flows => list::<FlowView>(cli, out, &Request::Flows),
-        Command::Drops => list::<DropView>(cli, out, &Request::Drops),
-        Command::Explain(explain) => show(cli, out, &Request::Explain(question(explain)), print_explained),
+        Command::Status(Status { runtime: true }) => show(cli, out, asks(source, Request::Runtime), runtime::print),
+        Command::Status(Status { runtime: false }) => show(cli, out, asks(source, Request::Status), print_status),
+        Command::Interfaces => list::<InterfaceView>(cli, out, asks(source, Request::Interfaces)),
+        Command::Endpoints => list::<EndpointView>(cli, out, asks(source, Request::Endpoints)),
+        Command::Services if wide => list::<ServiceView>(cli, out, asks(source, Request::ServicesWide)),
+        Command::Services => list::<ServiceView>(cli, out, asks(source, Request::Services)),
+        Command::Policies => list::<PolicyView>(cli, out, asks(source, Request::Policies)),
+        Command::Routes => list::<RouteView>(cli, out, asks(source, Request::Routes)),
+        Command::Flows => list::<FlowView>(cli, out, asks(source, Request::Flows)),
+        Command::Drops => list::<DropView>(cli, out, asks(source, Request::Drops)),
+        Command::Explain(explain) => {
+            let question = question(explain, endpoint);
+            show(cli, out, || source.explain(&question), print_explained)
+        }
+        Command::Bundle(BundleFile { file }) => {
+            let request = Request::Bundle { file: absolute(file)? };
+            show(cli, out, asks(source, request), print_bundle)
+        }
+        Command::Replay(Replay { capture, at }) => {
+            list::<ReplayView>(cli, out, || source.replay(capture, at.as_deref()))
+        }
     }
 }
 
-fn question(explain: &Explain) -> Question {
+/// What a listing asks, each time anew.
+fn asks<T: DeserializeOwned>(source: &Source, request: Request) -> impl Fn() -> Result<T, SourceError> {
+    move || source.ask(&request)
+}
+
+/// Control has another working directory.
+fn absolute(file: &Path) -> io::Result<PathBuf> {
+    std::path::absolute(file)
+}
+
+fn question(explain: &Explain, from: Option<String>) -> Question {
     Question {
         src: explain.source.clone(),
         dst: explain.destination.addr.clone(),
         port: explain.destination.port,
         protocol: explain.destination.protocol.clone(),
         src_port: explain.source_port,
-        from: explain.from.clone(),
+        from,
     }
 }
 
 /// One object.
-fn show<T: Serialize + DeserializeOwned + PartialEq>(
+fn show<T: Serialize + PartialEq>(
     cli: &Cli,
     out: &mut dyn Write,
-    request: &Request,
+    ask: impl Fn() -> Result<T, SourceError>,
     print: fn(&T, &mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Failed> {
     let mut last = None;
     loop {
-        let object: T = api::ask(&cli.run_dir, request)?;
+        let object = ask()?;
         if last.as_ref() != Some(&object) {
             match cli.output.output {
                 Some(format @ (Format::Json | Format::Yaml)) => print_as(format, &object, out)?,
@@ -203,16 +255,16 @@ fn show<T: Serialize + DeserializeOwned + PartialEq>(
 }
 
 /// Rows; with `-w` those that are new or changed since.
-fn list<T: Row + Serialize + DeserializeOwned>(
+fn list<T: Row + Serialize>(
     cli: &Cli,
     out: &mut dyn Write,
-    request: &Request,
+    ask: impl Fn() -> Result<Vec<T>, SourceError>,
 ) -> Result<(), Failed> {
     let wide = cli.output.output == Some(Format::Wide);
     let mut seen: BTreeSet<Vec<String>> = BTreeSet::new();
     let mut first = true;
     loop {
-        let mut rows: Vec<T> = api::ask(&cli.run_dir, request)?;
+        let mut rows = ask()?;
         rows.retain(|row| {
             cli.output.namespace.as_deref().is_none_or(|wanted| row.namespace().is_none_or(|ns| ns == wanted))
         });
@@ -299,6 +351,10 @@ fn print_explained(explained: &ExplainView, out: &mut dyn Write) -> io::Result<(
     }
     line("Generation", &explained.generation.to_string())?;
     explained.steps.iter().try_for_each(|(what, result)| writeln!(out, "  {what}: {result}"))
+}
+
+fn print_bundle(bundle: &BundleView, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{} ({} KiB): ask it with --from", bundle.file.display(), bundle.bytes.div_ceil(1024))
 }
 
 #[cfg(test)]

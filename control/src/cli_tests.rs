@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::{Failure, Reply, code};
+use crate::api::{self, Failure, Reply, code};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;

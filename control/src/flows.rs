@@ -1,9 +1,11 @@
 //! `fairway flows`: reads every worker's flow memory as it stands. Takes a while when tables are large, so it runs beside
 //! the loop.
 
-use crate::listing::FlowView;
-use std::collections::BTreeMap;
+use crate::explain::endpoint_text;
+use crate::listing::{FlowView, LoadView};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+use tables::Addr;
 use tables::counters::DropReason;
 use tables::flow::{self, FLAG_ANSWERED, FLAG_TRANSLATED, FlowRecord, FlowRegionError, Hop, HopKind, Tuple};
 use tables::owner::Worker;
@@ -24,6 +26,22 @@ pub fn list(regions: Vec<(Worker, OwnedFd)>, names: &Names) -> Result<Vec<FlowVi
     Ok(views)
 }
 
+/// What goes to each backend, by service id and `address:port`. A service is asked by the end that opened the flow, which is
+/// its local one.
+pub fn by_backend(regions: Vec<(Worker, OwnedFd)>) -> Result<HashMap<(u32, String), LoadView>, FlowRegionError> {
+    let mut loads: HashMap<(u32, Addr, u16), LoadView> = HashMap::new();
+    for (_, fd) in regions {
+        let region = Region::attach(fd, Access::ReadOnly)?;
+        for record in flow::list(&region)?.filter(|record| record.service != 0) {
+            let outside = record.outside();
+            let load = loads.entry((record.service, outside.remote, outside.remote_port)).or_default();
+            load.flows += 1;
+            load.packets += record.packets as u64;
+        }
+    }
+    Ok(loads.into_iter().map(|((id, addr, port), load)| ((id, endpoint_text(addr, port)), load)).collect())
+}
+
 fn view(worker: Worker, record: &FlowRecord, names: &Names) -> FlowView {
     let [local, remote] = ends(&record.inside);
     let translated = record.flags & FLAG_TRANSLATED != 0;
@@ -42,8 +60,7 @@ fn view(worker: Worker, record: &FlowRecord, names: &Names) -> FlowView {
 }
 
 fn ends(tuple: &Tuple) -> [String; 2] {
-    let end = |addr: tables::Addr, port| std::net::SocketAddr::new(addr.ip(), port).to_string();
-    [end(tuple.local, tuple.local_port), end(tuple.remote, tuple.remote_port)]
+    [endpoint_text(tuple.local, tuple.local_port), endpoint_text(tuple.remote, tuple.remote_port)]
 }
 
 fn hop(hop: &Hop, names: &Names) -> String {

@@ -22,6 +22,7 @@ pub mod cni;
 pub mod compile;
 pub mod disk;
 pub mod encapsulation;
+pub mod explain;
 pub mod file;
 pub mod flows;
 pub mod health;

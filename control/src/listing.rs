@@ -1,7 +1,8 @@
 //! The rows of the CLI's listings, as JSON and as Rust: control fills them in, `fairway` prints them.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use tables::{Addr, Mac};
 
 /// `fairway status`
@@ -212,6 +213,45 @@ pub struct ServiceView {
     pub affinity_s: u32,
     /// `address:port`
     pub backends: Vec<String>,
+    /// In the tables, 0 if it is not there; flows name it.
+    #[serde(default)]
+    pub id: u32,
+    /// What goes to each backend by the flows that are there now, in the order of `backends`; asked for by `-o wide`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loads: Vec<LoadView>,
+}
+
+/// Flows to one backend, and the packets of both ways that they have carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadView {
+    pub flows: u64,
+    pub packets: u64,
+}
+
+impl ServiceView {
+    /// Fills in what goes to each backend. `loads` are by service id and `address:port`.
+    pub fn add_loads(&mut self, loads: &HashMap<(u32, String), LoadView>) {
+        let load = |backend: &String| loads.get(&(self.id, backend.clone())).copied().unwrap_or_default();
+        self.loads = self.backends.iter().map(load).collect();
+    }
+}
+
+/// `fairway bundle`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleView {
+    pub file: PathBuf,
+    pub bytes: u64,
+}
+
+/// `fairway replay`: a packet of the capture and its way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplayView {
+    pub number: u64,
+    /// Seconds since the first packet.
+    pub time_s: f64,
+    pub interface: String,
+    pub packet: String,
+    pub ways: Vec<String>,
 }
 
 /// `fairway policies`

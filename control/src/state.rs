@@ -295,6 +295,10 @@ impl State {
         self.pods.get(id)
     }
 
+    pub fn pods(&self) -> impl Iterator<Item = (Named, &Pod)> {
+        self.pods.iter()
+    }
+
     pub fn service(&self, id: &Named) -> Option<&Service> {
         self.services.get(id)
     }

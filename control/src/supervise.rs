@@ -4,6 +4,7 @@
 
 mod answer;
 mod attach;
+mod bundle;
 mod cluster;
 mod kernel;
 mod metrics;

@@ -2,6 +2,7 @@
 //! process can trust a [`Config`].
 
 use crate::flow::timeouts::{TimeoutError, Timeouts};
+use crate::offline::Offline;
 use crate::worker::Polling;
 use clap::Parser;
 use serde::Deserialize;
@@ -43,6 +44,8 @@ pub struct Args {
     /// each state.
     #[arg(long, value_name = "STATE=DURATION")]
     pub timeout: Vec<String>,
+    #[command(subcommand)]
+    pub offline: Option<Offline>,
 }
 
 /// A command line that was checked.

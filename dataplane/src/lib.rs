@@ -13,7 +13,8 @@
 //! node itself answers is [`punt`].
 //!
 //! Around it: [`config`] (what was typed), [`start`] (from descriptors to threads without privileges), [`server`] (the
-//! connection with control), [`explain`] (what would become of a packet).
+//! connection with control), [`explain`] (what would become of a packet), [`offline`] (the same, and captures, by a
+//! bundle).
 //!
 //! Nothing on the path blocks, allocates, logs or returns `Result`. `unsafe` is in [`io`] alone.
 
@@ -26,6 +27,7 @@ pub mod flow;
 pub mod fragments;
 pub mod handoff;
 pub mod io;
+pub mod offline;
 pub mod overlay;
 pub mod packet;
 pub mod parcels;

@@ -10,18 +10,26 @@ use std::process::ExitCode;
 use tables::channel::{Channel, ChannelError, Listener};
 
 fn main() -> ExitCode {
-    match Config::check(Args::parse()) {
+    let args = Args::parse();
+    if let Some(offline) = &args.offline {
+        return ended(offline.run());
+    }
+    match Config::check(args) {
         Err(error) => {
             eprintln!("fairway-dataplane: {error}");
             ExitCode::from(2)
         }
-        Ok(config) => match run(config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("fairway-dataplane: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Ok(config) => ended(run(config)),
+    }
+}
+
+fn ended(outcome: Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fairway-dataplane: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -109,7 +109,11 @@ impl Row for ServiceView {
             self.backends.len().to_string(),
         ];
         let affinity = if self.affinity_s == 0 { "None".to_owned() } else { format!("ClientIP {}s", self.affinity_s) };
-        with_wide(narrow, wide, vec![self.port_name.clone(), affinity, joined(&self.backends)])
+        let loads = self.loads.iter().map(|load| format!(" ({} flows, {} packets)", load.flows, load.packets));
+        let loads = loads.chain(std::iter::repeat(String::new()));
+        let backends: Vec<_> =
+            self.backends.iter().zip(loads).map(|(backend, load)| format!("{backend}{load}")).collect();
+        with_wide(narrow, wide, vec![self.port_name.clone(), affinity, joined(&backends)])
     }
 
     fn namespace(&self) -> Option<&str> {
@@ -171,6 +175,17 @@ impl Row for DropView {
 
     fn cells(&self, _: bool) -> Vec<String> {
         vec![self.reason.clone(), self.count.to_string(), or_dash(&self.policy), self.sentence.clone()]
+    }
+}
+
+impl Row for ReplayView {
+    fn header(_: bool) -> Vec<&'static str> {
+        vec!["NUMBER", "TIME", "IN", "PACKET", "WAY"]
+    }
+
+    fn cells(&self, _: bool) -> Vec<String> {
+        let time = format!("{:.6}", self.time_s);
+        vec![self.number.to_string(), time, self.interface.clone(), self.packet.clone(), self.ways.join("; ")]
     }
 }
 

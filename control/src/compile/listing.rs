@@ -110,6 +110,11 @@ impl Compiler {
         Some(self.services.row_name(key, row))
     }
 
+    /// `namespace/name:port` of every service id.
+    pub fn service_names(&self) -> impl Iterator<Item = (u32, String)> + '_ {
+        self.services.rows().map(|(key, row)| (row.record.id, self.services.row_name(key, row)))
+    }
+
     pub fn policies(&self, state: &State) -> Vec<PolicyListing> {
         let listing = |(id, policy): (Named, &crate::object::NetworkPolicy)| PolicyListing {
             index: self.policies.index_of(&id),

@@ -5,20 +5,13 @@ use super::publish::acknowledged;
 use super::runtime::now_ms;
 use super::session::Dataplane;
 use crate::attachment::Attachment;
+use crate::explain::{endpoint_text, kind_name};
 use crate::listing::*;
 use crate::object::KINDS;
 use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
 use tables::endpoint::FLAG_POLICY_IN_FORCE;
 use tables::limits::POLICIES_MAX;
 use tables::message::{InterfaceInfo, InterfaceKind, XdpMode};
-
-pub fn kind_name(kind: InterfaceKind) -> &'static str {
-    match kind {
-        InterfaceKind::Uplink => "uplink",
-        InterfaceKind::Host => "host",
-        InterfaceKind::Pod => "pod",
-    }
-}
 
 fn mode_name(mode: XdpMode) -> String {
     match mode {
@@ -207,6 +200,8 @@ impl Supervisor {
             protocol: service.protocol.to_string(),
             affinity_s: service.affinity_s,
             backends: service.backends.iter().map(|backend| endpoint_text(backend.addr, backend.port)).collect(),
+            id: service.id,
+            loads: Vec::new(),
         };
         self.compiler.services().into_iter().map(view).collect()
     }
@@ -238,9 +233,4 @@ impl Supervisor {
         };
         self.compiler.routes().into_iter().map(view).collect()
     }
-}
-
-/// `10.0.0.1:80`, `[fd00::1]:80`
-pub fn endpoint_text(addr: tables::Addr, port: u16) -> String {
-    std::net::SocketAddr::new(addr.ip(), port).to_string()
 }

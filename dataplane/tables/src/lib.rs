@@ -7,13 +7,17 @@
 //! brought up to date and becomes the idle one.
 //!
 //! What a row means is said once, here: [`endpoint`], [`route`], [`service`], [`policy`], [`neighbour`], [`node`];
-//! which worker keeps a flow is [`owner`]; the records of flows that outlive a process are [`flow`], and of clients' backends [`affinity`]; what the two
-//! processes tell each other is [`message`], and [`channel`] carries it with its file descriptors.
+//! which worker keeps a flow is [`owner`]; the records of flows that outlive a process are [`flow`], and of clients'
+//! backends [`affinity`]; what the two processes tell each other is [`message`], and [`channel`] carries it with its
+//! file descriptors.
 //!
-//! This crate must not do I/O beyond mapping memory and that one socket, and must not know Kubernetes objects or packets' bytes.
+//! [`bundle`] keeps all of it in a file that both can be asked about elsewhere.
+//!
+//! This crate must not do I/O beyond mapping memory, that one socket, and bundles, and must not know Kubernetes objects or packets' bytes.
 
 pub mod addr;
 pub mod affinity;
+pub mod bundle;
 pub mod channel;
 pub mod checksum;
 pub mod counters;
@@ -21,6 +25,7 @@ pub mod cpu;
 pub mod endpoint;
 pub mod flow;
 pub mod hash;
+pub mod image;
 pub mod layout;
 pub mod limits;
 pub mod lpm;

@@ -82,6 +82,38 @@ pub struct ExplainQuery {
     pub protocol: Protocol,
 }
 
+/// What became of one packet of a capture in a bundle's engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Replayed {
+    /// From 1, in the order of the capture.
+    pub number: u64,
+    pub time_ns: u64,
+    /// By which it came in.
+    pub interface: u32,
+    /// `SRC DST PROTOCOL` and what else is worth a word.
+    pub packet: String,
+    pub ends: Vec<ReplayEnd>,
+}
+
+/// Where a packet, or a part of it, or an answer to it, went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "end", rename_all = "camelCase")]
+pub enum ReplayEnd {
+    Sent {
+        interface: u32,
+        /// The other end of a tunnel.
+        tunnel: Option<Addr>,
+        packet: String,
+    },
+    /// Name of the `DropReason`.
+    Dropped { reason: String },
+    /// It waits: for a neighbour, or for the first part of a fragmented packet.
+    Waits,
+    /// The node sent it: it was not put in again.
+    Own,
+}
+
 /// What would become of it. Ids are those of the tables; control knows their names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

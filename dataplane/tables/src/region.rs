@@ -19,7 +19,7 @@ const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 /// The size that `MFD_HUGETLB` means unless told otherwise on x86_64 and, with 4 KiB pages, on aarch64.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// A bigger claim is taken for damage, not for a table.
-const REGION_BYTES_MAX: u64 = 1 << 40;
+pub(crate) const REGION_BYTES_MAX: u64 = 1 << 40;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegionError {
