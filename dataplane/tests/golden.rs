@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "golden/affinity.rs"]
+mod affinity;
 #[path = "golden/answers.rs"]
 mod answers;
 #[path = "golden/cut.rs"]

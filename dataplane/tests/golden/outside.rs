@@ -254,3 +254,44 @@ fn a_client_whose_packets_run_out_of_hops_or_are_too_big_hears_of_the_node() {
     assert_eq!(outcome.dropped, [DropReason::TooBig]);
     assert_eq!((outcome.packet_of_any().src, &outcome.packet_of_any().l4), (NODE, &L4::Unreachable { code: 4 }));
 }
+
+#[test]
+fn a_client_of_the_other_family_is_served_the_same_way() {
+    let key = (v6::NODE, 30_080, Protocol::TCP);
+    for workers in [1, 2] {
+        let mut node = Node::new(Shape { workers, uplink_queues: workers, ..Shape::default() });
+        let backends = &[(v6::REMOTE, 8080)][..];
+        let flags = FLAG_MASQUERADE_ALL;
+        node.publish(|rows| {
+            rows.serve(1, key, Served { inside: backends, outside: backends, flags, ..Served::default() })
+        });
+        for queue in 0..workers {
+            let asked = tcp((v6::CLIENT, 5000 + queue), (v6::NODE, 30_080), SYN);
+            let outcome = node.pass_queue(UPLINK, Some(queue), node.dressed(UPLINK, &asked).bytes());
+            let port = outcome.packet().src_port();
+            assert_eq!(outcome, node.tunnelled(asked.clone().from(v6::SNAT, port).to(v6::REMOTE, 8080).hop()));
+            let answer = tcp((v6::REMOTE, 8080), (v6::SNAT, port), SYN | ACK);
+            let told = answer.clone().from(v6::NODE, 30_080).to(v6::CLIENT, 5000 + queue).hop();
+            assert_eq!(node.pass_tunnel(&answer), node.routed(ROUTER_MAC, told));
+        }
+    }
+}
+
+#[test]
+fn fragments_of_a_client_follow_their_first_one_to_its_backend() {
+    let key = (NODE, 30_053, Protocol::UDP);
+    for workers in [1, 2] {
+        let pods = vec![(4, 0), (5, workers - 1)];
+        for client_port in 5000..5004 {
+            let shape = Shape { workers, uplink_queues: workers, pods: pods.clone(), ..Shape::default() };
+            let mut node = Node::new(shape);
+            node.publish(|rows| rows.serve(1, key, Served { outside: &[(B, 53)], ..Served::default() }));
+            let packet = udp((CLIENT, client_port), (NODE, 30_053)).payload(&[7; 1200]);
+            let parts = fragments::split(&node.dressed(UPLINK, &packet).bytes(), &[400, 800], client_port as u32);
+            // The first one comes last.
+            let parts: Vec<Vec<u8>> = parts.into_iter().rev().collect();
+            let passed = node.pass_all(UPLINK, None, &parts);
+            assert_eq!(passed.together(), node.delivered(POD_B, packet.to(B, 53).hop()));
+        }
+    }
+}
