@@ -5,8 +5,11 @@
 pub mod converse;
 pub mod datagrams;
 pub mod load;
+pub mod question;
 pub mod sctp;
 pub mod serve;
+pub mod transport;
+pub mod witness;
 
 use std::io::BufRead;
 

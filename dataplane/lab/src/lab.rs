@@ -129,8 +129,21 @@ impl Lab {
             self.client.ip(&format!("route add {range} via {address}"))?;
         }
         self.objects.apply(&format!("node-{name}"), &manifests::node(&name, &addresses, &pod_ranges))?;
-        let (workers, families, control_args) = (options.workers, options.families, options.control_args.clone());
-        let spec = NodeSpec { name, addresses, pod_ranges, uplink, port, workers, families, control_args };
+        let (workers, control_args) = (options.workers, options.control_args.clone());
+        let texts = |ranges: Vec<&str>| ranges.into_iter().map(str::to_string).collect();
+        let service_ranges = texts(options.families.service_ranges());
+        let cluster_ranges = texts(options.families.cluster_ranges());
+        let spec = NodeSpec {
+            name,
+            addresses,
+            pod_ranges,
+            uplink,
+            port,
+            workers,
+            service_ranges,
+            cluster_ranges,
+            control_args,
+        };
         let node = Node::create(spec, netns, self.guard.directory(), self.objects.directory(), &self.binaries)?;
         self.nodes.push(node);
         Ok(())

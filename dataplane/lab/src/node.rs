@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::addressing::Families;
 use crate::binaries::{Binaries, NotBuilt};
 use crate::cni::Plugin;
 use crate::fairway::{Fairway, Interface, Status};
@@ -23,6 +22,7 @@ const SNAT_OFFSET: u32 = 3;
 
 /// A process must be there after this long, also on an emulated machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What tells one node from another.
 #[derive(Clone, Debug)]
@@ -36,7 +36,8 @@ pub struct NodeSpec {
     /// The other end of the uplink, in the fabric.
     pub port: String,
     pub workers: u32,
-    pub families: Families,
+    pub service_ranges: Vec<String>,
+    pub cluster_ranges: Vec<String>,
     /// More arguments for `fairway-control`.
     pub control_args: Vec<String>,
 }
@@ -51,6 +52,7 @@ pub struct Node {
     plugin: Plugin,
     dataplane_command: Cmd,
     control_command: Cmd,
+    control_args: Vec<String>,
     dataplane: Option<Process>,
     control: Option<Process>,
 }
@@ -69,6 +71,7 @@ impl Node {
         Ok(Node {
             dataplane_command: dataplane_command(&spec, &netns, &run_dir, binaries),
             control_command: control_command(&spec, &netns, &directory, objects, binaries),
+            control_args: spec.control_args.clone(),
             fairway: Fairway::new(binaries.path("fairway"), run_dir),
             plugin,
             spec,
@@ -139,8 +142,19 @@ impl Node {
     }
 
     pub fn start_control(&mut self) -> Result<()> {
-        self.control = Some(Process::spawn("control", &self.control_command, &self.directory)?);
+        let command = self.control_command.clone().args(&self.control_args);
+        self.control = Some(Process::spawn("control", &command, &self.directory)?);
         Ok(())
+    }
+
+    /// Ends control as a service manager does and starts it with other arguments beyond those of every node; the dataplane
+    /// runs on.
+    pub fn restart_control(&mut self, control_args: Vec<String>) -> Result<()> {
+        let code = self.control.take().context("no control runs")?.terminate(STOP_LIMIT)?;
+        anyhow::ensure!(code == 0, "control of {} ended with {code} after SIGTERM", self.name());
+        self.control_args = control_args;
+        self.start_control()?;
+        self.wait_connected().map(|_| ())
     }
 
     /// SIGKILL.
@@ -156,7 +170,7 @@ impl Node {
     /// SIGTERM to both, control first: it undoes what it did to the node.
     pub fn stop(&mut self) -> Result<()> {
         for process in [self.control.take(), self.dataplane.take()].into_iter().flatten() {
-            let code = process.terminate(Duration::from_secs(10))?;
+            let code = process.terminate(STOP_LIMIT)?;
             anyhow::ensure!(code == 0, "a process of {} ended with {code} after SIGTERM", self.name());
         }
         Ok(())
@@ -259,9 +273,8 @@ fn control_command(spec: &NodeSpec, netns: &Netns, directory: &Path, objects: &P
     Cmd::new(binaries.path("fairway-control"))
         .netns(netns)
         .args(["--node", &spec.name, "--uplink", &spec.uplink])
-        .args(spec.families.service_ranges().iter().flat_map(|range| ["--service-cidr", range]))
-        .args(spec.families.cluster_ranges().iter().flat_map(|range| ["--cluster-cidr", range]))
-        .args(&spec.control_args)
+        .args(spec.service_ranges.iter().flat_map(|range| ["--service-cidr", range]))
+        .args(spec.cluster_ranges.iter().flat_map(|range| ["--cluster-cidr", range]))
         .arg("--objects")
         .arg(objects.display())
         .arg("--run-dir")

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use lab::agent::{converse, datagrams, load, sctp, serve};
+use lab::agent::{converse, datagrams, load, question, sctp, serve, witness};
 use lab::process::Process;
 use lab::report::{Report, Verdict};
 use lab::sections::{self, Section};
@@ -82,6 +82,12 @@ enum Command {
         #[arg(long)]
         to: std::net::SocketAddr,
     },
+    /// Answer on many addresses and ports who was spoken to, and by whom
+    #[command(hide = true)]
+    Witness(witness::Witness),
+    /// Questions to such servers, as JSON on standard input
+    #[command(hide = true)]
+    Question,
     /// Count UDP datagrams
     #[command(hide = true)]
     Sink {
@@ -113,6 +119,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Send(arguments) => datagrams::send(&arguments)?,
         Command::SctpServe { name } => sctp::serve(&name)?,
         Command::SctpAsk { to } => sctp::ask(to)?,
+        Command::Witness(arguments) => witness::run(&arguments)?,
+        Command::Question => question::run()?,
         Command::Sink { port, count } => datagrams::sink(port, count)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -99,13 +99,18 @@ impl Case {
 }
 
 pub fn read() -> Result<Vec<Case>> {
+    let texts = read_texts()?;
+    Ok(texts.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>()?)
+}
+
+/// One line a case.
+pub fn read_texts() -> Result<Vec<String>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/services");
-    let mut cases = Vec::new();
+    let mut texts = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let text = std::fs::read_to_string(entry?.path())?;
-        cases.extend(text.lines().map(serde_json::from_str).collect::<Result<Vec<Case>, _>>()?);
+        texts.extend(std::fs::read_to_string(entry?.path())?.lines().map(str::to_string));
     }
-    Ok(cases)
+    Ok(texts)
 }
 
 pub fn object(value: &Value) -> Result<Object> {

@@ -1,0 +1,83 @@
+//! The objects of a case as one file of the directory that control follows, and when they are in force.
+
+use super::format::Step;
+use super::world::{NODE, World};
+use anyhow::{Context, Result, ensure};
+use lab::wait;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Of no case. Its service has no backends, so that it is refused, but only on the port that belongs to the state.
+const MARKER: &str = "172.30.255.254";
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub struct State {
+    objects: BTreeMap<[String; 3], Value>,
+    nodes: BTreeMap<String, Value>,
+    /// States so far.
+    number: u16,
+}
+
+fn key(object: &Value) -> [String; 3] {
+    let metadata = if object["metadata"].is_object() { &object["metadata"] } else { object };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    [text(&object["kind"]), text(&metadata["namespace"]), text(&metadata["name"])]
+}
+
+impl State {
+    fn set_node(&mut self, world: &World, name: &str, object: &Value) -> Result<()> {
+        if self.nodes.get(name) != Some(object) {
+            world.objects.apply(name, &object.to_string())?;
+            self.nodes.insert(name.into(), object.clone());
+        }
+        Ok(())
+    }
+
+    /// Forgets all but the nodes; the next state begins from nothing.
+    pub fn clear(&mut self) {
+        self.objects.clear();
+    }
+
+    /// Writes what a step changes, as one change, and waits until every worker has it.
+    pub fn reach(&mut self, world: &World, step: &Step) -> Result<()> {
+        for object in &step.apply {
+            match object["metadata"]["name"].as_str().filter(|_| object["kind"] == "Node") {
+                // Nodes stay, and only change what is said of them.
+                Some(name) => self.set_node(world, name, object)?,
+                None => drop(self.objects.insert(key(object), object.clone())),
+            }
+        }
+        for deleted in &step.delete {
+            self.objects.remove(&key(deleted)).with_context(|| format!("{deleted} was not there"))?;
+        }
+        self.number += 1;
+        let marker = marker(self.number);
+        let documents = self.objects.values().chain([&marker]).map(|object| format!("---\n{object}\n"));
+        world.objects.apply("case", &documents.collect::<String>())?;
+        let mark = format!("{MARKER}:{}/TCP", self.number);
+        let is_there = || {
+            let told = world.node.fairway().explain(super::NODE_ADDRESSES[0], &mark);
+            told.is_ok_and(|told| told.verdict == "reject")
+                && world.node.fairway().status().is_ok_and(|s| s.is_in_force())
+        };
+        ensure!(wait::until(LIMIT, is_there), "the objects did not come into force on {NODE}");
+        Ok(())
+    }
+}
+
+fn marker(number: u16) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "marker", "namespace": "marker"},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": MARKER,
+            "clusterIPs": [MARKER],
+            "ipFamilies": ["IPv4"],
+            "ports": [{"protocol": "TCP", "port": number}],
+        },
+    })
+}
