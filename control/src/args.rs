@@ -2,7 +2,7 @@
 
 use crate::encapsulation::Encapsulation;
 use crate::object::balancing;
-use crate::state::{NodePortAddresses, ServiceOptions};
+use crate::state::{DetectLocal, NodePortAddresses, ServiceOptions};
 use clap::Parser;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -54,6 +54,10 @@ pub struct Args {
     /// Every client of a cluster address is masqueraded, pods of this node, too.
     #[arg(long)]
     pub masquerade_all: bool,
+    /// How clients of cluster addresses outside the cluster are told from pods, to be masqueraded: by `cluster-cidr`, the
+    /// ranges of --cluster-cidr, or not at all, by `none`.
+    #[arg(long, value_enum, default_value_t)]
+    pub detect_local: DetectLocal,
     /// How services spread new flows that do not say it by the annotation fairway.dev/load-balancing: random, round-robin,
     /// source-hash, least-connections or maglev. Turns and connections are counted by each worker for itself.
     #[arg(long, default_value = "random")]
@@ -87,8 +91,8 @@ impl Args {
             localhost_node_ports: self.localhost_node_ports,
             masquerade_all: self.masquerade_all,
             load_balancing: self.load_balancing.0,
+            detect_local: self.detect_local,
             external_ip_ranges: self.external_ip_ranges.clone(),
-            ..ServiceOptions::default()
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Report {
     /// What services and pods take outside the service ranges, to be claimed from the NIC and routed one by one: node
     /// ports, load balancer and external addresses, host ports.
     pub singles: Arc<BTreeSet<Single>>,
+    /// Where the node itself serves clients outside that keep their addresses: what answers them.
+    pub answering: Arc<BTreeSet<Single>>,
     /// Where load balancers ask whether this node serves a service.
     pub health_ports: Arc<BTreeMap<Named, HealthPort>>,
     /// What could not be put in force, now or in an earlier update, until it is.
@@ -119,6 +121,7 @@ impl Compiler {
         Report {
             next_hops: self.neighbours.next_hops(),
             singles: self.services.singles(),
+            answering: self.services.answering(),
             health_ports: self.services.health_ports(),
             problems: self.problems.list(),
         }

@@ -3,7 +3,7 @@
 
 mod rule;
 
-pub use rule::{Ports, Rule, Then};
+pub use rule::{Own, Ports, Rule, Then};
 
 use futures_util::StreamExt;
 use futures_util::stream::TryStreamExt;

@@ -4,7 +4,8 @@
 
 mod steer;
 
-use crate::compile::Single;
+pub use steer::Steered;
+
 use crate::ipam::{GATEWAY_MAC, HOST_MAC, PodRange};
 use crate::netlink::{Keep, LinkInfo, Netlink, NetlinkError, Route, Rule};
 use crate::{log, sysctl, tap};
@@ -39,7 +40,7 @@ pub struct Node {
     /// Addresses of services outside these ranges, each with a route of its own.
     hosts: BTreeSet<Addr>,
     /// Rows of the node's own addresses.
-    steered: BTreeSet<Single>,
+    steered: Steered,
     /// The policy rules that there are; None: whatever an earlier run left, or an attempt that failed.
     rules: Option<BTreeSet<Rule>>,
     /// It is known what services need: what an earlier run left for them besides may go.
@@ -70,7 +71,7 @@ impl Node {
             ranges: Vec::new(),
             routes: BTreeSet::new(),
             hosts: BTreeSet::new(),
-            steered: BTreeSet::new(),
+            steered: Steered::default(),
             rules: None,
             has_served: false,
             next_hops: BTreeSet::new(),
@@ -117,9 +118,8 @@ impl Node {
         Ok(())
     }
 
-    /// What services take outside the ranges: `hosts` are routed as those are, `steered` are rows of the node's own
-    /// addresses. Only differences are told to the kernel.
-    pub async fn serve(&mut self, hosts: &BTreeSet<Addr>, steered: &BTreeSet<Single>) -> Result<(), NodeError> {
+    /// What services take outside the ranges: `hosts` are routed as those are, `steered` goes by rules. Only differences are told to the kernel.
+    pub async fn serve(&mut self, hosts: &BTreeSet<Addr>, steered: &Steered) -> Result<(), NodeError> {
         self.steered.clone_from(steered);
         if !self.has_served {
             self.hosts.clone_from(hosts);
@@ -208,7 +208,7 @@ impl Node {
     /// Takes away all that this and earlier runs put on the node.
     pub async fn undo(mut self) -> Result<(), NodeError> {
         self.keep_next_hops(0, &BTreeSet::new()).await;
-        self.set_rules(&BTreeSet::new()).await?;
+        self.set_rules(&Steered::default()).await?;
         self.tap = None;
         if let Some(link) = self.netlink.link(HOST_DEVICE).await? {
             self.netlink.delete_link(link.index).await?;

@@ -92,6 +92,7 @@ pub struct Supervisor {
     node_addrs: Vec<Addr>,
     /// What services take outside the service ranges, as last compiled.
     singles: Arc<BTreeSet<Single>>,
+    answering: Arc<BTreeSet<Single>>,
     has_taken_singles: bool,
     health: HealthPorts,
     health_wanted: Arc<BTreeMap<Named, HealthPort>>,
@@ -163,6 +164,7 @@ impl Supervisor {
             kernel_changed: true,
             node_addrs: Vec::new(),
             singles: Arc::default(),
+            answering: Arc::default(),
             has_taken_singles: false,
             health: HealthPorts::default(),
             health_wanted: Arc::default(),

@@ -3,7 +3,7 @@
 use control::compile::Single;
 use control::ipam::{GATEWAY_MAC, PodRange, mac_of};
 use control::netlink::Netlink;
-use control::node::{HOST_DEVICE, Node};
+use control::node::{HOST_DEVICE, Node, Steered};
 use control::offload;
 use control::pod::{self, PodError, PodInterface};
 use control::reserve::{self, ReserveError};
@@ -173,6 +173,10 @@ fn single(text: &str, protocol: Protocol, port: u16) -> Single {
     Single { addr: addr(text), protocol, port }
 }
 
+fn asked(rows: &[Single]) -> Steered {
+    Steered { asked: rows.iter().copied().collect(), ..Steered::default() }
+}
+
 /// By which device the node itself sends to a port.
 fn way(netns: &Namespace, to: &str, port: u16) -> String {
     let shown = netns.ip(&format!("route get {to} ipproto tcp dport {port}"));
@@ -206,7 +210,7 @@ fn addresses_of_services_are_routed_one_by_one_and_only_while_there_are_such() {
     let netns = Namespace::new("hosts");
     with_node(&netns, async |mut node, netlink| {
         let hosts = |all: &[&str]| all.iter().map(|text| addr(text)).collect::<BTreeSet<Addr>>();
-        let none = BTreeSet::new();
+        let none = Steered::default();
         node.serve(&hosts(&["198.51.100.7", "10.96.0.9", "2001:db8:7::7"]), &none).await.unwrap();
         let (routes, v6) = (netns.ip("route"), netns.ip("-6 route"));
         for part in ["198.51.100.7 via 10.244.1.1 dev fairway0 proto 250 src 10.244.1.2", "blackhole 198.51.100.7 "] {
@@ -245,7 +249,7 @@ fn the_nodes_own_packets_to_its_node_ports_are_steered_and_all_is_undone_also_af
             single("127.0.0.1", Protocol::TCP, 30080),
             single("2001:db8::1", Protocol::TCP, 30080),
         ];
-        node.serve(&none, &rows.into()).await.unwrap();
+        node.serve(&none, &asked(&rows)).await.unwrap();
         let check = |steered: &[(&str, u16)]| {
             for to in ["192.168.77.1", "127.0.0.1", "2001:db8::1", "::1"] {
                 for port in [22, 30079, 30080, 30081, 30082] {
@@ -265,19 +269,51 @@ fn the_nodes_own_packets_to_its_node_ports_are_steered_and_all_is_undone_also_af
         drop(node);
         let mut node = configured(netlink.clone()).await;
         check(&all);
-        node.serve(&none, &rows[..1].iter().copied().collect()).await.unwrap();
+        node.serve(&none, &asked(&rows[..1])).await.unwrap();
         check(&all[..1]);
         assert_eq!(rules().1, before.1, "no node port of this family is left");
         assert_eq!(set("route_localnet").trim(), "0");
-        node.serve(&none, &BTreeSet::new()).await.unwrap();
+        node.serve(&none, &Steered::default()).await.unwrap();
         assert_eq!(rules(), before);
-        node.serve(&none, &rows.into()).await.unwrap();
+        node.serve(&none, &asked(&rows)).await.unwrap();
         drop(node);
         Node::prepare(netlink, 1450).await.unwrap().undo().await.unwrap();
     });
     assert_eq!(rules(), before);
     assert_eq!(netns.ip("route show table all proto 250"), "");
     assert_eq!(netns.ip("-6 route show table all proto 250"), "");
+}
+
+/// What the node's own sockets answer to clients whose addresses are kept.
+#[test]
+fn answers_of_what_serves_clients_outside_go_to_fairway_and_others_as_before() {
+    let netns = Namespace::new("answers");
+    let rules = || (netns.ip("rule"), netns.ip("-6 rule"));
+    let before = rules();
+    with_node(&netns, async |mut node, netlink| {
+        let serving = [single("192.168.77.1", Protocol::TCP, 9100), single("2001:db8::1", Protocol::TCP, 9100)];
+        let steered = Steered { answering: serving.into(), ..Steered::default() };
+        let way = |from: &str, to: &str, port: u16| {
+            let shown = netns.ip(&format!("route get {to} from {from} ipproto tcp sport {port}"));
+            shown.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap_or("none").to_owned()
+        };
+        node.serve(&BTreeSet::new(), &steered).await.unwrap();
+        // Its successor finds the rules of one that was killed.
+        drop(node);
+        let mut node = configured(netlink).await;
+        node.serve(&BTreeSet::new(), &steered).await.unwrap();
+        for (own, client) in [("192.168.77.1", "192.168.77.9"), ("2001:db8::1", "2001:db8::9")] {
+            assert_eq!(way(own, client, 9100), HOST_DEVICE, "{:?}", rules());
+            assert_ne!(way(own, client, 9101), HOST_DEVICE);
+            assert_eq!(way(own, own, 9100), "lo", "what stays on the node stays there");
+        }
+        node.serve(&BTreeSet::new(), &Steered::default()).await.unwrap();
+        assert_eq!(rules(), before);
+        node.serve(&BTreeSet::new(), &steered).await.unwrap();
+        node.undo().await.unwrap();
+    });
+    assert_eq!(rules(), before);
+    assert_eq!(netns.ip("route show table all proto 250"), "");
 }
 
 #[test]
@@ -287,7 +323,7 @@ fn who_moved_the_rule_of_the_table_local_finds_it_where_it_was() {
     netns.ip("rule del pref 0");
     let before = netns.ip("rule");
     with_node(&netns, async |mut node, _| {
-        node.serve(&BTreeSet::new(), &[single("192.168.77.1", Protocol::TCP, 30080)].into()).await.unwrap();
+        node.serve(&BTreeSet::new(), &asked(&[single("192.168.77.1", Protocol::TCP, 30080)])).await.unwrap();
         assert_eq!(way(&netns, "192.168.77.1", 30080), HOST_DEVICE);
         assert_eq!(way(&netns, "192.168.77.1", 30081), "lo");
         node.undo().await.unwrap();
@@ -301,10 +337,10 @@ fn thousands_of_services_cost_the_kernel_little_and_a_change_of_one_next_to_noth
     let netns = Namespace::new("many");
     with_node(&netns, async |mut node, _| {
         let hosts: BTreeSet<Addr> = (0..4000u32).map(|i| Addr::v4((0xc633_0000 + i).to_be_bytes())).collect();
-        let rows: BTreeSet<Single> = (0..1384).map(|i| single("192.168.77.1", Protocol::TCP, 30000 + 2 * i)).collect();
-        let (few_hosts, few_rows) = (hosts.iter().skip(1).copied().collect(), rows.iter().skip(1).copied().collect());
+        let rows: Vec<Single> = (0..1384).map(|i| single("192.168.77.1", Protocol::TCP, 30000 + 2 * i)).collect();
+        let (few_hosts, few_rows) = (hosts.iter().skip(1).copied().collect(), asked(&rows[1..]));
         let begun = Instant::now();
-        node.serve(&hosts, &rows).await.unwrap();
+        node.serve(&hosts, &asked(&rows)).await.unwrap();
         let all = begun.elapsed();
         let begun = Instant::now();
         node.serve(&few_hosts, &few_rows).await.unwrap();

@@ -1,6 +1,7 @@
 //! Services and host ports: who has which row of (address, port, protocol). What a row should say is decided in
 //! [`wanted`], where its backends stand in [`lists`].
 
+mod answering;
 mod group;
 mod lists;
 mod rings;
@@ -12,6 +13,7 @@ use super::{HealthPort, Single};
 use crate::alloc::Ids;
 use crate::object::Named;
 use crate::state::{Changes, HashMap, State};
+use answering::Answering;
 use bytemuck::Zeroable;
 use foldhash::fast::RandomState;
 use group::Group;
@@ -91,6 +93,7 @@ pub struct Services {
     /// Pods with host ports.
     pods: BTreeSet<Named>,
     singles: Arc<BTreeSet<Single>>,
+    answering: Answering,
     health_ports: Arc<BTreeMap<Named, HealthPort>>,
 }
 
@@ -108,6 +111,7 @@ impl Services {
             facts: Facts::default(),
             pods: BTreeSet::new(),
             singles: Arc::default(),
+            answering: Answering::default(),
             health_ports: Arc::default(),
         }
     }
@@ -157,6 +161,7 @@ impl Services {
                 let wanted = wanted::of(state, &self.facts, &owner);
                 let problem = wanted.problem.clone();
                 self.set_health(&owner, wanted.health);
+                self.answering.set(&owner, wanted.answering(&self.facts));
                 let (held, outcome) = self.compile(&owner, wanted, before, batch, problems);
                 if wanted::exists(state, &owner) {
                     self.held.insert(owner.clone(), held);
@@ -439,6 +444,10 @@ impl Services {
         batch.touch(Scope::Service(row.record.id));
         self.free_address_id(&row.record);
         self.dirty.extend(self.waiting.get(key).into_iter().flatten().map(|owner| (**owner).clone()));
+    }
+
+    pub fn answering(&self) -> Arc<BTreeSet<Single>> {
+        self.answering.all()
     }
 
     pub fn singles(&self) -> Arc<BTreeSet<Single>> {

@@ -272,6 +272,7 @@ proptest! {
         prop_assert_eq!(used(&rig), used(&fresh));
         let told = rig.update();
         prop_assert_eq!((&told.singles, &told.health_ports), (&report.singles, &report.health_ports));
+        prop_assert_eq!(&told.answering, &report.answering);
         prop_assert_eq!(&*told.singles, &singles(&fresh.view()));
         let answers = |rig: &Rig| everything(&rig.view()).into_iter().map(|(asked, (answer, _))| (asked, answer)).collect::<BTreeMap<_, _>>();
         prop_assert_eq!(answers(&rig), answers(&fresh));

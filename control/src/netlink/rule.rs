@@ -21,6 +21,13 @@ pub struct Ports {
     pub last: u16,
 }
 
+/// What this node itself sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Own {
+    To(Addr, Ports),
+    From(Addr, Ports),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Then {
     /// This table is asked.
@@ -34,8 +41,8 @@ pub enum Then {
 pub struct Rule {
     pub priority: u32,
     pub is_v4: bool,
-    /// What this node itself sends to this address and these ports; None: every packet.
-    pub own: Option<(Addr, Ports)>,
+    /// None: every packet.
+    pub own: Option<Own>,
     pub then: Then,
 }
 
@@ -50,13 +57,19 @@ impl Rule {
         message.header.family = if self.is_v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let attributes = &mut message.attributes;
         attributes.push(RuleAttribute::Priority(self.priority));
-        if let Some((to, ports)) = &self.own {
-            message.header.dst_len = if self.is_v4 { 32 } else { 128 };
-            attributes.push(RuleAttribute::Destination(to.ip()));
+        if let Some(own) = &self.own {
+            let length = if self.is_v4 { 32 } else { 128 };
+            let (Own::To(addr, ports) | Own::From(addr, ports)) = own;
+            let range = RulePortRange { start: ports.first, end: ports.last };
             attributes.push(RuleAttribute::Iifname(LOOPBACK.to_owned()));
             attributes.extend(ports.protocol.map(|protocol| RuleAttribute::IpProtocol(protocol.0.into())));
-            let range = RulePortRange { start: ports.first, end: ports.last };
-            attributes.push(RuleAttribute::DestinationPortRange(range));
+            if matches!(own, Own::To(..)) {
+                message.header.dst_len = length;
+                attributes.extend([RuleAttribute::Destination(addr.ip()), RuleAttribute::DestinationPortRange(range)]);
+            } else {
+                message.header.src_len = length;
+                attributes.extend([RuleAttribute::Source(addr.ip()), RuleAttribute::SourcePortRange(range)]);
+            }
         }
         match self.then {
             Then::Table(table) => {
@@ -73,14 +86,17 @@ impl Rule {
 
     fn read(message: &RuleMessage) -> Option<Rule> {
         let is_v4 = message.header.family == AddressFamily::Inet;
-        let (mut priority, mut to, mut protocol, mut range) = (0, None, None, None);
+        let (mut priority, mut protocol) = (0, None);
+        let (mut to, mut to_ports, mut from, mut from_ports) = (None, None, None, None);
         let mut then = Then::Table(u32::from(message.header.table));
         for attribute in &message.attributes {
             match attribute {
                 RuleAttribute::Priority(value) => priority = *value,
                 RuleAttribute::Destination(ip) => to = Some(Addr::from(*ip)),
+                RuleAttribute::Source(ip) => from = Some(Addr::from(*ip)),
+                RuleAttribute::SourcePortRange(value) => from_ports = Some(*value),
                 RuleAttribute::IpProtocol(value) => protocol = Some(Protocol(u8::from(*value))),
-                RuleAttribute::DestinationPortRange(value) => range = Some(*value),
+                RuleAttribute::DestinationPortRange(value) => to_ports = Some(*value),
                 RuleAttribute::Table(table) if message.header.action == RuleAction::ToTable => {
                     then = Then::Table(*table);
                 }
@@ -88,9 +104,11 @@ impl Rule {
                 _ => {}
             }
         }
-        let own = match (to, range) {
-            (None, None) => None,
-            (Some(to), Some(range)) => Some((to, Ports { protocol, first: range.start, last: range.end })),
+        let ports = |range: RulePortRange| Ports { protocol, first: range.start, last: range.end };
+        let own = match (to, to_ports, from, from_ports) {
+            (None, None, None, None) => None,
+            (Some(to), Some(range), None, None) => Some(Own::To(to, ports(range))),
+            (None, None, Some(from), Some(range)) => Some(Own::From(from, ports(range))),
             _ => return None,
         };
         Some(Rule { priority, is_v4, own, then })

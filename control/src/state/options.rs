@@ -2,6 +2,7 @@
 //! service is decided where rows are made.
 
 use super::Local;
+use clap::ValueEnum;
 use std::net::IpAddr;
 use tables::service::Algorithm;
 use tables::{Addr, Prefix};
@@ -32,7 +33,7 @@ pub enum NodePortAddresses {
 }
 
 /// How pods are told from other clients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum DetectLocal {
     /// Their addresses are in the cluster's ranges.
     #[default]

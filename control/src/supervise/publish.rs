@@ -100,7 +100,7 @@ impl Supervisor {
             self.next_hops = report.next_hops;
             self.keep_neighbours().await;
         }
-        self.take_singles(report.singles).await;
+        self.take_singles(report.singles, report.answering).await;
         self.health_wanted = report.health_ports;
         self.serve_health();
     }

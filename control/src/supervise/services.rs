@@ -3,6 +3,7 @@
 
 use super::Supervisor;
 use crate::compile::Single;
+use crate::node::Steered;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tables::Addr;
@@ -13,12 +14,13 @@ const HEALTH: &str = "service-health";
 const ROUTES: &str = "service-routes";
 
 impl Supervisor {
-    pub(super) async fn take_singles(&mut self, singles: Arc<BTreeSet<Single>>) {
-        if self.has_taken_singles && (Arc::ptr_eq(&self.singles, &singles) || self.singles == singles) {
+    pub(super) async fn take_singles(&mut self, singles: Arc<BTreeSet<Single>>, answering: Arc<BTreeSet<Single>>) {
+        let is_same = |have: &Arc<_>, new: &Arc<_>| Arc::ptr_eq(have, new) || have == new;
+        if self.has_taken_singles && is_same(&self.singles, &singles) && is_same(&self.answering, &answering) {
             return;
         }
         self.has_taken_singles = true;
-        self.singles = singles;
+        (self.singles, self.answering) = (singles, answering);
         self.serve_singles().await;
     }
 
@@ -28,9 +30,10 @@ impl Supervisor {
             return;
         }
         let parts = parts(&self.singles, &self.own_addrs());
+        let steered = Steered { asked: parts.steered, answering: (*self.answering).clone() };
         let claimed = self.claim.set_singles(parts.claimed);
         self.note(CLAIMS, claimed);
-        let served = self.node.serve(&parts.hosts, &parts.steered).await;
+        let served = self.node.serve(&parts.hosts, &steered).await;
         self.note(ROUTES, served);
     }
 

@@ -2,13 +2,14 @@
 //! does not know which rows others have, or where anything stands.
 
 use super::Owner;
-use crate::compile::HealthPort;
 use crate::compile::problem::CompileError;
+use crate::compile::{HealthPort, Single};
 use crate::object::{Named, Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::slices;
 use crate::state::{DetectLocal, State};
 use crate::topology::Usable;
 use bytemuck::Zeroable;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use tables::limits::SOURCES_PER_SERVICE_MAX;
 use tables::node::family;
@@ -123,6 +124,17 @@ struct Place<'a> {
 }
 
 impl<'a> Wanted<'a> {
+    /// Where this node itself serves clients outside that keep their addresses. What answers them there has to come back.
+    pub fn answering(&self, facts: &Facts) -> BTreeSet<Single> {
+        let keeps = |row: &&Row| row.flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE) == 0;
+        let groups = self.rows.iter().filter(keeps).filter_map(|row| Some((&self.groups[row.group?], row.outside)));
+        let lists = groups.flat_map(|(group, which)| {
+            let list = if which == Which::Local { &group.usable.local } else { &group.usable.cluster };
+            list.iter().flatten().map(|(addr, port)| Single { addr: *addr, protocol: group.key.protocol, port: *port })
+        });
+        lists.filter(|single| facts.node_addrs.contains(&single.addr)).collect()
+    }
+
     fn add_service(&mut self, state: &State, facts: &Facts, service: &'a Service) {
         if service.cluster_ips.is_empty() {
             return;

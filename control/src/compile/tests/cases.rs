@@ -105,6 +105,28 @@ fn of_two_services_with_one_address_the_first_by_name_has_it_and_the_other_says_
 }
 
 #[test]
+fn what_the_node_itself_serves_to_clients_that_keep_their_addresses_has_to_answer_by_fairway() {
+    let (own, port) = (addr("192.168.0.1"), 8080);
+    let slices = |addrs: &[&str]| {
+        let Object::EndpointSlice(mut slice) = slice_object("s", addrs) else { unreachable!() };
+        slice.endpoints.iter_mut().for_each(|endpoint| endpoint.node = Some(local().node));
+        Object::EndpointSlice(slice)
+    };
+    let exposed = |external_policy| {
+        let Object::Service(mut service) = service_object("s", "172.30.0.1", 1) else { unreachable!() };
+        (service.kind, service.external_policy) = (ServiceKind::NodePort, external_policy);
+        service.ports[0].node_port = Some(30080);
+        Object::Service(service)
+    };
+    let answering = BTreeSet::from([Single { addr: own, protocol: Protocol::TCP, port }]);
+    let mut rig = rig([exposed(TrafficPolicy::Local), slices(&["10.1.0.4", "192.168.0.1"])]);
+    assert_eq!(*rig.update().answering, answering);
+    assert!(put(&mut rig, [exposed(TrafficPolicy::Cluster)]).answering.is_empty(), "there clients are masqueraded");
+    assert_eq!(*put(&mut rig, [exposed(TrafficPolicy::Local)]).answering, answering);
+    assert!(put(&mut rig, [slices(&["10.1.0.4"])]).answering.is_empty());
+}
+
+#[test]
 fn a_pod_may_speak_only_once_its_object_is_known() {
     let mut rig = rig([]);
     attach(&mut rig, 0, "10.1.0.4");
