@@ -3,6 +3,8 @@
 //! namespace, and real sockets. `service_cases.rs` judges the same cases by `explain`, which is exact about sets of backends;
 //! here every backend must be hit and nobody besides.
 
+#[path = "service_packets/affinity.rs"]
+mod affinity;
 #[path = "service_cases/format.rs"]
 #[allow(dead_code, reason = "some of it is for those who judge without packets")]
 mod format;
@@ -43,6 +45,9 @@ const SERVICE_DROPS: [&str; 3] = ["ServiceUnknown", "NoLocalBackend", "SourceRan
 fn control_args(config: &Config) -> Vec<String> {
     let mut args = vec!["--external-ip-ranges".into(), "192.0.2.0/24,2001:db8:bbbb::/48".into()];
     args.extend(["--node-port-addresses".into(), config.node_port_addresses.join(",")]);
+    if config.detect_local == "none" {
+        args.extend(["--detect-local".into(), "none".into()]);
+    }
     if config.masquerade_all {
         args.push("--masquerade-all".into());
     }
@@ -61,13 +66,12 @@ fn transport(flow: &Flow) -> Transport {
 }
 
 /// Why this one is left to `explain`.
-fn reason_not_to_run(case: &Case, flow: &Flow) -> Option<&'static str> {
-    if case.config.detect_local == "none" {
-        return Some("control has no option by which pods are not told apart (detectLocal: none)");
-    }
-    let is_own = |backend: &SocketAddr| NODE_ADDRESSES.iter().any(|own| *own == backend.ip().to_string());
-    if flow.from_kind == "external" && !flow.expect.masquerade && flow.expect.backends.iter().any(is_own) {
-        return Some("what a node's own socket answers a client outside does not come back through Fairway yet");
+fn reason_not_to_run(flow: &Flow) -> Option<&'static str> {
+    let is_masqueraded = flow.expect.masquerade || flow.expect.verdict != "forward";
+    if flow.from_kind == "node" && !is_masqueraded {
+        return Some(
+            "what the node sends into the pod network is always masqueraded, or replies would not come by the tunnel",
+        );
     }
     if flow.from_kind == "pod-remote" {
         return Some("a pod's packet to another node leaves its own masqueraded; with its own address it is forged");
@@ -145,7 +149,7 @@ impl Run<'_> {
     fn step(&mut self, case: &Case, number: usize, step: &Step) -> Result<()> {
         let mut flows = Vec::new();
         for flow in &step.flows {
-            match reason_not_to_run(case, flow) {
+            match reason_not_to_run(flow) {
                 Some(reason) => self.tally.not_run(reason, format!("{} {number}: {}", case.name, told(flow))),
                 None => flows.push(flow),
             }
@@ -238,6 +242,7 @@ fn every_flow_goes_by_real_packets_as_its_case_says() -> Result<()> {
             state.clear();
         }
     }
+    affinity::ends_with_its_time(&Run { world: &world, judge: &judge, tally: &mut tally }, &mut state)?;
     tally.print();
     assert!(tally.all_wrong().is_empty(), "wrong:\n{}", tally.all_wrong().join("\n"));
     Ok(())

@@ -146,6 +146,9 @@ impl World {
             netns.ip(&format!("neigh replace {gateway} lladdr {} dev vxlan0", mac(2)))?;
             netns.ip(&format!("route replace {range} via {gateway} dev vxlan0 onlink"))?;
         }
+        // Where pods are not told apart, a client outside whom the node under test sends here keeps its address; upstream
+        // leaves it to the network that the answers pass that node, too.
+        netns.ip("route add 203.0.113.0/24 via 10.1.0.1 dev vxlan0 onlink")?;
         self.witness(name, &netns, &pods, ports)
     }
 
@@ -171,6 +174,11 @@ impl World {
     pub fn witness_addresses(&self) -> Result<BTreeSet<IpAddr>> {
         let node = NODE_ADDRESSES.iter().chain(&["127.0.0.1", "::1"]).map(|text| first(text));
         node.chain(self.homes.keys().map(|address| Ok(*address))).collect()
+    }
+
+    /// IPv4 addresses of all pods of the node under test.
+    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.homes.keys().copied().filter(IpAddr::is_ipv4)
     }
 
     pub fn pod(&self, address: IpAddr) -> Option<&Netns> {
