@@ -53,14 +53,19 @@ impl Path {
     }
 
     /// An error towards a local end quotes what that end sent; one from it quotes what it received. It is for the sender
-    /// of what it quotes (RFC 792; RFC 4443, 3): addressed to anybody else, it is about no flow.
+    /// of what it quotes (RFC 792; RFC 4443, 3): addressed to anybody else, it is about no flow. Nor is one from outside
+    /// that quotes what a service sent to a pod: no such packet left this node.
     fn flow_of(&self, item: &Item, quoted: &Quoted) -> Option<FlowId> {
         if item.meta.dst != quoted.tuple.local {
             return None;
         }
         match item.way {
             Way::Back => self.flows.find(&quoted.tuple, Way::Back),
-            Way::Out => self.flows.find(&quoted.tuple.reversed(), Way::Out),
+            Way::Out => {
+                let found = self.flows.find(&quoted.tuple.reversed(), Way::Out)?;
+                let is_its = item.origin.is_here() || self.flows.record(found).flags & FLAG_CLIENT != 0;
+                is_its.then_some(found)
+            }
         }
     }
 

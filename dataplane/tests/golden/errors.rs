@@ -8,6 +8,7 @@ use etherparse::{Icmpv4Type, PacketBuilder, SlicedPacket, TcpOptionElement, Tran
 use packets::ACK;
 use tables::Protocol;
 use tables::counters::{DropReason, WorkerCounter};
+use tables::policy::Direction;
 
 /// A packet was dropped for a reason, and this error sent.
 fn dropped_and_told(reason: DropReason, told: Outcome) -> Outcome {
@@ -98,6 +99,13 @@ fn errors_are_not_told_of_and_policy_stays_silent() {
     let sent = node.pass(POD_A, &udp((A, 1000), (CLIENT, 53))).packet().clone();
     let late = error(ROUTER, L4::TimeExceeded, &sent).ttl(1);
     assert_eq!(node.pass(UPLINK, &late), Outcome::dropped(DropReason::TtlExpired));
+    node.publish(|rows| {
+        rows.policy(1, Direction::Ingress, &[]);
+        rows.pod(5, 0, 1);
+    });
+    let forbidden = Outcome::dropped(DropReason::PolicyIngress);
+    assert_eq!(node.pass(POD_A, &udp((A, 1000), (B, 53))), forbidden);
+    assert_eq!(node.pass_tunnel(&udp((REMOTE, 1000), (B, 53))), forbidden);
     assert_eq!(node.count(WorkerCounter::ErrorsSent), 0);
 }
 

@@ -246,6 +246,15 @@ fn errors_on_either_side_reach_the_other_end_translated() {
 }
 
 #[test]
+fn nobody_outside_tells_a_backend_errors_about_a_pods_connection() {
+    let mut node = with_cluster(Shape::default(), &[(REMOTE, 8080)]);
+    node.pass(POD_A, &tcp((A, 1000), (NODE, 30_080), SYN)).packet();
+    let never_left = tcp((NODE, 30_080), (A, 1000), SYN | ACK);
+    let forged = error(CLIENT, L4::Unreachable { code: 1 }, &never_left);
+    assert_eq!(node.pass(UPLINK, &forged), Outcome::dropped(DropReason::IcmpUnrelated));
+}
+
+#[test]
 fn a_client_whose_packets_run_out_of_hops_or_are_too_big_hears_of_the_node() {
     let mut node = with_cluster(Shape::default(), &[(REMOTE, 8080)]);
     let outcome = node.pass(UPLINK, &asks(SYN).ttl(1));
