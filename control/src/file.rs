@@ -3,19 +3,22 @@
 //!
 //! What cannot be read changes nothing: the last good version of every object in that file stays in force until the file
 //! can be read again or is gone. Names that begin with a dot, and everything but `.yaml`, `.yml` and `.json`, is not
-//! looked at, which leaves out what editors write on the way.
+//! looked at, which leaves out what editors write on the way. What Fairway itself says of objects stands beside them in
+//! the directory [`status::DIRECTORY`]: it never writes to the objects' own files.
 
 mod documents;
 mod locate;
 mod parse;
 mod reader;
 mod scan;
+pub mod status;
 #[cfg(test)]
 mod tests;
 mod typed;
 mod watch;
 
 use crate::object::ObjectChange;
+use crate::state::Status;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -49,6 +52,8 @@ impl fmt::Display for FileProblem {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     pub changes: Vec<ObjectChange>,
+    /// What stands beside the objects about services' load balancers.
+    pub statuses: Vec<Status>,
     /// Everything that is wrong now, not only what is new.
     pub problems: Vec<FileProblem>,
 }

@@ -13,6 +13,7 @@
 //! services take of the node besides comes in the compiler's report; [`health`] answers load balancers.
 
 pub mod alloc;
+pub mod announce;
 pub mod api;
 pub mod args;
 pub mod attachment;
@@ -36,6 +37,8 @@ pub mod node;
 pub mod object;
 pub mod offload;
 pub mod pod;
+pub mod pool;
+pub mod rendezvous;
 pub mod reserve;
 pub mod serve;
 pub mod slices;

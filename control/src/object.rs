@@ -2,6 +2,7 @@
 //! in range, selectors can be evaluated. Built from the upstream types in [`parse`]; nothing past this file meets a
 //! string that still has to be understood. No I/O.
 
+pub mod balancer;
 pub mod balancing;
 pub mod parse;
 pub mod selector;
@@ -191,7 +192,8 @@ pub struct Service {
     pub families: [bool; 2],
     /// `spec.externalIPs`, whether or not they may be used here.
     pub external_ips: Vec<Addr>,
-    /// `status.loadBalancer.ingress`, without addresses that a proxy before the node keeps for itself.
+    /// `status.loadBalancer.ingress`, without addresses that a proxy before the node keeps for itself; what pools give
+    /// it, once that is known.
     pub load_balancer_ips: Vec<Addr>,
     /// Clients that may use the load balancer's addresses; empty: all.
     pub source_ranges: Vec<Prefix>,
@@ -207,6 +209,8 @@ pub struct Service {
     /// Seconds of ClientIP affinity, 0 for none.
     pub affinity_s: u32,
     pub balancing: balancing::Balancing,
+    /// Of type LoadBalancer alone.
+    pub balancer: Option<Box<balancer::Balancer>>,
     pub publish_not_ready: bool,
 }
 

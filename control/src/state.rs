@@ -2,6 +2,7 @@
 //! compiled. Plain data with indexes, so that each change leads to the few things that depend on it. No I/O, no clock,
 //! no rows.
 
+mod balanced;
 pub mod changes;
 mod index;
 pub mod local;
@@ -10,6 +11,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use balanced::Status;
 pub use changes::Changes;
 pub use local::{KernelRoute, Local, LocalEndpoint, Uplink};
 pub use options::{DetectLocal, NodePortAddresses, ServiceOptions};
@@ -41,6 +43,7 @@ pub struct State {
     pods_by_label: LabelIndex,
     /// Services by one pair of their selector.
     services_by_label: LabelIndex,
+    balanced: balanced::Balanced,
     changes: Changes,
 }
 
@@ -89,6 +92,7 @@ impl State {
         if zone(old) != zone(node.as_ref()) {
             self.mark_services_by_zone();
         }
+        self.balanced.mark(true);
         self.changes.nodes.insert(name.to_owned());
         set_entry(&mut self.nodes, name, node);
     }
@@ -137,11 +141,13 @@ impl State {
         }
     }
 
-    fn replace_service(&mut self, id: Named, service: Option<Service>) {
+    fn replace_service(&mut self, id: Named, mut service: Option<Service>) {
+        self.balanced.enter(&id, &mut service);
         let old = self.services.get(&id);
         if old == service.as_ref() {
             return;
         }
+        self.balanced.mark([old, service.as_ref()].into_iter().flatten().any(|service| service.balancer.is_some()));
         let anchor = |service: &Service| service.selector.iter().next().map(|(k, v)| (k.clone(), v.clone()));
         if let Some(pair) = old.and_then(anchor) {
             self.services_by_label.remove(&id, [(&pair.0, &pair.1)]);

@@ -1,5 +1,5 @@
 //! The few things that no safe crate offers: the TUN driver's ioctls and one of ethtool's, two options of AF_XDP sockets,
-//! and waiting for a descriptor of ours in the event loop. It must not decide anything: a safe function each, and nothing else in this
+//! packet sockets with a filter, and waiting for a descriptor of ours in the event loop. It must not decide anything: a safe function each, and nothing else in this
 //! crate is unsafe.
 #![allow(unsafe_code)] // ioctl and setsockopt take raw pointers, AsyncFd a promise; each call says why it is sound.
 
@@ -132,6 +132,51 @@ fn set_option(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the option's value is one int that outlives the call.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), size) })
+}
+
+/// What a frame must have at an offset to pass a filter: (offset, whether it is a word of two bytes or one, value).
+pub type Must = (u32, bool, u32);
+
+/// A packet socket for the frames of one type that a device receives; it sends whole frames out of it.
+pub fn packet_socket(device: u32, ethertype: u16, musts: &[Must]) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // Of no protocol before it is bound: nothing comes in past the filter.
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+    let mut filter = filter(musts);
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let (fd, option) = (socket.as_raw_fd(), libc::SO_ATTACH_FILTER);
+    // SAFETY: the option's value is one sock_fprog, which points to as many instructions as it says; both outlive the call.
+    check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const program).cast(), size) })?;
+    let place = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: ethertype.to_be(),
+        sll_ifindex: device as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: `place` is a sockaddr_ll of the size given, and outlives the call.
+    check(unsafe { libc::bind(fd, (&raw const place).cast(), size) })?;
+    Ok(socket)
+}
+
+/// Classic BPF: a load and a comparison for each, that leads to the end (0 bytes) unless it holds.
+fn filter(musts: &[Must]) -> Vec<libc::sock_filter> {
+    let code = |code: u32, jf: usize, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: jf as u8, k };
+    let mut program = Vec::with_capacity(2 * musts.len() + 2);
+    for (i, &(offset, is_word, value)) in musts.iter().enumerate() {
+        let size = if is_word { libc::BPF_H } else { libc::BPF_B };
+        program.push(code(libc::BPF_LD | size | libc::BPF_ABS, 0, offset));
+        let left = 2 * (musts.len() - 1 - i) + 1;
+        program.push(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, left, value));
+    }
+    program.push(code(libc::BPF_RET | libc::BPF_K, 0, u32::MAX));
+    program.push(code(libc::BPF_RET | libc::BPF_K, 0, 0));
+    program
 }
 
 /// Watches a descriptor in the event loop. Must be called inside a tokio runtime.

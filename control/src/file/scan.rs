@@ -1,6 +1,7 @@
 //! What the files of a directory hold, as last read well, and which file an object is taken from.
 
 use super::parse::{self, Syntax};
+use super::status::{self, Statuses};
 use super::{FileProblem, Update};
 use crate::object::{Object, ObjectChange, ObjectKey};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,13 +19,20 @@ pub struct Scan {
     files: BTreeMap<PathBuf, Contents>,
     /// The files that hold an object; the first is the one that counts.
     holders: HashMap<ObjectKey, BTreeSet<PathBuf>>,
+    statuses: Statuses,
     /// Why the directory itself cannot be read.
     unreadable: Option<FileProblem>,
 }
 
 impl Scan {
     pub fn new(directory: &Path) -> Scan {
-        Scan { directory: directory.to_owned(), files: BTreeMap::new(), holders: HashMap::new(), unreadable: None }
+        Scan {
+            directory: directory.to_owned(),
+            files: BTreeMap::new(),
+            holders: HashMap::new(),
+            statuses: Statuses::default(),
+            unreadable: None,
+        }
     }
 
     /// Reads everything again.
@@ -32,7 +40,9 @@ impl Scan {
         match names(&self.directory) {
             Ok(mut paths) => {
                 self.unreadable = None;
-                paths.extend(self.files.keys().cloned());
+                // Where nothing has been said yet there is no such directory.
+                paths.extend(names(&status::directory(&self.directory)).unwrap_or_default());
+                paths.extend(self.files.keys().chain(self.statuses.paths()).cloned());
                 self.read(&paths)
             }
             Err(error) => {
@@ -47,8 +57,11 @@ impl Scan {
     /// Reads these files again, as far as they count; those that are gone take their objects with them.
     pub fn read<'p>(&mut self, paths: impl IntoIterator<Item = &'p PathBuf>) -> Update {
         let mut touched = BTreeSet::new();
+        let beside = status::directory(&self.directory);
         for path in paths {
-            if let Some(syntax) = syntax(path) {
+            if path.parent() == Some(&beside) {
+                self.statuses.read(path);
+            } else if let Some(syntax) = syntax(path) {
                 self.read_file(path, syntax, &mut touched);
             }
         }
@@ -129,7 +142,7 @@ impl Scan {
                 }
             }
         }
-        Update { changes, problems: self.problems() }
+        Update { changes, statuses: self.statuses.take_news(), problems: self.problems() }
     }
 
     fn problems(&self) -> Vec<FileProblem> {
@@ -141,7 +154,7 @@ impl Scan {
                 holders.map(|path| problem(path, format!("{key} is in {} too: that one counts", first.display()))),
             );
         }
-        all.extend(self.unreadable.clone());
+        all.extend(self.statuses.problems().chain(&self.unreadable).cloned());
         all.sort_by(|a, b| (&a.path, a.line, &a.message).cmp(&(&b.path, b.line, &b.message)));
         all
     }

@@ -3,6 +3,7 @@
 
 use super::Update;
 use super::scan::Scan;
+use super::status;
 use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::collections::BTreeSet;
@@ -41,8 +42,11 @@ pub fn follow(path: &Path, updates: Sender<Update>) -> notify::Result<Watcher> {
     })?;
     // Before the first read: what changes meanwhile is read again.
     watcher.watch(path, RecursiveMode::NonRecursive)?;
+    let beside = status::directory(path);
+    let _ = watcher.watch(&beside, RecursiveMode::NonRecursive);
     let follower = Follower {
         directory: path.to_owned(),
+        beside,
         scan: Scan::new(path),
         watcher,
         is_watching: true,
@@ -68,6 +72,8 @@ struct Pending {
 
 struct Follower {
     directory: PathBuf,
+    /// Where Fairway's own word stands; comes with the first one.
+    beside: PathBuf,
     scan: Scan,
     watcher: RecommendedWatcher,
     is_watching: bool,
@@ -81,7 +87,7 @@ impl Follower {
         let mut sent = None;
         loop {
             // Nothing new is no news, except that the first read is complete.
-            let is_news = !update.changes.is_empty() || sent.as_ref() != Some(&update.problems);
+            let is_news = !update.changes.is_empty() || !update.statuses.is_empty() || sent.as_ref() != Some(&update.problems);
             if is_news {
                 sent = Some(update.problems.clone());
                 if self.updates.blocking_send(update).is_err() {
@@ -131,6 +137,9 @@ impl Follower {
             if path == self.directory {
                 self.is_watching &= !matches!(event.kind, EventKind::Remove(_));
                 self.pending.all(Instant::now());
+            } else if path == self.beside {
+                let _ = self.watcher.watch(&self.beside, RecursiveMode::NonRecursive);
+                self.pending.all(Instant::now());
             } else {
                 self.pending.path(path, is_settled, Instant::now());
             }
@@ -140,6 +149,7 @@ impl Follower {
     fn rewatch(&mut self) {
         if !self.is_watching && self.watcher.watch(&self.directory, RecursiveMode::NonRecursive).is_ok() {
             self.is_watching = true;
+            let _ = self.watcher.watch(&self.beside, RecursiveMode::NonRecursive);
             self.pending.all(Instant::now());
         }
     }

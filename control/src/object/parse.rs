@@ -4,6 +4,8 @@
 mod policy;
 mod service;
 mod slice;
+
+pub use service::load_balancer_ips;
 #[cfg(test)]
 mod tests;
 

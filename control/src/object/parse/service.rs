@@ -1,6 +1,7 @@
 //! Services.
 
 use super::{FieldError, Parsed, indexed, label, named, port, protocol, read_addr, wrong};
+use crate::object::balancer::{self, ADDRESSES_ANNOTATION, Balancer, POOL_ANNOTATION};
 use crate::object::balancing::{self, ALGORITHM_ANNOTATION, Balancing, Named, WEIGHTS_ANNOTATION};
 use crate::object::{Distribution, Service, ServiceKind, ServicePort, TargetPort, TrafficPolicy};
 use k8s_openapi::api::core::v1 as core;
@@ -39,7 +40,10 @@ impl TryFrom<core::Service> for Service {
         if is_others || kind == ServiceKind::ExternalName || cluster_ips.is_empty() {
             return Ok(read);
         }
-        addressed(read, cluster_ips, &spec, &service.status.unwrap_or_default())
+        let read = addressed(read, cluster_ips, &spec, &service.status.clone().unwrap_or_default())?;
+        let is_balanced = kind == ServiceKind::LoadBalancer;
+        let balancer = is_balanced.then(|| balancer(&read, &service.metadata, &spec, service.status.as_ref()));
+        Ok(Service { balancer: balancer.transpose()?.map(Box::new), ..read })
     }
 }
 
@@ -63,6 +67,31 @@ fn addressed(
         source_ranges: if is_balanced { source_ranges(spec)? } else { Vec::new() },
         families,
         ..read
+    })
+}
+
+fn balancer(
+    read: &Service,
+    meta: &ObjectMeta,
+    spec: &core::ServiceSpec,
+    status: Option<&core::ServiceStatus>,
+) -> Parsed<Balancer> {
+    let annotation = |key: &str| meta.annotations.as_ref()?.get(key).map(String::as_str);
+    let deprecated = spec.load_balancer_ip.as_deref().filter(|ip| !ip.is_empty());
+    let (field, wished) = match annotation(ADDRESSES_ANNOTATION) {
+        Some(text) => (format!("metadata.annotations[{ADDRESSES_ANNOTATION}]"), text),
+        None => ("spec.loadBalancerIP".to_owned(), deprecated.unwrap_or_default()),
+    };
+    let wished = wished.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let ingress = status.and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let is_elsewhere = |one: &core::LoadBalancerIngress| one.ip_mode.as_deref() == Some("Proxy") || one.ip.is_none();
+    let class = spec.load_balancer_class.as_deref().filter(|class| !class.is_empty());
+    Ok(Balancer {
+        is_ours: class.is_none_or(|class| class == balancer::CLASS) && !ingress.iter().copied().flatten().any(is_elsewhere),
+        wished: wished.map(|text| read_addr(&field, text)).collect::<Parsed<_>>()?,
+        pool: annotation(POOL_ANNOTATION).filter(|name| !name.is_empty()).map(str::to_owned),
+        requires_all: spec.ip_family_policy.as_deref() == Some("RequireDualStack"),
+        status: read.load_balancer_ips.clone(),
     })
 }
 
@@ -128,7 +157,7 @@ fn cluster_ips(spec: &core::ServiceSpec) -> Parsed<Vec<Addr>> {
 }
 
 /// Names are somebody else's, and so are addresses at which a proxy (`ipMode`) ends connections.
-fn load_balancer_ips(status: &core::ServiceStatus) -> Parsed<Vec<Addr>> {
+pub fn load_balancer_ips(status: &core::ServiceStatus) -> Parsed<Vec<Addr>> {
     let ingress = status.load_balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten()).enumerate();
     let served = ingress.filter(|(_, one)| one.ip_mode.as_deref() != Some("Proxy"));
     let ips = served.filter_map(|(i, one)| Some((i, one.ip.as_deref().filter(|ip| !ip.is_empty())?)));
