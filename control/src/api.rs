@@ -25,6 +25,7 @@ pub enum Request {
     Services,
     /// With what goes to each backend.
     ServicesWide,
+    Addresses,
     Policies,
     Routes,
     Flows,

@@ -2,8 +2,9 @@
 
 use crate::encapsulation::Encapsulation;
 use crate::object::balancing;
+use crate::pool::{self, Pool};
 use crate::state::{DetectLocal, NodePortAddresses, ServiceOptions};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -66,6 +67,17 @@ pub struct Args {
     /// any address.
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     pub external_ip_ranges: Vec<Prefix>,
+    /// Addresses for services of type LoadBalancer, CIDRs or FIRST-LAST; may be given several times, and has to be the same
+    /// on every node.
+    #[arg(long = "load-balancer-pool", value_name = "NAME=RANGE,...")]
+    pub load_balancer_pools: Vec<Pool>,
+    /// Which addresses the nodes of the uplink's link answer for by ARP and neighbour discovery, one node for each;
+    /// nothing, unless it is said.
+    #[arg(long, value_name = "WHAT,...", value_enum, value_delimiter = ',')]
+    pub announce: Vec<Announce>,
+    /// UDP port at which nodes that announce hear each other, in multicast on the uplink.
+    #[arg(long, default_value_t = 9912, value_parser = clap::value_parser!(u16).range(1..))]
+    pub announce_port: u16,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "127.0.0.1:9911")]
     pub http: SocketAddr,
@@ -74,7 +86,21 @@ pub struct Args {
     pub snat_ports: RangeInclusive<u16>,
 }
 
+/// Kinds of addresses that are announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Announce {
+    /// Of load balancers that are Fairway's own.
+    LoadBalancer,
+    /// `externalIPs` in their ranges.
+    External,
+}
+
 impl Args {
+    /// What the parser of single arguments cannot see.
+    pub fn check(&self) -> Result<(), pool::PoolError> {
+        pool::check(&self.load_balancer_pools)
+    }
+
     pub fn dataplane_socket(&self) -> PathBuf {
         self.run_dir.join("dataplane.sock")
     }
@@ -159,6 +185,22 @@ mod tests {
         let ranges = parse(&["--external-ip-ranges", "192.0.2.0/24,2001:db8::/32"]).unwrap().external_ip_ranges;
         assert_eq!(ranges.len(), 2);
         assert!(parse(&["--external-ip-ranges", "192.0.2.1"]).is_err());
+    }
+
+    #[test]
+    fn pools_and_announcements_are_off_unless_they_are_named() {
+        let parse = |more: &[&str]| {
+            let base = ["fairway-control", "--node", "n", "--objects", "o", "--uplink", "e"];
+            Args::try_parse_from(base.iter().chain(more))
+        };
+        let none = parse(&[]).unwrap();
+        assert!(none.load_balancer_pools.is_empty() && none.announce.is_empty());
+        let pool = |text| ["--load-balancer-pool", text];
+        let two = [pool("a=192.0.2.0/24"), pool("b=192.0.2.9-192.0.2.20")].concat();
+        assert!(parse(&two).unwrap().check().unwrap_err().to_string().contains("overlap"));
+        assert!(parse(&pool("192.0.2.0/24")).unwrap_err().to_string().contains("NAME=RANGE"));
+        let both = parse(&["--announce", "load-balancer,external"]).unwrap().announce;
+        assert_eq!(both, [Announce::LoadBalancer, Announce::External]);
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub enum Command {
     /// Service ports and their backends.
     #[command(visible_aliases = ["service", "svc"])]
     Services,
+    /// Addresses of load balancers and external ones, and which node of the link announces each.
+    #[command(visible_aliases = ["address", "addr"])]
+    Addresses,
     /// NetworkPolicies and what they kept away.
     #[command(visible_aliases = ["policy", "networkpolicies", "networkpolicy", "netpol"])]
     Policies,
@@ -190,6 +193,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
         Command::Endpoints => list::<EndpointView>(cli, out, asks(source, Request::Endpoints)),
         Command::Services if wide => list::<ServiceView>(cli, out, asks(source, Request::ServicesWide)),
         Command::Services => list::<ServiceView>(cli, out, asks(source, Request::Services)),
+        Command::Addresses => list::<AddressView>(cli, out, asks(source, Request::Addresses)),
         Command::Policies => list::<PolicyView>(cli, out, asks(source, Request::Policies)),
         Command::Routes => list::<RouteView>(cli, out, asks(source, Request::Routes)),
         Command::Flows => list::<FlowView>(cli, out, asks(source, Request::Flows)),

@@ -51,6 +51,8 @@ pub struct Report {
     pub answering: Arc<BTreeSet<Single>>,
     /// Where load balancers ask whether this node serves a service.
     pub health_ports: Arc<BTreeMap<Named, HealthPort>>,
+    /// What a node of the link is to answer for.
+    pub announced: Arc<BTreeMap<Named, Announced>>,
     /// What could not be put in force, now or in an earlier update, until it is.
     pub problems: Vec<CompileError>,
 }
@@ -69,6 +71,16 @@ pub struct HealthPort {
     pub port: u16,
     /// Endpoints on this node that may serve clients outside.
     pub local_endpoints: usize,
+}
+
+/// The addresses of a service that no device has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Of its load balancer, where that is ours.
+    pub balancer: Vec<Addr>,
+    pub external: Vec<Addr>,
+    /// The nodes that may answer for them; None: all.
+    pub nodes: Option<BTreeSet<String>>,
 }
 
 /// The record of what is installed. One for each tables region; a new one wants `State::mark_all` first.
@@ -122,7 +134,8 @@ impl Compiler {
             next_hops: self.neighbours.next_hops(),
             singles: self.services.singles(),
             answering: self.services.answering(),
-            health_ports: self.services.health_ports(),
+            health_ports: self.services.reported.health_ports.clone(),
+            announced: self.services.reported.announced.clone(),
             problems: self.problems.list(),
         }
     }

@@ -254,6 +254,20 @@ pub struct ReplayView {
     pub ways: Vec<String>,
 }
 
+/// `fairway addresses`: those of services that no device has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressView {
+    pub namespace: String,
+    pub name: String,
+    pub addr: Addr,
+    /// `load-balancer` or `external`.
+    pub kind: String,
+    /// The address pool that it lies in.
+    pub pool: Option<String>,
+    /// The node of this link that answers for it, as this node sees it.
+    pub announced_by: Option<String>,
+}
+
 /// `fairway policies`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyView {

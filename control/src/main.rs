@@ -28,6 +28,7 @@ async fn run(args: Args) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("it changes the node's network and has to run as root: use sudo");
     }
+    args.check()?;
     for directory in [&args.run_dir, &args.state_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }

@@ -24,7 +24,9 @@ fn given(assigned: &Assigned, name: &str) -> Vec<String> {
 
 #[test]
 fn pools_are_cidrs_and_ranges_and_do_not_overlap() {
-    for wrong in ["", "a", "=10.0.0.0/24", "a=", "a=10.0.0.9-10.0.0.1", "a=10.0.0.1-fd00::1", "a b=10.0.0.0/24", "a=10.0.0.0/33"] {
+    for wrong in
+        ["", "a", "=10.0.0.0/24", "a=", "a=10.0.0.9-10.0.0.1", "a=10.0.0.1-fd00::1", "a b=10.0.0.0/24", "a=10.0.0.0/33"]
+    {
         assert!(wrong.parse::<Pool>().is_err(), "{wrong}");
     }
     let two = pools(&["a=10.0.0.0/24,10.0.1.5-10.0.1.9", "b=10.0.1.0-10.0.1.4,fd00::/64"]);
@@ -53,19 +55,25 @@ fn what_status_says_is_kept_by_the_first_by_name_of_those_that_have_it() {
     let assigned = assign(&pools(&["a=10.0.0.1-10.0.0.3"]), &claims, BTreeMap::new());
     assert_eq!(given(&assigned, "a"), ["10.0.0.2"]);
     let rest: BTreeSet<_> = [given(&assigned, "b"), given(&assigned, "c")].into();
-    assert_eq!(rest, [vec!["10.0.0.1".to_owned()], vec!["10.0.0.3".to_owned()]].into(), "outside of pools counts nothing");
+    assert_eq!(
+        rest,
+        [vec!["10.0.0.1".to_owned()], vec!["10.0.0.3".to_owned()]].into(),
+        "outside of pools counts nothing"
+    );
     assert_eq!(assigned.problems, []);
 }
 
 #[test]
 fn wishes_come_before_what_is_given_out_and_are_refused_by_name() {
     let wish = |name, text: &str| Claim { wished: vec![addr(text)], ..claim(name) };
-    let claims = [claim("a"), wish("b", "10.0.0.1"), wish("c", "10.0.0.1"), wish("d", "10.1.0.1"), wish("e", "10.0.0.2")];
+    let claims =
+        [claim("a"), wish("b", "10.0.0.1"), wish("c", "10.0.0.1"), wish("d", "10.1.0.1"), wish("e", "10.0.0.2")];
     let taken = BTreeMap::from([(addr("10.0.0.2"), "Node n".to_owned())]);
     let assigned = assign(&pools(&["a=10.0.0.1-10.0.0.3"]), &claims, taken);
     assert_eq!((given(&assigned, "a"), given(&assigned, "b")), (vec!["10.0.0.3".into()], vec!["10.0.0.1".into()]));
     let id = |name| Named::new("demo", name);
-    let taken = |name, text, holder: &str| Problem::Taken { service: id(name), addr: addr(text), holder: holder.into() };
+    let taken =
+        |name, text, holder: &str| Problem::Taken { service: id(name), addr: addr(text), holder: holder.into() };
     let expected = [
         taken("c", "10.0.0.1", "Service demo/b"),
         Problem::Outside { service: id("d"), addr: addr("10.1.0.1") },

@@ -46,6 +46,29 @@ pub fn local_ready(state: &State, service: &Service) -> usize {
     addrs.iter().map(BTreeSet::len).max().unwrap_or(0)
 }
 
+/// The nodes that have endpoints for clients outside under policy Local, of any port: as each of them decides it for
+/// itself, ready ones before those that serve while they terminate.
+pub fn serving_nodes(state: &State, service: &Service) -> BTreeSet<String> {
+    let mut ready = BTreeSet::new();
+    let mut draining = BTreeSet::new();
+    match state.slices_of(&service.id) {
+        Some(slices) => slices.flat_map(|slice| &slice.endpoints).for_each(|e| {
+            let to = if e.ready { Some(&mut ready) } else { (e.serving && e.terminating).then_some(&mut draining) };
+            to.into_iter().for_each(|to| to.extend(e.node.clone()));
+        }),
+        None if service.selector.is_empty() => {}
+        None => state.pods_with(&service.id.namespace, &service.selector).filter(|pod| !pod.finished).for_each(|pod| {
+            let is_ready = service.publish_not_ready || pod.ready && !pod.terminating;
+            let drains = pod.terminating && pod.ready;
+            let to = if is_ready { Some(&mut ready) } else { drains.then_some(&mut draining) };
+            let node = || state.is_here(pod).then(|| state.local().node.clone());
+            to.into_iter().for_each(|to| to.extend(pod.node.clone().or_else(node)));
+        }),
+    }
+    ready.extend(draining);
+    ready
+}
+
 fn candidates(state: &State, service: &Service, port: &ServicePort, v4: bool) -> Vec<Candidate> {
     match state.slices_of(&service.id) {
         Some(slices) => from_slices(state, slices, port, v4),

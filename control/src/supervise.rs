@@ -2,6 +2,7 @@
 //! goes into the state, the state through the compiler into the tables, and publishing never waits per change: what
 //! arrives while workers still acknowledge forms the next batch. Each part of it is a file beside this one.
 
+mod addresses;
 mod answer;
 mod attach;
 mod bundle;
@@ -96,6 +97,7 @@ pub struct Supervisor {
     has_taken_singles: bool,
     health: HealthPorts,
     health_wanted: Arc<BTreeMap<Named, HealthPort>>,
+    addresses: addresses::Addresses,
     ticks: u64,
     /// Sentences for `status`, by what they are about.
     problems: BTreeMap<String, String>,
@@ -168,6 +170,7 @@ impl Supervisor {
             has_taken_singles: false,
             health: HealthPorts::default(),
             health_wanted: Arc::default(),
+            addresses: addresses::Addresses::default(),
             ticks: 0,
             problems: BTreeMap::new(),
             object_problems: Vec::new(),
@@ -188,6 +191,7 @@ impl Supervisor {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         tokio::pin!(stop);
         self.adopt_neighbours().await;
+        self.start_announcing();
         loop {
             let acknowledge = self.awaits_acknowledgement();
             let (gone, reconnect_at) = (self.dataplane.is_none(), self.reconnect_at);
@@ -232,6 +236,7 @@ impl Supervisor {
         self.take_neighbour_requests().await;
         self.retry_singles().await;
         self.serve_health();
+        self.write_statuses().await;
         self.ticks += 1;
         self.kernel_changed |= self.ticks.is_multiple_of(KERNEL_READ_TICKS);
     }
@@ -243,6 +248,7 @@ impl Supervisor {
         }
         self.publish().await;
         self.health.set_node_is_healthy(self.dataplane.as_ref().is_some_and(|dataplane| dataplane.has_tables));
+        self.order_announcements();
         self.answer_waiters();
     }
 
@@ -261,6 +267,7 @@ impl Supervisor {
 
     async fn undo(mut self) -> Result<()> {
         log(format_args!("stopping: giving the node back to its kernel"));
+        self.stop_announcing();
         self.claim.detach(self.uplink.device_index);
         self.dataplane = None;
         self.node.undo().await?;

@@ -75,9 +75,7 @@ fn solicitation(payload: &[u8], from: EthernetAddress) -> Option<Question> {
 pub fn answer(question: &Question, mac: Mac) -> Option<Vec<u8>> {
     let own = EthernetAddress(mac.0);
     match (question.asker, question.target.ip()) {
-        (Asker::V4(to, source), IpAddr::V4(target)) => {
-            Some(arp(own, to, ArpOperation::Reply, target, (to, source)))
-        }
+        (Asker::V4(to, source), IpAddr::V4(target)) => Some(arp(own, to, ArpOperation::Reply, target, (to, source))),
         (Asker::V6(to, Some(source)), IpAddr::V6(target)) => {
             let flags = NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE;
             Some(advertisement(own, (to, source), target, flags))

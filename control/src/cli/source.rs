@@ -123,6 +123,7 @@ fn listing(request: &Request) -> Option<&'static str> {
         Request::Interfaces => Some("interfaces"),
         Request::Endpoints => Some("endpoints"),
         Request::Services | Request::ServicesWide => Some("services"),
+        Request::Addresses => Some("addresses"),
         Request::Policies => Some("policies"),
         Request::Routes => Some("routes"),
         Request::Flows => Some("flows"),

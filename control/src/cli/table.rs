@@ -121,6 +121,21 @@ impl Row for ServiceView {
     }
 }
 
+impl Row for AddressView {
+    fn header(_: bool) -> Vec<&'static str> {
+        vec!["NAMESPACE", "SERVICE", "ADDRESS", "KIND", "POOL", "ANNOUNCED-BY"]
+    }
+
+    fn cells(&self, _: bool) -> Vec<String> {
+        let (pool, node) = (or_dash(&self.pool), or_dash(&self.announced_by));
+        vec![self.namespace.clone(), self.name.clone(), self.addr.to_string(), self.kind.clone(), pool, node]
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
+    }
+}
+
 impl Row for PolicyView {
     fn header(_: bool) -> Vec<&'static str> {
         vec!["NAMESPACE", "NAME", "TYPES", "PODS-HERE", "DROPS"]

@@ -4,12 +4,13 @@
 mod answering;
 mod group;
 mod lists;
+mod reported;
 mod rings;
 mod sources;
 mod wanted;
 
+use super::Single;
 use super::problem::{CompileError, Problems, Subject};
-use super::{HealthPort, Single};
 use crate::alloc::Ids;
 use crate::object::Named;
 use crate::state::{Changes, HashMap, State};
@@ -19,10 +20,11 @@ use foldhash::fast::RandomState;
 use group::Group;
 use indexmap::IndexSet;
 use lists::Room;
+use reported::Reported;
 use rings::RingRoom;
 use sources::{SourceRoom, Sources};
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use tables::Protocol;
@@ -94,7 +96,7 @@ pub struct Services {
     pods: BTreeSet<Named>,
     singles: Arc<BTreeSet<Single>>,
     answering: Answering,
-    health_ports: Arc<BTreeMap<Named, HealthPort>>,
+    pub reported: Reported,
 }
 
 impl Services {
@@ -112,7 +114,7 @@ impl Services {
             pods: BTreeSet::new(),
             singles: Arc::default(),
             answering: Answering::default(),
-            health_ports: Arc::default(),
+            reported: Reported::default(),
         }
     }
 
@@ -160,8 +162,8 @@ impl Services {
                     self.held.remove_entry(&owner).unwrap_or_else(|| (Arc::new(owner), Held::default()));
                 let wanted = wanted::of(state, &self.facts, &owner);
                 let problem = wanted.problem.clone();
-                self.set_health(&owner, wanted.health);
                 self.answering.set(&owner, wanted.answering(&self.facts));
+                self.reported.set(&owner, wanted.health, wanted.announced.clone());
                 let (held, outcome) = self.compile(&owner, wanted, before, batch, problems);
                 if wanted::exists(state, &owner) {
                     self.held.insert(owner.clone(), held);
@@ -192,17 +194,6 @@ impl Services {
             problems.set(subject, problem);
         }
         succeeded
-    }
-
-    fn set_health(&mut self, owner: &Owner, health: Option<HealthPort>) {
-        let Owner::Service(id) = owner else { return };
-        if self.health_ports.get(id).copied() != health {
-            let ports = Arc::make_mut(&mut self.health_ports);
-            match health {
-                Some(health) => ports.insert(id.clone(), health),
-                None => ports.remove(id),
-            };
-        }
     }
 
     fn compile(
@@ -452,10 +443,6 @@ impl Services {
 
     pub fn singles(&self) -> Arc<BTreeSet<Single>> {
         self.singles.clone()
-    }
-
-    pub fn health_ports(&self) -> Arc<BTreeMap<Named, HealthPort>> {
-        self.health_ports.clone()
     }
 
     pub fn rows(&self) -> impl Iterator<Item = (&ServiceKey, &Row)> {

@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_and_goes_again() {
         let objects = std::env::temp_dir().join(format!("fairway-status-{}", std::process::id()));
-        let (id, addrs) = (Named::new("demo", "web"), vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]);
+        let (id, addrs) =
+            (Named::new("demo", "web"), vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]);
         let path = file(&objects, &id);
         let mut statuses = Statuses::default();
         write(&objects, &[(id.clone(), addrs.clone())]).unwrap();

@@ -87,7 +87,8 @@ impl Follower {
         let mut sent = None;
         loop {
             // Nothing new is no news, except that the first read is complete.
-            let is_news = !update.changes.is_empty() || !update.statuses.is_empty() || sent.as_ref() != Some(&update.problems);
+            let is_news =
+                !update.changes.is_empty() || !update.statuses.is_empty() || sent.as_ref() != Some(&update.problems);
             if is_news {
                 sent = Some(update.problems.clone());
                 if self.updates.blocking_send(update).is_err() {

@@ -26,7 +26,8 @@ impl Balanced {
     pub fn enter(&mut self, id: &Named, service: &mut Option<Service>) {
         let balancer = service.as_ref().and_then(|service| service.balancer.as_deref());
         let is_ours = balancer.is_some_and(|balancer| balancer.is_ours);
-        self.has_changed |= if balancer.is_some() { self.services.insert(id.clone()) } else { self.services.remove(id) };
+        self.has_changed |=
+            if balancer.is_some() { self.services.insert(id.clone()) } else { self.services.remove(id) };
         match (service, self.assigned.get(id)) {
             (Some(service), Some(addrs)) if is_ours => service.load_balancer_ips.clone_from(addrs),
             _ => {}

@@ -18,6 +18,7 @@ impl Supervisor {
             Request::Endpoints => Reply::of(Ok(self.endpoint_views())),
             Request::Services => Reply::of(Ok(self.service_views())),
             Request::ServicesWide => return self.answer_services(reply),
+            Request::Addresses => Reply::of(Ok(self.address_views())),
             Request::Policies => Reply::of(Ok(self.policy_views())),
             Request::Routes => Reply::of(Ok(self.route_views())),
             Request::Drops => Reply::of(self.need_dataplane().map(|()| self.drop_views())),

@@ -24,10 +24,15 @@ impl Supervisor {
         for change in update.changes {
             self.state.apply(change);
         }
+        update.statuses.into_iter().for_each(|status| self.state.set_status(status));
+        self.assign_addresses();
         // The first batch is the first complete read.
         let first = !self.state.is_complete();
         if nodes || first {
             self.configure_node().await;
+        }
+        if nodes {
+            self.refresh_wanted();
         }
         if first {
             self.state.set_complete();

@@ -78,6 +78,7 @@ impl Supervisor {
         if self.node_addrs != addrs {
             self.node_addrs = addrs;
             self.refresh_local();
+            self.refresh_wanted();
             self.serve_singles().await;
         }
     }

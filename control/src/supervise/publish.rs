@@ -101,6 +101,7 @@ impl Supervisor {
             self.keep_neighbours().await;
         }
         self.take_singles(report.singles, report.answering).await;
+        self.take_announced(report.announced);
         self.health_wanted = report.health_ports;
         self.serve_health();
     }

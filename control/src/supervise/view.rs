@@ -91,7 +91,7 @@ impl Supervisor {
             format!("no dataplane answers at {}: start fairway-dataplane with --socket there", socket.display())
         });
         let others = self.problems.values().chain(&self.object_problems).chain(&self.file_problems).cloned();
-        gone.into_iter().chain(others).collect()
+        gone.into_iter().chain(others).chain(self.address_problems()).collect()
     }
 
     fn uplink_view(&self) -> UplinkView {

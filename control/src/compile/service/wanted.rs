@@ -3,7 +3,7 @@
 
 use super::Owner;
 use crate::compile::problem::CompileError;
-use crate::compile::{HealthPort, Single};
+use crate::compile::{Announced, HealthPort, Single};
 use crate::object::{Named, Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::slices;
 use crate::state::{DetectLocal, State};
@@ -93,6 +93,7 @@ pub struct Wanted<'a> {
     pub rows: Vec<Row>,
     pub sources: [Vec<SourceRecord>; 2],
     pub health: Option<HealthPort>,
+    pub announced: Option<Announced>,
     pub problem: Option<CompileError>,
 }
 
@@ -151,6 +152,7 @@ impl<'a> Wanted<'a> {
         if !service.load_balancer_ips.is_empty() {
             self.add_sources(service);
         }
+        self.announced = announced(state, service);
         let is_asked = service.kind == ServiceKind::LoadBalancer && service.external_policy == TrafficPolicy::Local;
         self.health = service.health_port.filter(|_| is_asked).map(|port| {
             let local_endpoints = slices::local_ready(state, service);
@@ -244,6 +246,19 @@ impl<'a> Wanted<'a> {
             self.groups.len() - 1
         })
     }
+}
+
+/// Policy Local: by nodes that can serve, as others would drop what comes to them.
+fn announced(state: &State, service: &Service) -> Option<Announced> {
+    let is_ours = service.balancer.as_ref().is_some_and(|balancer| balancer.is_ours);
+    let balancer = if is_ours { service.load_balancer_ips.clone() } else { Vec::new() };
+    let external: Vec<Addr> = slices::external_ips(state.local(), service).collect();
+    if balancer.is_empty() && external.is_empty() {
+        return None;
+    }
+    let is_local = service.external_policy == TrafficPolicy::Local;
+    let nodes = is_local.then(|| slices::serving_nodes(state, service));
+    Some(Announced { balancer, external, nodes })
 }
 
 impl Row {

@@ -87,7 +87,8 @@ fn balancer(
     let is_elsewhere = |one: &core::LoadBalancerIngress| one.ip_mode.as_deref() == Some("Proxy") || one.ip.is_none();
     let class = spec.load_balancer_class.as_deref().filter(|class| !class.is_empty());
     Ok(Balancer {
-        is_ours: class.is_none_or(|class| class == balancer::CLASS) && !ingress.iter().copied().flatten().any(is_elsewhere),
+        is_ours: class.is_none_or(|class| class == balancer::CLASS)
+            && !ingress.iter().copied().flatten().any(is_elsewhere),
         wished: wished.map(|text| read_addr(&field, text)).collect::<Parsed<_>>()?,
         pool: annotation(POOL_ANNOTATION).filter(|name| !name.is_empty()).map(str::to_owned),
         requires_all: spec.ip_family_policy.as_deref() == Some("RequireDualStack"),
