@@ -11,6 +11,7 @@
 //! **The node** keeps its NIC: [`claim`] is the XDP program that takes only what is ours from the [`uplink`], [`node`] what
 //! is put on the host so that it reaches pods and services, [`reserve`] the ports that are ours; all undone at exit. What
 //! services take of the node besides comes in the compiler's report; [`health`] answers load balancers.
+//! Their addresses are given out of [`pool`]s, and the nodes of a link [`announce`] each by one of them.
 
 pub mod alloc;
 pub mod announce;

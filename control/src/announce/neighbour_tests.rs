@@ -48,8 +48,11 @@ fn solicit(source: &str, destination: &str, target: &str, hops: u8, with_option:
     framed(CLIENT, [0x33, 0x33, 0xff, 0, 0, 7], EtherType::IPV6, &payload)
 }
 
+/// Ethernet and IPv4 address.
+type Pair = ([u8; 6], [u8; 4]);
+
 /// (Ethernet source and destination, operation, sender, target) of an ARP frame.
-fn arp_of(frame: &[u8]) -> ([u8; 6], [u8; 6], Operation, ([u8; 6], [u8; 4]), ([u8; 6], [u8; 4])) {
+fn arp_of(frame: &[u8]) -> ([u8; 6], [u8; 6], Operation, Pair, Pair) {
     let sliced = SlicedPacket::from_ethernet(frame).unwrap();
     let Some(LinkSlice::Ethernet2(ethernet)) = sliced.link else { panic!("no Ethernet header") };
     let Some(NetSlice::Arp(arp)) = sliced.net else { panic!("no ARP") };

@@ -98,6 +98,9 @@ impl Speaker {
 
     fn take_order(&mut self, order: Order) {
         self.standing.set_serving(order.is_serving, Instant::now());
+        if order.mac != self.order.mac {
+            self.unsaid = self.owned.iter().map(|addr| (*addr, TIMES)).collect();
+        }
         self.order = order;
         self.reconsider(true);
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::object::{Kind, ObjectKey};
+use crate::object::{Kind, Named, ObjectKey};
 use std::time::{Duration, Instant};
 
 /// A directory that vanishes with the test.
@@ -67,6 +67,28 @@ fn the_first_update_is_everything_and_later_ones_are_differences() {
         assert_eq!(short(&next(&mut directory).await), ["-s1"]);
         scratch.remove("a.yaml");
         assert_eq!(short(&next(&mut directory).await), ["-s2"]);
+    });
+}
+
+#[test]
+fn status_beside_the_objects_is_followed_from_its_first_word_on() {
+    block(async {
+        let scratch = Scratch::new("status");
+        scratch.write("a.yaml", &service("s1", "80"));
+        let mut directory = Directory::open(&scratch.0).unwrap();
+        assert_eq!(next(&mut directory).await.statuses, []);
+        let said =
+            |addrs: &[&str]| (Named::new("demo", "s1"), addrs.iter().map(|addr| addr.parse().unwrap()).collect());
+        for addrs in [&["192.0.2.1"][..], &["192.0.2.1", "2001:db8::1"], &[]] {
+            let status = said(addrs);
+            status::write(&scratch.0, std::slice::from_ref(&status)).unwrap();
+            let update = next(&mut directory).await;
+            assert_eq!((update.statuses.last(), short(&update).len()), (Some(&status), 0));
+            // A directory that is new is read as a whole besides.
+            while let Ok(again) = tokio::time::timeout(Duration::from_millis(200), directory.next()).await {
+                assert_eq!(again.statuses.last(), Some(&status));
+            }
+        }
     });
 }
 

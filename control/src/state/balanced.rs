@@ -44,9 +44,15 @@ impl Balanced {
     }
 
     /// The object's own word counts before what stands beside it.
+    fn said(&self, id: &Named, balancer: &Balancer) -> Option<Vec<Addr>> {
+        let own = Some(&balancer.status).filter(|status| !status.is_empty());
+        own.or_else(|| self.statuses.get(id)).cloned()
+    }
+
+    /// Before it is said, or where that cannot be written, what this node gave stays.
     fn held(&self, id: &Named, balancer: &Balancer) -> Vec<Addr> {
-        let beside = || self.statuses.get(id).cloned().unwrap_or_default();
-        if balancer.status.is_empty() { beside() } else { balancer.status.clone() }
+        let given = || self.assigned.get(id).cloned();
+        self.said(id, balancer).or_else(given).unwrap_or_default()
     }
 }
 
@@ -81,7 +87,7 @@ impl State {
             if !balancer.is_ours || balancer.status.iter().any(is_elsewhere) {
                 asked.fix(id, balancer.status.clone(), balancer.is_ours);
             } else if pools.is_empty() {
-                asked.fix(id, self.balanced.held(id, balancer), true);
+                asked.fix(id, self.balanced.said(id, balancer).unwrap_or_default(), true);
             } else {
                 asked.claims.push(claim(service, balancer, self.balanced.held(id, balancer)));
             }
@@ -144,3 +150,7 @@ fn claim(service: &Service, balancer: &Balancer, held: Vec<Addr>) -> Claim {
         held,
     }
 }
+
+#[cfg(test)]
+#[path = "balanced_tests.rs"]
+mod tests;

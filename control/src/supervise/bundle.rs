@@ -85,6 +85,7 @@ impl Supervisor {
             ("interfaces", serde_json::to_value(self.interface_views())?),
             ("endpoints", serde_json::to_value(self.endpoint_views())?),
             ("services", serde_json::to_value(self.service_views())?),
+            ("addresses", serde_json::to_value(self.address_views())?),
             ("policies", serde_json::to_value(self.policy_views())?),
             ("routes", serde_json::to_value(self.route_views())?),
             ("drops", serde_json::to_value(self.drop_views())?),

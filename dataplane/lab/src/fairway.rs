@@ -2,6 +2,7 @@
 //!
 //! Only the fields that a section judges are named; others may come and go.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -32,6 +33,9 @@ pub struct Status {
     pub workers: Vec<Worker>,
     #[serde(default)]
     pub uplink: Uplink,
+    /// Sentences.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -69,6 +73,20 @@ pub struct Interface {
     /// The worker that keeps its flows.
     #[serde(default)]
     pub owner: u32,
+}
+
+/// One row of `fairway addresses -o json`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Address {
+    pub namespace: String,
+    /// The service's.
+    pub name: String,
+    pub addr: IpAddr,
+    #[serde(default)]
+    pub pool: Option<String>,
+    /// The node that answers for it on the link.
+    #[serde(default)]
+    pub announced_by: Option<String>,
 }
 
 /// One row of `fairway drops -o json`. A row without a policy is the total of its reason.
@@ -152,6 +170,10 @@ impl Fairway {
 
     pub fn interfaces(&self) -> Result<Vec<Interface>> {
         self.read("interfaces")
+    }
+
+    pub fn addresses(&self) -> Result<Vec<Address>> {
+        self.read("addresses")
     }
 
     pub fn drops(&self) -> Result<Vec<Drops>> {
