@@ -40,7 +40,7 @@ fn rows_follow_what_pools_give_and_status_is_to_say_it() {
     assert!(given.len() == 1 && pools()[0].contains(given[0]));
     assert!(state.take_changes().services.iter().count() > 0);
     let status = (Named::new("demo", "web"), given.clone());
-    assert_eq!(state.statuses_to_write(), [status.clone()]);
+    assert_eq!(state.statuses_to_write(), std::slice::from_ref(&status));
     state.set_status(status);
     assert_eq!((state.assign_addresses(&pools()), state.statuses_to_write()), (Some(vec![]), vec![]));
     assert_eq!(state.assign_addresses(&pools()), None, "nothing has changed");
