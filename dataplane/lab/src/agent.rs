@@ -4,6 +4,7 @@
 
 pub mod converse;
 pub mod datagrams;
+pub mod doors;
 pub mod load;
 pub mod question;
 pub mod sctp;

@@ -172,10 +172,43 @@ fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
+/// How far an endpoint has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Ready,
+    /// It serves until it ends.
+    Terminating,
+    NotReady,
+}
+
+impl Condition {
+    fn lines(self) -> String {
+        let (ready, serving, terminating) = match self {
+            Condition::Ready => (true, true, false),
+            Condition::Terminating => (false, true, true),
+            Condition::NotReady => (false, false, false),
+        };
+        format!("  conditions:\n    ready: {ready}\n    serving: {serving}\n    terminating: {terminating}\n")
+    }
+}
+
 /// An EndpointSlice of the service `service` as the lab's services have ports: one family each.
 pub fn endpoint_slice(name: &str, service: &str, addresses: &[IpAddr]) -> String {
-    let kind = addresses.first().map_or("IPv4", |address| family(*address));
-    let endpoints: String = addresses.iter().map(|address| format!("- addresses: [\"{address}\"]\n")).collect();
+    let all: Vec<_> = addresses.iter().map(|address| (*address, Condition::Ready)).collect();
+    slice(name, service, &all, &[("http", "TCP", 8080), ("echo", "TCP", 7777), ("echo-udp", "UDP", 7777)])
+}
+
+/// The same in any condition, with ports: name, protocol, number. Without endpoints it is one of IPv4.
+pub fn slice(name: &str, service: &str, endpoints: &[(IpAddr, Condition)], ports: &[(&str, &str, u16)]) -> String {
+    let kind = endpoints.first().map_or("IPv4", |(address, _)| family(*address));
+    let of_endpoint =
+        |(address, condition): &(IpAddr, Condition)| format!("- addresses: [\"{address}\"]\n{}", condition.lines());
+    let of_port = |(name, protocol, port): &(&str, &str, u16)| {
+        format!("- name: {name}\n  protocol: {protocol}\n  port: {port}\n")
+    };
+    let listed: String = endpoints.iter().map(of_endpoint).collect();
+    let endpoints = if endpoints.is_empty() { " []\n".to_string() } else { format!("\n{listed}") };
+    let ports: String = ports.iter().map(of_port).collect();
     format!(
         "apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -185,13 +218,17 @@ metadata:
   labels:
     kubernetes.io/service-name: {service}
 addressType: {kind}
-endpoints:
-{endpoints}ports:
-- name: http
-  protocol: TCP
-  port: 8080
-"
+endpoints:{endpoints}ports:
+{ports}"
     )
+}
+
+/// A service of [`service`] or [`exposed`] whose clients stay with their backend for so long.
+pub fn with_affinity(service: &str, seconds: u32) -> String {
+    let lines = format!(
+        "  sessionAffinity: ClientIP\n  sessionAffinityConfig:\n    clientIP:\n      timeoutSeconds: {seconds}\n"
+    );
+    service.replacen("spec:\n", &format!("spec:\n{lines}"), 1)
 }
 
 /// Pods labelled `app: web` answer only to these ranges.

@@ -2,7 +2,11 @@
 //!
 //! Removing what a dead lab left is the guard's work: a `Netns` going out of scope does nothing.
 
-use anyhow::Result;
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::shell::{Cmd, Ran};
 
@@ -38,6 +42,16 @@ impl Netns {
     /// Sets one `net.*` value; these belong to the namespace that the writer is in.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         Cmd::line(&format!("sysctl -qw {key}={value}")).netns(self).ok().map(|_| ())
+    }
+
+    /// Does something on a thread that is inside: a socket made there stays a socket of this namespace.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let namespace = File::open(self.path()).with_context(|| self.path())?;
+        let enter_and_work = || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        };
+        std::thread::scope(|scope| scope.spawn(enter_and_work).join().expect("the work does not panic"))
     }
 
     pub fn remove(self) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use lab::agent::{converse, datagrams, load, question, sctp, serve, witness};
+use lab::agent::{converse, datagrams, doors, load, question, sctp, serve, witness};
 use lab::process::Process;
 use lab::report::{Report, Verdict};
 use lab::sections::{self, Section};
@@ -60,6 +60,16 @@ enum Command {
     Serve {
         #[arg(long)]
         name: String,
+    },
+    /// HTTP on many ports; `open PORT` and `close PORT` on standard input
+    #[command(hide = true)]
+    Doors {
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        first: u16,
+        #[arg(long)]
+        count: u16,
     },
     /// Requests on new connections until standard input closes
     #[command(hide = true)]
@@ -114,6 +124,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Clean { id } => clean(id.as_deref())?,
         Command::Hold => hold()?,
         Command::Serve { name } => serve::run(&name)?,
+        Command::Doors { name, first, count } => doors::run(&name, first, count)?,
         Command::Load(arguments) => load::run(&arguments)?,
         Command::Converse(arguments) => converse::run(&arguments)?,
         Command::Send(arguments) => datagrams::send(&arguments)?,
