@@ -59,6 +59,8 @@ impl Path {
             } else {
                 match self.revalidate(context, id) {
                     Renewed::Current => return Some(id),
+                    // A SYN sent again: nobody has answered, so nothing is lost with who should have.
+                    Renewed::CutOff if item.way == Way::Out && opens_anew(item) => self.forget(id),
                     Renewed::CutOff => return self.cut_off(context, place, item, id),
                     Renewed::Gone => {}
                 }

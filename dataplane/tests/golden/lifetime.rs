@@ -149,6 +149,16 @@ fn when_a_backend_is_gone_its_connections_are_reset_and_begin_anew() {
 }
 
 #[test]
+fn a_connection_that_nobody_answered_opens_at_a_living_backend_when_its_own_is_gone() {
+    let mut node = node();
+    node.publish(|rows| rows.service(1, HTTP, &[(REMOTE, 8080)]));
+    let again = tcp((A, 1000), (SERVICE, 80), SYN);
+    assert_eq!(node.pass(POD_A, &again).packet().dst, REMOTE);
+    node.publish(|rows| rows.service(1, HTTP, &[(REMOTE_TWO, 8080)]));
+    assert_eq!(node.pass(POD_A, &again).packet().dst, REMOTE_TWO);
+}
+
+#[test]
 fn flows_of_one_pod_to_one_backend_are_renewed_alike_until_the_next_change() {
     let mut node = node();
     node.publish(|rows| rows.service(2, DNS, &[(REMOTE, 5353)]));
