@@ -6,6 +6,7 @@
 #   make fuzz T=60      every fuzz target for T seconds
 #   make sanitize       the raw-memory part under AddressSanitizer and valgrind
 #   make soak T=3600    the demo's sections again and again for T seconds
+#   make churn T=60     endpoints of a service come and go for T seconds while it is asked: what was reached
 #   make vm-test ZC_VM=path/to/zc-vm    in a VM: the lab's uplinks on true zero-copy NICs; tunnels, SCTP and VLANs by its kernel
 #   make bench          what a packet and a table change cost, with peers beside it; FULL=1 is longer, HUGE=0 without huge pages
 #   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
@@ -16,7 +17,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint fuzz sanitize soak vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
+.PHONY: demo test lint fuzz sanitize soak churn vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
 
 T ?= 60
 KEEP ?=
@@ -95,6 +96,9 @@ sanitize: deps rust
 
 soak: deps rust build
 	$(KEEP_ENV) $(BIN)/fairway-demo --repeat-for $(T)
+
+churn: deps rust build
+	FAIRWAY_CHURN_S=$(T) $(AS_ROOT) $(CARGO) test --release -p fairway-lab --test churn -- --nocapture
 
 # nic0-nic1 and nic2-nic3 are joined: the first of each pair is a node's uplink, the second goes into the bridge.
 vm-test: deps rust build

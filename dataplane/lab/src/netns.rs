@@ -41,7 +41,7 @@ impl Netns {
 
     /// Sets one `net.*` value; these belong to the namespace that the writer is in.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
-        Cmd::line(&format!("sysctl -qw {key}={value}")).netns(self).ok().map(|_| ())
+        Cmd::line("sysctl -qw").arg(format!("{key}={value}")).netns(self).ok().map(|_| ())
     }
 
     /// Does something on a thread that is inside: a socket made there stays a socket of this namespace.

@@ -13,14 +13,15 @@ use crate::wait::now_us;
 #[derive(Clone, Debug)]
 pub struct Objects {
     directory: PathBuf,
-    draft: PathBuf,
+    drafts: PathBuf,
 }
 
 impl Objects {
     /// Makes the directory inside the lab's.
     pub fn create(lab: &Path) -> Result<Self> {
-        let objects = Objects { directory: lab.join("objects"), draft: lab.join("draft.yaml") };
+        let objects = Objects { directory: lab.join("objects"), drafts: lab.join("drafts") };
         fs::create_dir(&objects.directory)?;
+        fs::create_dir(&objects.drafts)?;
         Ok(objects)
     }
 
@@ -35,9 +36,9 @@ impl Objects {
 
     /// Puts the object in force; the time (in microseconds) right after it became visible.
     pub fn apply(&self, name: &str, yaml: &str) -> Result<u64> {
-        let file = self.file(name);
-        fs::write(&self.draft, yaml).with_context(|| format!("cannot write {}", self.draft.display()))?;
-        fs::rename(&self.draft, &file).with_context(|| format!("cannot write {}", file.display()))?;
+        let (file, draft) = (self.file(name), self.drafts.join(name));
+        fs::write(&draft, yaml).with_context(|| format!("cannot write {}", draft.display()))?;
+        fs::rename(&draft, &file).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(now_us())
     }
 

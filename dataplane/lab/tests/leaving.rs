@@ -207,7 +207,7 @@ impl Tcp {
 
     /// Told with its next packet that it has ended, and at once.
     #[track_caller]
-    fn is_reset(mut self) {
+    fn expect_reset(mut self) {
         let started = Instant::now();
         let answer = self.ask();
         assert_eq!(answer, Err(ErrorKind::ConnectionReset), "{} after {:?}", self.what, started.elapsed());
@@ -264,10 +264,10 @@ fn connections_to_who_leaves_drain_and_are_reset_when_it_is_gone() {
         let mut new: Vec<Tcp> = clients.iter().map(Client::tcp).collect();
         new.iter_mut().for_each(|connection| connection.answers(second));
         stage.serve(LEAVES, &[(second, Ready)]);
-        old.into_iter().for_each(Tcp::is_reset);
+        old.into_iter().for_each(Tcp::expect_reset);
         new.iter_mut().for_each(|connection| connection.answers(second));
         stage.serve(LEAVES, &[]);
-        new.into_iter().for_each(Tcp::is_reset);
+        new.into_iter().for_each(Tcp::expect_reset);
         for client in &clients {
             let refused = client.connect().err().map(|error| error.kind());
             assert_eq!(refused, Some(ErrorKind::ConnectionRefused), "{} -> {}", client.who, client.to);
