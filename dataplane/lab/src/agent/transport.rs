@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType, bind, ipproto, listen, socket};
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +36,6 @@ impl Transport {
     pub fn bound(self, at: SocketAddr, limit: Duration) -> Result<OwnedFd> {
         let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = self.open(family).with_context(|| format!("no socket for {self:?}"))?;
-        set_socket_reuseaddr(&socket, true)?;
         for which in [Timeout::Recv, Timeout::Send] {
             set_socket_timeout(&socket, which, Some(limit))?;
         }

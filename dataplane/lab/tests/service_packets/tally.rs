@@ -1,4 +1,4 @@
-//! How many flows went which way, what was wrong, and what was not run and why.
+//! How many flows went which way, what was wrong, and what was not run, or not as its case says, and why.
 
 use super::judge::Way;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Tally {
     ways: BTreeMap<(&'static str, Way), usize>,
     health: usize,
-    not_run: BTreeMap<&'static str, Vec<String>>,
+    notes: BTreeMap<&'static str, Vec<String>>,
     wrong: Vec<String>,
 }
 
@@ -27,8 +27,9 @@ impl Tally {
         }
     }
 
-    pub fn not_run(&mut self, reason: &'static str, what: String) {
-        self.not_run.entry(reason).or_default().push(what);
+    /// About a flow that is not run, or not as its case says.
+    pub fn note(&mut self, reason: &'static str, what: String) {
+        self.notes.entry(reason).or_default().push(what);
     }
 
     pub fn wrong(&mut self, what: String) {
@@ -46,8 +47,8 @@ impl Tally {
             println!("{cases} cases by packets: {}", ways.join(", "));
         }
         println!("{} health checks; {} wrong", self.health, self.wrong.len());
-        for (reason, flows) in &self.not_run {
-            println!("not by packets: {}, since {reason}:", flows.len());
+        for (reason, flows) in &self.notes {
+            println!("{} noted: {reason}", flows.len());
             flows.iter().for_each(|flow| println!("  {flow}"));
         }
     }

@@ -24,6 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub const NODE: &str = "worker-a";
+const WORKERS: u32 = 1;
 pub const NODE_ADDRESSES: [&str; 4] = ["192.168.0.2", "192.168.1.2", "2001:db8::1", "2001:db8:1::2"];
 /// What its pods may be called in the cases: their places in the node's ranges.
 const PODS: [&str; 11] = ["1", "2", "3", "4", "10", "11", "12", "31", "32", "33", "200"];
@@ -50,6 +51,7 @@ pub struct World {
     pub node: Node,
     pub outside: Netns,
     pods: Vec<Netns>,
+    others: BTreeMap<IpAddr, Netns>,
     /// Addresses of pods in the cases, and what they are here.
     names: BTreeMap<IpAddr, IpAddr>,
     homes: BTreeMap<IpAddr, usize>,
@@ -70,20 +72,21 @@ impl World {
         let (binaries, guard) = (Binaries::find()?, Guard::claim(None)?);
         let objects = Objects::create(guard.directory())?;
         let fabric = Fabric::create(&format!("{}fabric", guard.prefix()), 1500)?;
-        let outside = attached(&guard, &fabric, "outside", &ROUTER)?;
+        let outside = attached(&guard, &fabric, "outside", &ROUTER, 1)?;
         for address in OUTSIDE {
             outside.ip(&format!("address add {address} dev lo"))?;
         }
         for range in BEHIND_NODE {
             outside.ip(&format!("route add {range} via {}", like(range, ["192.168.0.2", "2001:db8::1"])))?;
         }
-        let netns = attached(&guard, &fabric, NODE, &NODE_ADDRESSES)?;
+        let netns = attached(&guard, &fabric, NODE, &NODE_ADDRESSES, WORKERS)?;
         for router in ROUTER {
             netns.ip(&format!("route add default via {router}"))?;
         }
         let node = Node::create(node_spec(), netns, guard.directory(), objects.directory(), &binaries)?;
-        let (pods, names, homes, witnesses) = (Vec::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Ok(World { node, outside, pods, names, homes, witnesses, objects, fabric, binaries, guard })
+        let (pods, witnesses) = (Vec::new(), Vec::new());
+        let (others, names, homes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(World { node, outside, pods, others, names, homes, witnesses, objects, fabric, binaries, guard })
     }
 
     /// All objects that every case has, Fairway on its node, its pods; and everybody listens.
@@ -127,7 +130,7 @@ impl World {
 
     fn add_other(&mut self, name: &str, host: u8, number: u8, ports: &Ports) -> Result<()> {
         let own = [format!("192.168.0.{host}"), format!("2001:db8::{host}")];
-        let netns = attached(&self.guard, &self.fabric, name, &own.each_ref().map(String::as_str))?;
+        let netns = attached(&self.guard, &self.fabric, name, &own.each_ref().map(String::as_str), 1)?;
         let mut pods = Vec::new();
         for place in REMOTE_PODS {
             for address in [format!("10.1.{number}.{place}"), format!("fd00:10:1:{number}::{place}")] {
@@ -149,6 +152,7 @@ impl World {
         // Where pods are not told apart, a client outside whom the node under test sends here keeps its address; upstream
         // leaves it to the network that the answers pass that node, too.
         netns.ip("route add 203.0.113.0/24 via 10.1.0.1 dev vxlan0 onlink")?;
+        self.others.insert(own[0].parse()?, netns.clone());
         self.witness(name, &netns, &pods, ports)
     }
 
@@ -174,6 +178,11 @@ impl World {
     pub fn witness_addresses(&self) -> Result<BTreeSet<IpAddr>> {
         let node = NODE_ADDRESSES.iter().chain(&["127.0.0.1", "::1"]).map(|text| first(text));
         node.chain(self.homes.keys().map(|address| Ok(*address))).collect()
+    }
+
+    /// Another node, by its IPv4 address.
+    pub fn other(&self, address: IpAddr) -> Option<&Netns> {
+        self.others.get(&address)
     }
 
     /// IPv4 addresses of all pods of the node under test.
@@ -227,7 +236,7 @@ fn node_spec() -> NodeSpec {
         pod_ranges: texts(["10.1.0.0/24", "fd00:10:1::/64"]),
         uplink: UPLINK.into(),
         port: NODE.into(),
-        workers: 1,
+        workers: WORKERS,
         service_ranges: texts(["172.30.0.0/16", "fd00:10:96::/112"]),
         cluster_ranges: texts(["10.1.0.0/16", "fd00:10:1::/48"]),
         control_args: vec![],
@@ -260,10 +269,10 @@ fn node_object(name: &str, labels: &Value, ranges: [&str; 2], addresses: [&str; 
 }
 
 /// A namespace on the link.
-fn attached(guard: &Guard, fabric: &Fabric, name: &str, addresses: &[&str]) -> Result<Netns> {
+fn attached(guard: &Guard, fabric: &Fabric, name: &str, addresses: &[&str], queues: u32) -> Result<Netns> {
     let netns = Netns::create(&format!("{}{name}", guard.prefix()))?;
     quiet(&netns)?;
-    fabric.connect(name, &netns, UPLINK, 1)?;
+    fabric.connect(name, &netns, UPLINK, queues)?;
     for address in addresses {
         let length = if address.contains(':') { "64 nodad" } else { "24" };
         netns.ip(&format!("address add {address}/{length} dev {UPLINK}"))?;
