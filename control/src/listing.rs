@@ -207,10 +207,13 @@ pub struct ServiceView {
     pub namespace: String,
     pub name: String,
     pub port_name: String,
-    pub cluster_ip: Addr,
+    /// A cluster address, a node's with a node port, a load balancer's or an external one.
+    pub address: Addr,
     pub port: u16,
     pub protocol: String,
     pub affinity_s: u32,
+    /// How new flows are spread over the backends.
+    pub algorithm: String,
     /// `address:port`
     pub backends: Vec<String>,
     /// In the tables, 0 if it is not there; flows name it.

@@ -96,15 +96,15 @@ impl Row for EndpointView {
 
 impl Row for ServiceView {
     fn header(wide: bool) -> Vec<&'static str> {
-        let narrow = vec!["NAMESPACE", "NAME", "CLUSTER-IP", "PORT", "BACKENDS"];
-        with_wide(narrow, wide, vec!["PORT-NAME", "AFFINITY", "ADDRESSES"])
+        let narrow = vec!["NAMESPACE", "NAME", "ADDRESS", "PORT", "BACKENDS"];
+        with_wide(narrow, wide, vec!["PORT-NAME", "AFFINITY", "ALGORITHM", "BACKEND-ADDRESSES"])
     }
 
     fn cells(&self, wide: bool) -> Vec<String> {
         let narrow = vec![
             self.namespace.clone(),
             self.name.clone(),
-            self.cluster_ip.to_string(),
+            self.address.to_string(),
             format!("{}/{}", self.port, self.protocol.to_uppercase()),
             self.backends.len().to_string(),
         ];
@@ -113,7 +113,7 @@ impl Row for ServiceView {
         let loads = loads.chain(std::iter::repeat(String::new()));
         let backends: Vec<_> =
             self.backends.iter().zip(loads).map(|(backend, load)| format!("{backend}{load}")).collect();
-        with_wide(narrow, wide, vec![self.port_name.clone(), affinity, joined(&backends)])
+        with_wide(narrow, wide, vec![self.port_name.clone(), affinity, self.algorithm.clone(), joined(&backends)])
     }
 
     fn namespace(&self) -> Option<&str> {

@@ -10,7 +10,7 @@ use tables::layout::Table;
 use tables::limits::*;
 use tables::policy::{IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD};
 use tables::route::FLAG_MASQUERADE;
-use tables::service::{FLAG_ADDRESS_ONLY, ServiceKey};
+use tables::service::{Algorithm, FLAG_ADDRESS_ONLY, ServiceKey};
 use tables::{Addr, Prefix, Protocol};
 
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +24,7 @@ pub struct ServiceListing {
     pub port: u16,
     pub protocol: Protocol,
     pub affinity_s: u32,
+    pub algorithm: Algorithm,
     pub backends: Vec<BackendListing>,
 }
 
@@ -100,6 +101,7 @@ impl Compiler {
             port: key.port,
             protocol: key.protocol,
             affinity_s: row.record.affinity_s,
+            algorithm: row.record.algorithm(),
             backends: backends.map(|b| BackendListing { addr: b.addr, port: b.port, id: b.id }).collect(),
         })
     }

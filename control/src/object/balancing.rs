@@ -67,6 +67,11 @@ impl FromStr for Named {
     }
 }
 
+/// As it is called where people look.
+pub fn name(algorithm: Algorithm) -> &'static str {
+    NAMES.iter().find(|(_, known)| *known == algorithm).map_or("random", |(name, _)| name)
+}
+
 /// What a service says of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balancing {

@@ -8,6 +8,7 @@ use crate::attachment::Attachment;
 use crate::explain::{endpoint_text, kind_name};
 use crate::listing::*;
 use crate::object::KINDS;
+use crate::object::balancing;
 use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
 use tables::endpoint::FLAG_POLICY_IN_FORCE;
 use tables::limits::POLICIES_MAX;
@@ -195,7 +196,8 @@ impl Supervisor {
             namespace: service.namespace,
             name: service.name,
             port_name: service.port_name,
-            cluster_ip: service.addr,
+            address: service.addr,
+            algorithm: balancing::name(service.algorithm).to_owned(),
             port: service.port,
             protocol: service.protocol.to_string(),
             affinity_s: service.affinity_s,
