@@ -31,6 +31,7 @@ pub mod pod;
 pub mod process;
 pub mod report;
 pub mod sections;
+pub mod shared;
 pub mod shell;
 pub mod stage;
 pub mod traffic;

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lab::agent::serve::WHO;
 use lab::manifests::Condition::{self, NotReady, Ready, Terminating};
 use lab::manifests::Exposed;
 use lab::netns::Netns;
+use lab::shared::{Entered, Shared};
 use lab::{Families, Lab, Options, manifests};
 
 const FAMILIES: Families = Families::Dual;
@@ -32,9 +32,8 @@ struct Place {
     node_port: u16,
 }
 
-/// One lab for all tests of this file, one test at a time. Why it did not come up, if it did not.
-static LAB: LazyLock<Mutex<Result<Lab, String>>> =
-    LazyLock::new(|| Mutex::new(start().map_err(|error| format!("{error:#}"))));
+/// One lab for all tests of this file, one test at a time.
+static LAB: Shared = Shared::new(start);
 
 fn start() -> anyhow::Result<Lab> {
     let options = Options { families: FAMILIES, workers: 2, uplink_queues: 2, ..Options::default() };
@@ -62,17 +61,15 @@ fn start() -> anyhow::Result<Lab> {
     Ok(lab)
 }
 
-struct Stage(MutexGuard<'static, Result<Lab, String>>);
+struct Stage(Entered);
 
 impl Stage {
     fn enter() -> Self {
-        let lab = LAB.lock().unwrap_or_else(PoisonError::into_inner);
-        lab.as_ref().unwrap_or_else(|why| panic!("the lab did not come up: {why}"));
-        Stage(lab)
+        Stage(LAB.enter())
     }
 
     fn lab(&mut self) -> &mut Lab {
-        self.0.as_mut().expect("it is up")
+        &mut self.0
     }
 
     /// These are the service's endpoints from now on, on both nodes.

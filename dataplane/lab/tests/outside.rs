@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use lab::addressing::host_part;
 use lab::manifests::Exposed;
 use lab::netns::Netns;
+use lab::shared::{Entered, Shared};
 use lab::shell::Cmd;
 use lab::stage::answer_in;
 use lab::{Families, Lab, Options, manifests};
@@ -35,9 +35,8 @@ fn external() -> [IpAddr; 2] {
 
 const FORBIDDEN: &str = "203.0.113.7";
 
-/// One lab for all tests of this file, one test at a time. Why it did not come up, if it did not.
-static LAB: LazyLock<Mutex<Result<Lab, String>>> =
-    LazyLock::new(|| Mutex::new(start().map_err(|error| format!("{error:#}"))));
+/// One lab for all tests of this file, one test at a time.
+static LAB: Shared = Shared::new(start);
 
 fn start() -> anyhow::Result<Lab> {
     let ranges = "--node-port-addresses 0.0.0.0/0,::/0 --localhost-node-ports";
@@ -98,17 +97,15 @@ fn expose(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Stage(MutexGuard<'static, Result<Lab, String>>);
+struct Stage(Entered);
 
 impl Stage {
     fn enter() -> Self {
-        let lab = LAB.lock().unwrap_or_else(PoisonError::into_inner);
-        lab.as_ref().unwrap_or_else(|why| panic!("the lab did not come up: {why}"));
-        Stage(lab)
+        Stage(LAB.enter())
     }
 
     fn lab(&self) -> &Lab {
-        self.0.as_ref().expect("it is up")
+        &self.0
     }
 
     fn node(&self, number: usize) -> Vec<IpAddr> {

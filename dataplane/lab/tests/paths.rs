@@ -2,12 +2,12 @@
 //! once, limits are told as they are, and what cannot be reached is said at once. In both families.
 
 use std::net::IpAddr;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lab::addressing::host_part;
 use lab::agent::serve::{ECHO_PORT, HTTP_PORT};
 use lab::netns::Netns;
+use lab::shared::{Entered, Shared};
 use lab::shell::{Cmd, Ran};
 use lab::{Families, Lab, Options, manifests};
 
@@ -20,9 +20,8 @@ const POD_MTU: u32 = 1450;
 /// Refused at once: far below every time that a program waits for an answer.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
-/// One lab for all tests of this file, one test at a time. Why it did not come up, if it did not.
-static LAB: LazyLock<Mutex<Result<Lab, String>>> =
-    LazyLock::new(|| Mutex::new(start().map_err(|error| format!("{error:#}"))));
+/// One lab for all tests of this file, one test at a time.
+static LAB: Shared = Shared::new(start);
 
 fn start() -> anyhow::Result<Lab> {
     let mut lab = Lab::start(&Options { families: FAMILIES, workers: 2, uplink_queues: 2, ..Options::default() })?;
@@ -44,17 +43,15 @@ fn start() -> anyhow::Result<Lab> {
     Ok(lab)
 }
 
-struct Stage(MutexGuard<'static, Result<Lab, String>>);
+struct Stage(Entered);
 
 impl Stage {
     fn enter() -> Self {
-        let lab = LAB.lock().unwrap_or_else(PoisonError::into_inner);
-        lab.as_ref().unwrap_or_else(|why| panic!("the lab did not come up: {why}"));
-        Stage(lab)
+        Stage(LAB.enter())
     }
 
     fn lab(&self) -> &Lab {
-        self.0.as_ref().expect("it is up")
+        &self.0
     }
 
     fn netns(&self, pod: &str) -> &Netns {

@@ -1,22 +1,17 @@
 //! Sections 1 to 4 and 6 of the demo on one lab with one worker a node.
 
-use std::sync::{LazyLock, Mutex, PoisonError};
-
+use lab::Options;
 use lab::sections::{self, SHARED};
+use lab::shared::Shared;
 use lab::stage::Stage;
 use lab::transcript::Transcript;
-use lab::{Lab, Options};
 
-/// One lab for all tests of this file, one test at a time. Why it did not come up, if it did not.
-static LAB: LazyLock<Mutex<Result<Lab, String>>> = LazyLock::new(|| {
-    let lab = sections::stage_lab(&Options::default(), &Transcript::default());
-    Mutex::new(lab.map_err(|error| format!("{error:#}")))
-});
+/// One lab for all tests of this file, one test at a time.
+static LAB: Shared = Shared::new(|| sections::stage_lab(&Options::default(), &Transcript::default()));
 
 #[track_caller]
 fn play(number: u32) {
-    let mut lab = LAB.lock().unwrap_or_else(PoisonError::into_inner);
-    let lab = lab.as_mut().unwrap_or_else(|why| panic!("the lab did not come up: {why}"));
+    let lab = &mut *LAB.enter();
     let section = SHARED.iter().find(|section| section.number == number).expect("a section of the shared lab");
     let report = Stage { lab, show: &Transcript::default() }.play(section.title, section.play);
     report.assert_passed();
