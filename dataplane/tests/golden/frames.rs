@@ -42,10 +42,6 @@ fn completed(packet: &WirePacket) -> Spec {
     Spec::judge(&bytes)
 }
 
-fn bulk(size: usize) -> Vec<u8> {
-    (0..size).map(|i| (i * 7 % 251) as u8).collect()
-}
-
 #[test]
 fn a_super_frame_stays_whole_between_local_pods_even_if_translated() {
     let mut node = node();

@@ -10,21 +10,9 @@ use tables::counters::{DropReason, WorkerCounter};
 const MTU: u16 = 9000;
 /// Pods' MTU: the same less what VXLAN over IPv4 adds.
 const POD_MTU: usize = 8950;
-const KINDS: [(Wrapped, usize, usize); 6] = [
-    (Wrapped::Vxlan, 0, 50),
-    (Wrapped::Geneve, 0, 50),
-    (Wrapped::Ip, 0, 20),
-    (Wrapped::Vxlan, 1, 70),
-    (Wrapped::Geneve, 1, 70),
-    (Wrapped::Ip, 1, 40),
-];
 
 fn node() -> Node {
     Node::new(Shape { uplink_mtu: MTU, ..Shape::default() })
-}
-
-fn bulk(size: usize) -> Vec<u8> {
-    (0..size).map(|i| (i * 7 % 251) as u8).collect()
 }
 
 /// TCP or UDP over IPv4 as a pod's kernel with offloads sends it: the checksum field holds the pseudo-header's sum.

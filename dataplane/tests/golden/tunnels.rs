@@ -6,15 +6,6 @@ use dataplane::io::mem::WirePacket;
 use dataplane::packet::{Checksum, Gso};
 use tables::counters::DropReason;
 
-/// How nodes reach each other, and the bytes that it costs.
-const KINDS: [(Wrapped, usize, usize); 6] = [
-    (Wrapped::Vxlan, 0, 50),
-    (Wrapped::Geneve, 0, 50),
-    (Wrapped::Ip, 0, 20),
-    (Wrapped::Vxlan, 1, 70),
-    (Wrapped::Geneve, 1, 70),
-    (Wrapped::Ip, 1, 40),
-];
 const FAMILIES: [(Addr, Addr, Addr); 2] = [(A, B, REMOTE), (v6::A, v6::B, v6::REMOTE)];
 
 fn node(wrapped: Wrapped, underlay: usize) -> Node {

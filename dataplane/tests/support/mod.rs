@@ -148,3 +148,18 @@ pub const fn inner_mac(number: u8) -> Mac {
 pub const fn host_mac(number: u8) -> Mac {
     pod_mac(number, 2)
 }
+
+/// How nodes reach each other (by which outer family), and the bytes that it costs.
+pub const KINDS: [(Wrapped, usize, usize); 6] = [
+    (Wrapped::Vxlan, 0, 50),
+    (Wrapped::Geneve, 0, 50),
+    (Wrapped::Ip, 0, 20),
+    (Wrapped::Vxlan, 1, 70),
+    (Wrapped::Geneve, 1, 70),
+    (Wrapped::Ip, 1, 40),
+];
+
+/// A payload of this size in which no part is like the next.
+pub fn bulk(size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i * 7 % 251) as u8).collect()
+}

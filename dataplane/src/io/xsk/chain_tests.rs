@@ -1,11 +1,9 @@
 //! Packets of several buffers, over veth pairs with an MTU of 9000.
 
 use super::chain::FRAMES_MAX;
-use super::tests::{FRAMES, Rig, datagram, open_as, send, try_open_as, wire_of};
+use super::tests::{FRAMES, Rig, bulk, datagram, largest_of_tcp, open_as, send, try_open_as, wire_of};
 use super::*;
-use crate::io::test_devices::{Namespace, drops, forward, pool};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use crate::io::test_devices::{Namespace, drops, pool};
 use std::time::{Duration, Instant};
 
 const BYTES_MAX: usize = 9022;
@@ -18,10 +16,6 @@ fn rig() -> Rig {
     let rig = Rig { home: Namespace::new(), peer: Namespace::new() };
     wire_of(&rig.home, &rig.peer, "nic0", 2, "mtu 9000");
     rig
-}
-
-fn bulk(size: usize) -> Vec<u8> {
-    (0..size).map(|i| (i * 7 % 251) as u8).collect()
 }
 
 #[test]
@@ -63,24 +57,9 @@ fn a_packet_of_several_buffers_comes_and_goes_whole() {
 fn tcp_in_large_segments_arrives_intact() {
     let (rig, other, mut pool) = (rig(), Namespace::new(), pool(4 * FRAMES));
     wire_of(&rig.home, &other, "nic1", 4, "mtu 9000");
-    rig.peer.shell("ip neigh add 10.8.0.4 lladdr 02:00:00:00:00:04 dev eth0");
-    other.shell("ip neigh add 10.8.0.2 lladdr 02:00:00:00:00:02 dev eth0");
     let (mut one, _redirect) = open_as(&rig.home, "nic0", &mut pool, 1, config());
     let (mut two, _redirect) = open_as(&rig.home, "nic1", &mut pool, 2, config());
-    let listener = rig.peer.run(|| TcpListener::bind((Ipv4Addr::new(10, 8, 0, 2), 80)).unwrap());
-    let sent = bulk(3_000_000);
-    let bytes = sent.clone();
-    let receiver = std::thread::spawn(move || {
-        let mut received = Vec::new();
-        listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
-        received
-    });
-    let _sender = other.start(move || TcpStream::connect("10.8.0.2:80").unwrap().write_all(&bytes).unwrap());
-    let mut largest = 0;
-    let look = |_: &FramePool, packet: &Packet| largest = largest.max(packet.total_size());
-    forward(&mut pool, [&mut one, &mut two], look, || receiver.is_finished());
-    assert!(receiver.join().unwrap() == sent, "bytes differ");
-    assert_eq!(largest, 9014);
+    assert_eq!(largest_of_tcp(&rig, &other, &mut pool, [&mut one, &mut two]), 9014);
     one.close(&mut pool);
     two.close(&mut pool);
     assert_eq!((pool.available(), drops(&mut one), drops(&mut two)), (4 * FRAMES as usize, vec![], vec![]));

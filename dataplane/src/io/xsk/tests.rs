@@ -196,16 +196,22 @@ fn bursts_beyond_the_kernels_budget_arrive_whole_and_every_frame_returns() {
     assert_eq!(drops(&mut xsk), vec![]);
 }
 
-#[test]
-fn tcp_between_two_nics_arrives_intact() {
-    let (rig, other, mut pool) = (Rig::new(), Namespace::new(), pool(FRAMES));
-    wire(&rig.home, &other, "nic1", 4, 1);
+pub(super) fn bulk(size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i * 7 % 251) as u8).collect()
+}
+
+/// Sends bulk over TCP from `other` (10.8.0.4) to the rig's peer, which must get it as it was sent; the bytes of the
+/// largest packet on the way.
+pub(super) fn largest_of_tcp(
+    rig: &Rig,
+    other: &Namespace,
+    pool: &mut FramePool,
+    nics: [&mut dyn Interface; 2],
+) -> usize {
     rig.peer.shell("ip neigh add 10.8.0.4 lladdr 02:00:00:00:00:04 dev eth0");
     other.shell("ip neigh add 10.8.0.2 lladdr 02:00:00:00:00:02 dev eth0");
-    let (mut one, _redirect) = open(&rig.home, "nic0", &mut pool, 1);
-    let (mut two, _redirect) = open(&rig.home, "nic1", &mut pool, 2);
     let listener = rig.peer.run(|| TcpListener::bind((Ipv4Addr::new(10, 8, 0, 2), 80)).unwrap());
-    let sent: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 % 251) as u8).collect();
+    let sent = bulk(3_000_000);
     let bytes = sent.clone();
     let receiver = std::thread::spawn(move || {
         let mut received = Vec::new();
@@ -215,9 +221,18 @@ fn tcp_between_two_nics_arrives_intact() {
     let _sender = other.start(move || TcpStream::connect("10.8.0.2:80").unwrap().write_all(&bytes).unwrap());
     let mut largest = 0;
     let look = |_: &FramePool, packet: &Packet| largest = largest.max(packet.total_size());
-    forward(&mut pool, [&mut one, &mut two], look, || receiver.is_finished());
+    forward(pool, nics, look, || receiver.is_finished());
     assert!(receiver.join().unwrap() == sent, "bytes differ");
-    assert_eq!(largest, 1514);
+    largest
+}
+
+#[test]
+fn tcp_between_two_nics_arrives_intact() {
+    let (rig, other, mut pool) = (Rig::new(), Namespace::new(), pool(FRAMES));
+    wire(&rig.home, &other, "nic1", 4, 1);
+    let (mut one, _redirect) = open(&rig.home, "nic0", &mut pool, 1);
+    let (mut two, _redirect) = open(&rig.home, "nic1", &mut pool, 2);
+    assert_eq!(largest_of_tcp(&rig, &other, &mut pool, [&mut one, &mut two]), 1514);
     one.close(&mut pool);
     two.close(&mut pool);
     assert_eq!((pool.available(), drops(&mut one), drops(&mut two)), (FRAMES as usize, vec![], vec![]));
