@@ -7,7 +7,7 @@ use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
 use tables::node::NodeRecord;
-use tables::policy::{Direction, IDENTITY_FIRST, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::policy::{Direction, IDENTITY_FIRST, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::route::{RouteKind, RouteRecord};
 use tables::service::{BackendRecord, Rows, ServiceKey, ServiceRecord};
@@ -122,7 +122,7 @@ impl Shape {
 
     /// Both pods are isolated in both directions; the last of a policy's eight rules lets the measured flows through.
     fn policies(&self, batch: &mut Batch) {
-        let set = PolicySetRecord { isolated: [1, 1], ..PolicySetRecord::zeroed() };
+        let set = PolicySetRecord { modes: [MODE_ISOLATED; 2], ..PolicySetRecord::zeroed() };
         batch.set(Table::PolicySet, 1, &set).expect("room");
         for policy in 0..self.policies {
             allow(batch, policy);
@@ -147,8 +147,7 @@ fn allow(batch: &mut Batch, policy: u32) {
     let rules_first = policy * RULES_EACH;
     for i in 0..RULES_EACH as u16 {
         let (port_first, port_last) = if i + 1 == RULES_EACH as u16 { (80, u16::MAX) } else { (1 + i, 1 + i) };
-        let rule =
-            RuleRecord { protocol: Protocol::UDP, port_first, port_last, policy: policy + 1, ..RuleRecord::zeroed() };
+        let rule = RuleRecord::ports(Protocol::UDP, port_first, port_last).allowed_by(policy + 1);
         batch.set(Table::Rule, rules_first as usize + i as usize, &rule).expect("room");
     }
     let row = PolicyRow { rules_first, rules_count: RULES_EACH };

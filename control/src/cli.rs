@@ -341,6 +341,7 @@ fn print_explained(explained: &ExplainView, out: &mut dyn Write) -> io::Result<(
     line("Verdict", &verdict)?;
     for (name, value) in [
         ("Policy", &explained.policy),
+        ("Rule", &explained.rule),
         ("Service", &explained.service),
         ("Inside", &explained.inside),
         ("Outside", &explained.outside),

@@ -109,6 +109,7 @@ pub fn view(directory: &impl Directory, explained: Explained) -> ExplainView {
         verdict: explained.verdict,
         reason: explained.reason,
         policy: explained.policy.and_then(|index| directory.policy_name(index)),
+        rule: explained.rule,
         service: explained.service.and_then(|id| directory.service_name(id)),
         backends: explained.backends.iter().map(|(addr, port)| endpoint_text(*addr, *port)).collect(),
         steps: explained.steps,

@@ -192,6 +192,8 @@ pub struct ExplainView {
     pub verdict: String,
     pub reason: Option<String>,
     pub policy: Option<String>,
+    /// Which of the policy's rules, as in `ingress[0]`; none if it denies what no rule allows.
+    pub rule: Option<String>,
     pub service: Option<String>,
     pub backends: Vec<String>,
     pub steps: Vec<(String, String)>,

@@ -99,8 +99,9 @@ pub struct Decision {
     /// One end is a client outside who asked a service; the other half's decision names the worker that keeps the client's.
     pub client: Option<Worker>,
     pub service: Option<service::Match>,
-    /// The policy that allowed or denied it.
+    /// The policy that allowed or denied it, and which of its rules in which direction.
     pub policy: Option<u32>,
+    pub rule: Option<(Direction, u16)>,
     pub policy_set: Option<u32>,
     pub identity: u32,
     /// The remote end's route.
@@ -122,6 +123,7 @@ impl Decision {
             client: None,
             service: None,
             policy: None,
+            rule: None,
             policy_set: None,
             identity: 0,
             route: None,
@@ -131,6 +133,10 @@ impl Decision {
 
     fn drop(self, reason: DropReason) -> Decision {
         Decision { verdict: Verdict::Drop(reason), ..self }
+    }
+
+    fn judged(self, judged: policy::Judged, direction: Direction) -> Decision {
+        Decision { policy: judged.policy, rule: judged.rule.map(|rule| (direction, rule)), ..self }
     }
 
     /// What the flow must be looked at again for. Where five things would be named one goes without saying: a backend on
@@ -301,7 +307,8 @@ fn local_target(context: &Context, tuple: &Tuple, origin: Origin) -> Target {
     }
 }
 
-/// Judges the pod's policies; the host has none, and a pod reaches itself.
+/// Judges the pod's policies; the host has none, and a pod reaches its own address. What a service leads back to the pod
+/// that asked is judged by cluster-wide policies alone.
 #[inline(always)]
 fn allow(
     context: &Context,
@@ -316,12 +323,14 @@ fn allow(
         return Ok(Decision { identity, ..decision });
     }
     let decision = Decision { identity, policy_set: Some(local.policy_set), ..decision };
-    if decision.remote == tuple.local {
+    if tuple.remote == tuple.local {
         return Ok(decision);
     }
     let port = if direction == Direction::Egress { decision.remote_port } else { tuple.local_port };
     let judged = policy::judge(&context.view, local.policy_set, direction, identity, tuple.protocol, port);
-    let decision = Decision { policy: judged.policy, ..decision };
+    // By a service it may come back to who asked.
+    let judged = if decision.remote == tuple.local { judged.of_itself() } else { judged };
+    let decision = decision.judged(judged, direction);
     match (judged.allowed, direction) {
         (true, _) => Ok(decision),
         (false, Direction::Egress) => Err(decision.drop(DropReason::PolicyEgress)),

@@ -65,7 +65,9 @@ fn opened(context: &Context<'_>, tuple: &Tuple, decision: Decision) -> Explained
     if half.verdict != "forward" {
         (told.verdict, told.reason) = (half.verdict, half.reason);
     }
-    told.policy = half.policy.or(told.policy);
+    if half.policy.is_some() {
+        (told.policy, told.rule) = (half.policy, half.rule);
+    }
     told
 }
 
@@ -86,6 +88,7 @@ fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explaine
         verdict: verdict.to_owned(),
         reason,
         policy: decision.policy,
+        rule: rule(decision),
         steps: Vec::new(),
         service: decision.service.map(|found| found.id),
         backends,
@@ -96,6 +99,10 @@ fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explaine
     }
 }
 
+fn rule(decision: &Decision) -> Option<String> {
+    decision.rule.map(|(direction, rule)| format!("{}[{rule}]", direction.name()))
+}
+
 /// Adds the look-ups of one half.
 fn note(told: &mut Explained, half: &str, tuple: &Tuple, decision: &Decision) {
     let mut step = |what: &str, result: String| told.steps.push((format!("{half} {}: {what}", tuple.local), result));
@@ -104,7 +111,8 @@ fn note(told: &mut Explained, half: &str, tuple: &Tuple, decision: &Decision) {
     }
     step("identity", format!("{} is {}", decision.remote, decision.identity));
     if let Some(set) = decision.policy_set {
-        let by = decision.policy.map_or("no policy isolates".to_owned(), |policy| format!("policy {policy}"));
+        let rule = rule(decision).map_or(String::new(), |rule| format!(" {rule}"));
+        let by = decision.policy.map_or("no policy speaks of it".to_owned(), |policy| format!("policy {policy}{rule}"));
         step("policy set", format!("{set}: {by}"));
     }
     if let Some(route) = decision.route {

@@ -2,7 +2,6 @@
 //! acl.c), so that ours and theirs answer the same questions. Must not look anything up.
 
 use tables::flow::Tuple;
-use tables::policy::RuleRecord;
 use tables::{Addr, Prefix, Protocol};
 
 /// splitmix64, as a function of its counter.
@@ -78,18 +77,20 @@ pub fn row(i: u32) -> (u32, u32) {
     (1 + row / ROWS_PER_SET, 16 + row * 37 % 1000)
 }
 
-/// Rule `i`; `policy` is its number. Of several that allow a packet the first one answers.
-pub fn rule(i: u32) -> RuleRecord {
+/// What a rule allows.
+#[derive(Clone, Copy)]
+pub struct PortRule {
+    pub protocol: Protocol,
+    pub port_first: u16,
+    pub port_last: u16,
+}
+
+/// Rule `i`, of the policy of that number. Of several that allow a packet the first one answers.
+pub fn rule(i: u32) -> PortRule {
     let random = mix(i as u64);
     let port_first = 1024 + (random % 60_000) as u16;
-    RuleRecord {
-        protocol: if random >> 16 & 1 == 1 { Protocol::TCP } else { Protocol::UDP },
-        reserved: [0; 3],
-        port_first,
-        port_last: port_first + ((random >> 32) % 16) as u16,
-        policy: i,
-        reserved2: 0,
-    }
+    let protocol = if random >> 16 & 1 == 1 { Protocol::TCP } else { Protocol::UDP };
+    PortRule { protocol, port_first, port_last: port_first + ((random >> 32) % 16) as u16 }
 }
 
 /// A packet that is judged.

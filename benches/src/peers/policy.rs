@@ -6,7 +6,7 @@ use anyhow::Result;
 use bytemuck::Zeroable;
 use dataplane::classify::policy::judge;
 use tables::layout::Table;
-use tables::policy::{Direction, PolicyKey, PolicyRow, PolicySetRecord};
+use tables::policy::{Direction, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::{Publisher, View};
 
@@ -36,16 +36,35 @@ fn group(rules: u32) -> Group {
 }
 
 fn fill(batch: &mut Batch, rules: u32) -> Result<()> {
-    for i in 0..rules {
-        let (policy_set, identity) = keys::row(i);
-        let set = PolicySetRecord { isolated: [1, 1], ..PolicySetRecord::zeroed() };
+    let mut rules_first = 0;
+    for first in (0..rules).step_by(keys::RULES_PER_ROW as usize) {
+        let (policy_set, identity) = keys::row(first);
+        let set = PolicySetRecord { modes: [MODE_ISOLATED; 2], ..PolicySetRecord::zeroed() };
         batch.set(Table::PolicySet, policy_set as usize, &set)?;
-        batch.set(Table::Rule, i as usize, &keys::rule(i))?;
-        let rules_first = i / keys::RULES_PER_ROW * keys::RULES_PER_ROW;
-        let row = PolicyRow { rules_first, rules_count: i + 1 - rules_first };
+        let records = disjoint(first..rules.min(first + keys::RULES_PER_ROW));
+        for (i, record) in records.iter().enumerate() {
+            batch.set(Table::Rule, rules_first as usize + i, record)?;
+        }
+        let row = PolicyRow { rules_first, rules_count: records.len() as u32 };
         batch.insert(Table::Policy, &PolicyKey::new(policy_set, Direction::Ingress, identity), &row)?;
+        rules_first += row.rules_count;
     }
     Ok(())
+}
+
+/// The rules of a row as control would write them: sorted, and what an earlier one says is left out of later ones.
+fn disjoint(rules: std::ops::Range<u32>) -> Vec<RuleRecord> {
+    let mut records: Vec<RuleRecord> = Vec::new();
+    for i in rules {
+        let rule = keys::rule(i);
+        let whole = RuleRecord::ports(rule.protocol, rule.port_first, rule.port_last).allowed_by(i + 1);
+        let free = |place: &u32| !records.iter().any(|record| record.holds(*place));
+        let places: Vec<u32> = (whole.first..=whole.last).filter(free).collect();
+        let runs = places.chunk_by(|a, b| a + 1 == *b);
+        records.extend(runs.map(|run| RuleRecord { first: run[0], last: run[run.len() - 1], ..whole }));
+    }
+    records.sort_by_key(|record| record.first);
+    records
 }
 
 /// The number of the policy that allows it, plus one; 0 if none does.
@@ -53,7 +72,7 @@ fn fill(batch: &mut Batch, rules: u32) -> Result<()> {
 fn answer(view: &View, query: &keys::Query) -> u64 {
     let keys::Query { policy_set, identity, protocol, port } = *query;
     let judged = judge(view, policy_set, Direction::Ingress, identity, protocol, port);
-    judged.policy.filter(|_| judged.allowed).map_or(0, |policy| policy as u64 + 1)
+    judged.policy.filter(|_| judged.allowed).map_or(0, u64::from)
 }
 
 fn ours(rules: u32, agreement: &Agreement) -> Result<impl Case + use<>> {

@@ -1,6 +1,7 @@
 //! Policy sets: what the pods here that the same policies select have in common, and its rows. Set 0 is of the pods that
 //! no policy selects.
 
+use super::cover::Cover;
 use super::problem::{CompileError, Problems, Subject};
 use super::rule_lists::{RuleLists, Rules};
 use super::rules::{self, DIRECTIONS, Side};
@@ -12,7 +13,9 @@ use bytemuck::Zeroable;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tables::layout::Table;
 use tables::limits::{POLICIES_MAX, POLICY_ROWS_MAX, POLICY_SETS_MAX};
-use tables::policy::{Direction, IDENTITY_ANY, IDENTITY_NODE, PolicyKey, PolicySetRecord, RuleRecord};
+use tables::policy::{
+    Direction, IDENTITY_ANY, IDENTITY_NODE, MODE_ISOLATED, MODE_OPEN, PolicyKey, PolicySetRecord, RuleRecord,
+};
 use tables::publish::{Batch, TableFull};
 use tables::scope::Scope;
 
@@ -309,29 +312,28 @@ type Index = HashMap<Named, u32>;
 
 impl Rows<'_, '_> {
     fn compile_all(&mut self, id: u32, set: &mut PolicySet, index: &Index) -> Outcome {
-        let mut wanted: HashMap<(Direction, u32), Vec<RuleRecord>> = HashMap::new();
+        let mut wanted: HashMap<(Direction, u32), Cover> = HashMap::new();
         let mut record = PolicySetRecord::zeroed();
         for (isolated, side) in sides(self.state, &set.key, index) {
-            if !isolated {
-                continue;
-            }
             let direction = side.direction as usize;
-            if record.isolated[direction] == 0 {
-                record.isolated[direction] = 1;
+            if isolated && record.modes[direction] == MODE_OPEN {
+                record.modes[direction] = MODE_ISOLATED;
                 record.deny_policy[direction] = side.index;
-                wanted.insert((side.direction, IDENTITY_NODE), vec![rules::allow_all()]);
-            }
-            side.for_all(wanted.entry((side.direction, IDENTITY_ANY)).or_default());
-            for (identity, class) in self.identities.iter() {
-                let mut rules = Vec::new();
-                side.for_class(self.state, class, &mut rules);
-                if !rules.is_empty() {
-                    wanted.entry((side.direction, identity)).or_default().append(&mut rules);
-                }
             }
         }
+        for direction in DIRECTIONS.into_iter().filter(|d| record.modes[*d as usize] != MODE_OPEN) {
+            for (identity, class) in self.identities.iter() {
+                wanted.insert((direction, identity), self.cover(&set.key, index, direction, Some(class)));
+            }
+            let mut node = Cover::default();
+            node.lay(rules::allow_all());
+            wanted.insert((direction, IDENTITY_NODE), node);
+            wanted.insert((direction, IDENTITY_ANY), self.cover(&set.key, index, direction, None));
+        }
         let gone: Vec<_> = set.rows.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
-        let all = gone.into_iter().map(|key| (key, Vec::new())).chain(wanted).collect();
+        let mut all: Vec<_> = gone.into_iter().map(|key| (key, Cover::default())).chain(wanted).collect();
+        // First what the others are compared with.
+        all.sort_by_key(|((_, identity), _)| *identity != IDENTITY_ANY);
         let outcome = self.put_all(id, set, all, |_| true);
         if record != set.record {
             // Cannot fail: the index is within the table.
@@ -344,33 +346,40 @@ impl Rows<'_, '_> {
 
     /// Only the rows of some identities, and of those that are gone.
     fn compile_some(&mut self, id: u32, set: &mut PolicySet, index: &Index, peers: &BTreeSet<u32>) -> Outcome {
-        let mut wanted: Vec<((Direction, u32), Vec<RuleRecord>)> = Vec::new();
+        let mut wanted = Vec::new();
         for &identity in peers {
             let Some(class) = self.identities.class(identity) else { continue };
-            let mut rows = DIRECTIONS.map(|direction| ((direction, identity), Vec::new()));
-            for (_, side) in sides(self.state, &set.key, index) {
-                side.for_class(self.state, class, &mut rows[side.direction as usize].1);
-            }
-            wanted.extend(rows);
+            wanted.extend(DIRECTIONS.map(|d| ((d, identity), self.cover(&set.key, index, d, Some(class)))));
         }
-        let gone = self.identities.died().iter().flat_map(|&identity| DIRECTIONS.map(|d| ((d, identity), Vec::new())));
-        wanted.extend(gone);
+        let gone = self.identities.died().iter();
+        wanted.extend(gone.flat_map(|&identity| DIRECTIONS.map(|d| ((d, identity), Cover::default()))));
         // No flow depends on an identity that was not there before, or is no more.
         let born: BTreeSet<u32> = self.identities.born().collect();
         let identities = self.identities;
         self.put_all(id, set, wanted, |identity| !born.contains(&identity) && identities.class(identity).is_some())
     }
 
+    fn cover(&self, key: &SetKey, index: &Index, direction: Direction, class: Option<&Class>) -> Cover {
+        let mut cover = Cover::default();
+        let sides = sides(self.state, key, index).filter(|(_, side)| side.direction == direction);
+        sides.for_each(|(_, side)| side.lay(self.state, class, &mut cover));
+        cover
+    }
+
     fn put_all(
         &mut self,
         id: u32,
         set: &mut PolicySet,
-        rows: Vec<((Direction, u32), Vec<RuleRecord>)>,
+        rows: Vec<((Direction, u32), Cover)>,
         matters: impl Fn(u32) -> bool,
     ) -> Outcome {
         let mut outcome = Outcome { full: Ok(()), cut: false };
-        for (key, mut rules) in rows {
-            outcome.cut |= !rules::normalise(&mut rules);
+        for (key, cover) in rows {
+            let (mut rules, fits) = cover.into_rules();
+            outcome.cut |= !fits;
+            if key.1 != IDENTITY_ANY && set.rows.get(&(key.0, IDENTITY_ANY)).is_some_and(|any| **any == *rules) {
+                rules.clear();
+            }
             match self.put(id, set, key, rules) {
                 Ok(true) if matters(key.1) => self.batch.touch(Scope::PolicySet(id)),
                 Ok(_) => {}

@@ -1,13 +1,11 @@
 //! What one policy says to one peer, as port rules. Pure.
 
+use super::cover::Cover;
 use crate::identity::Class;
 use crate::object::{NamedPort, NetworkPolicy, Peer, PolicyRule, PortMatch, PortRange};
 use crate::state::State;
-use bytemuck::Zeroable;
 use std::collections::BTreeSet;
-use tables::Protocol;
-use tables::limits::RULES_PER_ROW_MAX;
-use tables::policy::{Direction, RuleRecord};
+use tables::policy::{Direction, FLAG_ALLOW, FLAG_NAMESPACED, RULE_NONE, RuleRecord};
 
 pub const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -27,22 +25,12 @@ impl Side<'_> {
         self.policy.rules[self.direction as usize].as_deref().unwrap_or_default()
     }
 
-    /// Rules for every peer. Named egress ports are left out: they depend on the peer.
-    pub fn for_all(&self, rules: &mut Vec<RuleRecord>) {
-        for rule in self.rules().iter().filter(|rule| rule.peers.is_empty()) {
-            self.push(rule, None, rules);
-        }
-    }
-
-    /// Rules that hold for the peers of a class and not for every peer.
-    pub fn for_class(&self, state: &State, class: &Class, rules: &mut Vec<RuleRecord>) {
-        for rule in self.rules() {
-            if rule.peers.is_empty() {
-                if self.direction == Direction::Egress {
-                    self.push_named(rule, class, rules);
-                }
-            } else if rule.peers.iter().any(|peer| self.is_peer(state, peer, class)) {
-                self.push(rule, Some(class), rules);
+    /// What holds for a class, from the first rule on; for those without one if there is none.
+    pub fn lay(&self, state: &State, class: Option<&Class>, cover: &mut Cover) {
+        for (number, rule) in self.rules().iter().enumerate() {
+            let is_peer = |peer| class.is_some_and(|class| self.is_peer(state, peer, class));
+            if rule.peers.is_empty() || rule.peers.iter().any(is_peer) {
+                self.lay_ports(number, rule, class, cover);
             }
         }
     }
@@ -63,17 +51,13 @@ impl Side<'_> {
         }
     }
 
-    fn push(&self, rule: &PolicyRule, class: Option<&Class>, rules: &mut Vec<RuleRecord>) {
+    fn lay_ports(&self, number: usize, rule: &PolicyRule, class: Option<&Class>, cover: &mut Cover) {
+        let (rule_number, flags) = (number as u16, FLAG_ALLOW | FLAG_NAMESPACED);
+        let mut lay = |places| cover.lay(RuleRecord { policy: self.index, rule: rule_number, flags, ..places });
         if rule.ports.is_empty() {
-            rules.push(self.record(Protocol(0), 0, u16::MAX));
+            lay(RuleRecord::everything());
         }
-        rules.extend(rule.ports.iter().filter_map(|port| self.numbered(port, class)));
-    }
-
-    /// Only the named ports of a rule.
-    fn push_named(&self, rule: &PolicyRule, class: &Class, rules: &mut Vec<RuleRecord>) {
-        let named = rule.ports.iter().filter(|port| matches!(port.port, PortRange::Name(_)));
-        rules.extend(named.filter_map(|port| self.numbered(port, Some(class))));
+        rule.ports.iter().filter_map(|port| self.numbered(port, class)).for_each(lay);
     }
 
     fn numbered(&self, port: &PortMatch, class: Option<&Class>) -> Option<RuleRecord> {
@@ -88,30 +72,13 @@ impl Side<'_> {
                 (found.port, found.port)
             }
         };
-        Some(self.record(port.protocol, first, last))
-    }
-
-    fn record(&self, protocol: Protocol, port_first: u16, port_last: u16) -> RuleRecord {
-        RuleRecord { protocol, port_first, port_last, policy: self.index, ..RuleRecord::zeroed() }
+        Some(RuleRecord::ports(port.protocol, first, last))
     }
 }
 
 /// Every protocol and port, by no policy in particular.
 pub fn allow_all() -> RuleRecord {
-    RuleRecord { port_last: u16::MAX, ..RuleRecord::zeroed() }
-}
-
-/// The shortest equal list, sorted; of equal rules the first stays, so that the outcome depends on the order of the
-/// policies' names and not on their indexes. False if it had to be cut.
-pub fn normalise(rules: &mut Vec<RuleRecord>) -> bool {
-    rules.sort_by_key(|rule| (rule.protocol, rule.port_first, rule.port_last));
-    if rules.first().is_some_and(|rule| rule.protocol == Protocol(0)) {
-        rules.truncate(1);
-    }
-    rules.dedup_by_key(|rule| (rule.protocol, rule.port_first, rule.port_last));
-    let fits = rules.len() <= RULES_PER_ROW_MAX;
-    rules.truncate(RULES_PER_ROW_MAX);
-    fits
+    RuleRecord { rule: RULE_NONE, flags: FLAG_ALLOW, ..RuleRecord::everything() }
 }
 
 /// Names of the ports that a policy's ingress rules leave to the receiving pod.

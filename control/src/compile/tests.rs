@@ -16,7 +16,10 @@ use tables::endpoint::{EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::NeighbourRecord;
-use tables::policy::{Direction, IDENTITY_ANY, IDENTITY_WORLD, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::policy::{
+    Direction, IDENTITY_ANY, IDENTITY_WORLD, MODE_OPEN, MODE_TIERED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord,
+    place,
+};
 use tables::route::{RouteKind, RouteRecord};
 use tables::scope::{Scope, ScopeCounters, Scopes};
 use tables::service::*;
@@ -127,15 +130,15 @@ fn endpoint(view: &View, addr: Addr) -> Option<EndpointRecord> {
 
 fn verdict(view: &View, own: &EndpointRecord, direction: Direction, peer: Addr, protocol: Protocol, port: u16) -> bool {
     let set: PolicySetRecord = view.row(Table::PolicySet, own.policy_set as usize);
-    if set.isolated[direction as usize] == 0 {
+    if set.modes[direction as usize] == MODE_OPEN {
         return true;
     }
-    let identity = identity(view, peer);
-    [IDENTITY_ANY, identity].into_iter().any(|identity| {
-        let row: Option<PolicyRow> = view.find(Table::Policy, &PolicyKey::new(own.policy_set, direction, identity));
-        let rules = row.map_or(0..0, |row| row.rules_first..row.rules_first + row.rules_count);
-        rules.map(|i| view.row::<RuleRecord>(Table::Rule, i as usize)).any(|rule| rule.allows(protocol, port))
-    })
+    let row = |identity| view.find(Table::Policy, &PolicyKey::new(own.policy_set, direction, identity));
+    let row: Option<PolicyRow> = row(identity(view, peer)).or_else(|| row(IDENTITY_ANY));
+    let rules = row.map_or(0..0, |row| row.rules_first..row.rules_first + row.rules_count);
+    let mut rules = rules.map(|i| view.row::<RuleRecord>(Table::Rule, i as usize));
+    let found = rules.find(|rule| rule.holds(place(protocol, port)));
+    found.map_or(set.modes[direction as usize] == MODE_TIERED, |rule| rule.allows())
 }
 
 fn identity(view: &View, addr: Addr) -> u32 {

@@ -7,7 +7,10 @@ use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
 use tables::node::{Encapsulation, NodeRecord};
-use tables::policy::{Direction, IDENTITY_FIRST, IDENTITY_NODE, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::policy::{
+    Direction, IDENTITY_FIRST, IDENTITY_NODE, MODE_ISOLATED, MODE_OPEN, PolicyKey, PolicyRow, PolicySetRecord,
+    RuleRecord,
+};
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
 use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, Rows, ServiceKey, ServiceRecord};
@@ -192,11 +195,11 @@ fn policies(batch: &mut Batch) {
     for node in NODE {
         batch.insert_prefix(Lpm::Identity, &Prefix::host(node), IDENTITY_NODE as u64).expect("room");
     }
-    let set = PolicySetRecord { isolated: [1, 0], deny_policy: [1, 0], ..PolicySetRecord::zeroed() };
+    let set = PolicySetRecord { modes: [MODE_ISOLATED, MODE_OPEN], deny_policy: [1, 0], ..PolicySetRecord::zeroed() };
     batch.set(Table::PolicySet, 1, &set).expect("room");
     let rules = [(Protocol::UDP, 80, 90), (Protocol::TCP, 8080, 8080)];
     for (i, (protocol, port_first, port_last)) in rules.into_iter().enumerate() {
-        let rule = RuleRecord { protocol, port_first, port_last, policy: 1, ..RuleRecord::zeroed() };
+        let rule = RuleRecord::ports(protocol, port_first, port_last).allowed_by(1);
         batch.set(Table::Rule, i, &rule).expect("room");
     }
     for (identity, rules_first) in [(IDENTITY_FIRST, 0), (0, 1)] {

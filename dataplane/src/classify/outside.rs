@@ -70,10 +70,10 @@ fn back_to_client(context: &Context, tuple: &Tuple, decision: Decision) -> Resul
 /// Judges a pod of this node that serves behind a masquerade by who really asks.
 pub(super) fn judge_at_backend(context: &Context, tuple: &Tuple, decision: Decision) -> Decision {
     let found: Option<EndpointRecord> = context.view.find(Table::Endpoint, &decision.remote);
-    let is_other = decision.remote != tuple.local;
-    let Some(backend) = found.filter(|e| is_other && e.kind() == Some(EndpointKind::Pod)) else { return decision };
+    let Some(backend) = found.filter(|e| e.kind() == Some(EndpointKind::Pod)) else { return decision };
     let (asker, set) = (policy::identity(&context.view, tuple.local), backend.policy_set);
     let judged = policy::judge(&context.view, set, Direction::Ingress, asker, tuple.protocol, decision.remote_port);
+    let judged = if decision.remote == tuple.local { judged.of_itself() } else { judged };
     let decision = match decision.policy_set {
         // What the asking pod's identity changes, changes its own policy set too.
         Some(_) => Decision { beside: Some(Scope::PolicySet(set)), ..decision },
@@ -82,5 +82,5 @@ pub(super) fn judge_at_backend(context: &Context, tuple: &Tuple, decision: Decis
     if judged.allowed {
         return decision;
     }
-    Decision { policy: judged.policy, ..decision }.drop(DropReason::PolicyIngress)
+    decision.judged(judged, Direction::Ingress).drop(DropReason::PolicyIngress)
 }

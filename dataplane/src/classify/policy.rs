@@ -1,10 +1,12 @@
-//! NetworkPolicy: at most two row look-ups and a bounded scan of port rules, whatever the number of policies.
+//! Policies of all tiers: at most two row look-ups and a bounded search among port rules, whatever the number of
+//! policies. Which policy goes before which was decided by control.
 
 use tables::layout::Table;
 use tables::limits::RULES_PER_ROW_MAX;
 use tables::lpm::Lpm;
 use tables::policy::{
-    Direction, IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord,
+    Direction, FLAG_NAMESPACED, IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD, MODE_CLOSED, MODE_OPEN, MODE_TIERED,
+    PolicyKey, PolicyRow, PolicySetRecord, RULE_NONE, RuleRecord, place,
 };
 use tables::{Addr, Protocol, View};
 
@@ -13,6 +15,28 @@ use tables::{Addr, Protocol, View};
 pub struct Judged {
     pub allowed: bool,
     pub policy: Option<u32>,
+    /// Which of the policy's rules; None if that no rule allows it is what denies it.
+    pub rule: Option<u16>,
+    /// A NetworkPolicy says it.
+    pub is_namespaced: bool,
+}
+
+impl Judged {
+    const OPEN: Judged = Judged { allowed: true, policy: None, rule: None, is_namespaced: false };
+
+    fn by(rule: RuleRecord) -> Judged {
+        Judged {
+            allowed: rule.allows(),
+            policy: (rule.policy != 0).then_some(rule.policy),
+            rule: (rule.rule != RULE_NONE).then_some(rule.rule),
+            is_namespaced: rule.flags & FLAG_NAMESPACED != 0,
+        }
+    }
+
+    /// What remains of it for a pod that asks itself: only cluster-wide policies part a pod from itself.
+    pub fn of_itself(self) -> Judged {
+        if self.is_namespaced { Judged::OPEN } else { self }
+    }
 }
 
 /// Who an address is to policies.
@@ -37,29 +61,38 @@ pub fn judge(
     port: u16,
 ) -> Judged {
     let set: PolicySetRecord = view.row(Table::PolicySet, policy_set as usize);
-    if set.isolated[direction as usize] == 0 {
-        return Judged { allowed: true, policy: None };
-    }
+    let mode = set.modes[direction as usize];
     // The kubelet's probes: a node reaches its own pods.
-    if identity == IDENTITY_NODE && direction == Direction::Ingress {
-        return Judged { allowed: true, policy: None };
+    if mode == MODE_OPEN || identity == IDENTITY_NODE && direction == Direction::Ingress {
+        return Judged::OPEN;
     }
-    let allowed = [identity, IDENTITY_ANY]
-        .into_iter()
-        .find_map(|identity| allowing(view, &PolicyKey::new(policy_set, direction, identity), protocol, port));
-    match allowed {
-        Some(policy) => Judged { allowed: true, policy: Some(policy) },
-        None => Judged { allowed: false, policy: Some(set.deny_policy[direction as usize]) },
+    let row = row(view, policy_set, direction, identity).filter(|_| mode != MODE_CLOSED);
+    match row.and_then(|row| holding(view, row, place(protocol, port))) {
+        Some(rule) => Judged::by(rule),
+        None if mode == MODE_TIERED => Judged::OPEN,
+        None => {
+            let policy = Some(set.deny_policy[direction as usize]);
+            Judged { allowed: false, policy, rule: None, is_namespaced: mode != MODE_CLOSED }
+        }
     }
 }
 
-/// The policy of the first rule in a row that allows the port.
+/// The row of an identity, else that of everybody without one.
 #[inline(always)]
-fn allowing(view: &View, key: &PolicyKey, protocol: Protocol, port: u16) -> Option<u32> {
-    let row: PolicyRow = view.find(Table::Policy, key)?;
-    let count = (row.rules_count as usize).min(RULES_PER_ROW_MAX);
-    (0..count)
-        .map(|i| view.row::<RuleRecord>(Table::Rule, row.rules_first as usize + i))
-        .find(|rule| rule.allows(protocol, port))
-        .map(|rule| rule.policy)
+fn row(view: &View, policy_set: u32, direction: Direction, identity: u32) -> Option<PolicyRow> {
+    let of = |identity| view.find(Table::Policy, &PolicyKey::new(policy_set, direction, identity));
+    of(identity).or_else(|| of(IDENTITY_ANY))
+}
+
+/// The rule of a row that holds a place, by halving.
+#[inline(always)]
+fn holding(view: &View, row: PolicyRow, place: u32) -> Option<RuleRecord> {
+    let rule = |i: usize| view.row::<RuleRecord>(Table::Rule, row.rules_first as usize + i);
+    let (mut at, mut count) = (0, (row.rules_count as usize).min(RULES_PER_ROW_MAX));
+    while count > 1 {
+        let half = count / 2;
+        at += if rule(at + half).first <= place { half } else { 0 };
+        count -= half;
+    }
+    (count == 1).then(|| rule(at)).filter(|rule| rule.holds(place))
 }

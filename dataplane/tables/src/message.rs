@@ -124,6 +124,8 @@ pub struct Explained {
     pub reason: Option<String>,
     /// The policy that decided, by index.
     pub policy: Option<u32>,
+    /// Which of its rules, as in `ingress[0]`; none if it denies what no rule allows.
+    pub rule: Option<String>,
     /// Each look-up in the order it was made: (what, with which result).
     pub steps: Vec<(String, String)>,
     /// The service port that was matched, by id.

@@ -1,12 +1,14 @@
-//! NetworkPolicy as a worker sees it: (policy set, direction, identity) -> port rules. A policy set is what one or more
-//! pods have in common: the same policies select them. Identity 0 in a row stands for every peer.
+//! Policies as a worker sees them: (policy set, direction, identity) -> the whole answer. A policy set is what one or
+//! more pods have in common: the same policies select them. All tiers are worked out into one row by control, so that
+//! a worker never weighs one policy against another.
 //!
-//! An address's identity is `longest_match(Lpm::Identity, address)`, [`IDENTITY_WORLD`] if nothing matches.
+//! An address's identity is `longest_match(Lpm::Identity, address)`, [`IDENTITY_WORLD`] if nothing matches. The row of
+//! [`IDENTITY_ANY`] answers for identities without a row of their own, and only for these.
 
 use crate::Protocol;
 use bytemuck::{Pod, Zeroable};
 
-/// Rows for every peer.
+/// The row of everybody without one.
 pub const IDENTITY_ANY: u32 = 0;
 /// Addresses that no prefix knows.
 pub const IDENTITY_WORLD: u32 = 1;
@@ -15,6 +17,23 @@ pub const IDENTITY_NODE: u32 = 2;
 /// Identities that control hands out begin here.
 pub const IDENTITY_FIRST: u32 = 16;
 
+/// No policy speaks of the set's pods: what it says is not looked up.
+pub const MODE_OPEN: u16 = 0;
+/// What no rule allows is denied.
+pub const MODE_ISOLATED: u16 = 1;
+/// What no rule denies is allowed.
+pub const MODE_TIERED: u16 = 2;
+/// All is denied, whatever the rows say: they could not be written.
+pub const MODE_CLOSED: u16 = 3;
+
+/// It allows; else it denies.
+pub const FLAG_ALLOW: u16 = 1;
+/// It comes of a NetworkPolicy, which cannot part a pod from itself.
+pub const FLAG_NAMESPACED: u16 = 2;
+
+/// [`RuleRecord::rule`] of what no rule in particular says.
+pub const RULE_NONE: u16 = u16::MAX;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Direction {
@@ -22,14 +41,23 @@ pub enum Direction {
     Egress = 1,
 }
 
-/// The set's pods are isolated in this direction: only what a rule allows passes.
+impl Direction {
+    pub fn name(self) -> &'static str {
+        match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        }
+    }
+}
+
+/// What holds where no rule says anything.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PolicySetRecord {
-    /// 1 if isolated, by direction.
-    pub isolated: [u16; 2],
+    /// `MODE_*`, by direction.
+    pub modes: [u16; 2],
     pub reserved: u32,
-    /// The policy that a denied packet is counted for, by direction (index of the first that isolates).
+    /// The policy that a packet is counted for which no rule allows, by direction (index of the first that isolates).
     pub deny_policy: [u32; 2],
 }
 
@@ -47,7 +75,7 @@ impl PolicyKey {
     }
 }
 
-/// A run of rules, at most `RULES_PER_ROW_MAX`.
+/// A run of rules, at most `RULES_PER_ROW_MAX`: sorted, none reaches into another.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PolicyRow {
@@ -55,21 +83,74 @@ pub struct PolicyRow {
     pub rules_count: u32,
 }
 
-/// Allows a protocol and a range of destination ports. Protocol 0 is every protocol and port.
+/// Protocols and destination ports stand in one line: the ports of TCP, of UDP, of SCTP, then all else as one.
+const PORTS: u32 = 1 << 16;
+/// The last place in that line.
+pub const PLACE_LAST: u32 = 4 * PORTS - 1;
+
+/// Where a protocol and a destination port stand. Only TCP, UDP and SCTP have ports.
+#[inline(always)]
+pub fn place(protocol: Protocol, port: u16) -> u32 {
+    match protocol {
+        Protocol::TCP => port as u32,
+        Protocol::UDP => PORTS + port as u32,
+        Protocol::SCTP => 2 * PORTS + port as u32,
+        _ => 3 * PORTS,
+    }
+}
+
+/// What a policy says of a range of places, both ends included.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct RuleRecord {
-    pub protocol: Protocol,
-    pub reserved: [u8; 3],
-    pub port_first: u16,
-    pub port_last: u16,
+    pub first: u32,
+    pub last: u32,
     /// The policy that says so.
     pub policy: u32,
-    pub reserved2: u32,
+    /// Which of its rules in this direction, from 0.
+    pub rule: u16,
+    /// `FLAG_*`.
+    pub flags: u16,
 }
 
 impl RuleRecord {
-    pub fn allows(&self, protocol: Protocol, port: u16) -> bool {
-        self.protocol == Protocol(0) || self.protocol == protocol && (self.port_first..=self.port_last).contains(&port)
+    /// A range of ports of a protocol that has ports.
+    pub fn ports(protocol: Protocol, first: u16, last: u16) -> RuleRecord {
+        RuleRecord { first: place(protocol, first), last: place(protocol, last), ..RuleRecord::zeroed() }
+    }
+
+    /// Every protocol and port.
+    pub fn everything() -> RuleRecord {
+        RuleRecord { last: PLACE_LAST, ..RuleRecord::zeroed() }
+    }
+
+    /// The same of a policy that allows.
+    pub fn allowed_by(self, policy: u32) -> RuleRecord {
+        RuleRecord { policy, flags: FLAG_ALLOW, ..self }
+    }
+
+    pub fn allows(&self) -> bool {
+        self.flags & FLAG_ALLOW != 0
+    }
+
+    pub fn holds(&self, place: u32) -> bool {
+        (self.first..=self.last).contains(&place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_and_protocol_has_its_place() {
+        let protocols = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+        let ends = protocols.map(|protocol| [place(protocol, 0), place(protocol, u16::MAX)]);
+        assert_eq!(ends.concat(), [0, PORTS - 1, PORTS, 2 * PORTS - 1, 2 * PORTS, 3 * PORTS - 1]);
+        assert_eq!(place(Protocol::ICMP, 7), place(Protocol(47), 0));
+        let udp = RuleRecord::ports(Protocol::UDP, 80, 90);
+        let held = |protocol, port| udp.holds(place(protocol, port));
+        assert!(held(Protocol::UDP, 90) && !held(Protocol::UDP, 91) && !held(Protocol::TCP, 85));
+        assert!(RuleRecord::everything().holds(place(Protocol::ICMP, 0)));
     }
 }

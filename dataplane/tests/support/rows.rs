@@ -7,7 +7,7 @@ use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
 use tables::node::{Encapsulation, NodeRecord, family};
-use tables::policy::{Direction, IDENTITY_NODE, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::policy::{Direction, IDENTITY_NODE, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
 use tables::scope::Scope;
@@ -255,14 +255,18 @@ impl Rows<'_, '_> {
     /// A policy set that isolates in one direction and allows what the rules say.
     pub fn policy(&mut self, set: u32, direction: Direction, rules: &[Rule]) {
         let mut record: PolicySetRecord = self.batch.view().row(Table::PolicySet, set as usize);
-        record.isolated[direction as usize] = 1;
+        record.modes[direction as usize] = MODE_ISOLATED;
         record.deny_policy[direction as usize] = DENYING;
         self.batch.set(Table::PolicySet, set as usize, &record).unwrap();
         for (i, rule) in rules.iter().enumerate() {
             let at = set as usize * 64 + direction as usize * 32 + i;
             let Rule { identity, protocol, port, policy } = *rule;
-            let (port_first, port_last) = (port, port);
-            let row = RuleRecord { protocol, port_first, port_last, policy, ..RuleRecord::zeroed() };
+            let places = if protocol == Protocol(0) {
+                RuleRecord::everything()
+            } else {
+                RuleRecord::ports(protocol, port, port)
+            };
+            let row = places.allowed_by(policy);
             self.batch.set(Table::Rule, at, &row).unwrap();
             let row = PolicyRow { rules_first: at as u32, rules_count: 1 };
             self.batch.insert(Table::Policy, &PolicyKey::new(set, direction, identity), &row).unwrap();
