@@ -60,7 +60,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub detect_local: DetectLocal,
     /// How services spread new flows that do not say it by the annotation fairway.dev/load-balancing: random, round-robin,
-    /// source-hash, least-connections or maglev. Turns and connections are counted by each worker for itself.
+    /// source-hash, least-connections or maglev. Turns and connections are counted by each node for itself.
     #[arg(long, default_value = "random")]
     pub load_balancing: balancing::Named,
     /// Where `externalIPs` of services may lie; nowhere, unless it is said: whoever may write a Service could else take

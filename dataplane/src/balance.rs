@@ -1,6 +1,7 @@
 //! Which backend a new flow gets, as a worker chooses it: what its services remember of their clients, whose turn it is,
 //! and how many flows each backend has. Only services that ask for it come here; all others are chosen from by a hash.
-//! Each worker knows its own clients, turns and flows. Must not decide who may serve: the tables say that.
+//! Each worker knows its own clients; turns and flows are counted by all together, in atomic words that nobody waits for.
+//! Must not decide who may serve: the tables say that.
 
 pub mod affinity;
 pub mod loads;
@@ -20,7 +21,7 @@ pub struct Chooser<'a> {
     pub now_ms: u32,
     pub affinities: &'a mut Affinities,
     pub loads: &'a Loads,
-    pub turns: &'a mut Turns,
+    pub turns: &'a Turns,
 }
 
 impl Choose for Chooser<'_> {

@@ -4,6 +4,7 @@
 use super::*;
 use bytemuck::Zeroable;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tables::flow::{FlowLayout, FlowRecord, Tuple};
 use tables::layout::Table;
 use tables::maglev;
@@ -19,7 +20,7 @@ struct Bench {
     _publisher: Publisher,
     service: ServiceRecord,
     affinities: Affinities,
-    loads: Loads,
+    loads: Arc<Loads>,
     turns: Turns,
     seed: u64,
     now_ms: u32,
@@ -71,7 +72,7 @@ impl Bench {
         let mut reader = Reader::from_fd(fd).unwrap();
         reader.pin(&Default::default(), &mut Default::default());
         let memory = FlowLayout::for_capacity(64).create(0, 1, 7, 0).unwrap();
-        let (affinities, loads, seed) = (Affinities::beside(&memory).unwrap(), Loads::default(), random());
+        let (affinities, loads, seed) = (Affinities::beside(&memory).unwrap(), Arc::<Loads>::default(), random());
         let turns = Turns::seeded(seed);
         Bench { reader, _publisher: publisher, service, affinities, loads, turns, seed, now_ms: 0 }
     }
@@ -85,7 +86,7 @@ impl Bench {
         let tuple = tuple(client, port);
         let asked = Asked { tuple: &tuple, service: &self.service, backends: self.service.inside };
         let pick = hash::hash_words(&tuple.words(), self.seed) ^ self.seed.rotate_left(17);
-        let (affinities, loads, turns) = (&mut self.affinities, &self.loads, &mut self.turns);
+        let (affinities, loads, turns) = (&mut self.affinities, &self.loads, &self.turns);
         let mut chooser = Chooser { pick, now_ms: self.now_ms, affinities, loads, turns };
         chooser.choose(&self.reader.view(), &asked).expect("a backend").0
     }

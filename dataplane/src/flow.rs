@@ -21,6 +21,7 @@ use crate::balance::affinity::Affinities;
 use crate::balance::loads::Loads;
 use crate::parse::{Kind, Meta};
 use bytemuck::Zeroable;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tables::counters::DropReason;
 use tables::cpu::prefetch;
@@ -64,7 +65,7 @@ pub struct FlowTable {
     /// The backends that clients have had.
     pub affinities: Affinities,
     /// How many flows backends have.
-    pub loads: Loads,
+    pub loads: Arc<Loads>,
 }
 
 const NONE: u32 = u32::MAX;
@@ -96,10 +97,22 @@ impl FlowTable {
         let layout = FlowLayout::read(&region)?;
         let seed = region.words()[WORD_FLOW_SEED].load(Ordering::Relaxed);
         let (index, records) = ((INDEX_START, layout.buckets), (layout.records_start(), layout.capacity));
-        let (affinities, loads) = (Affinities::beside(&region)?, Loads::default());
+        let (affinities, loads) = (Affinities::beside(&region)?, Arc::default());
         let parts = region.into_parts(index, records).expect("the layout was checked against the region's size");
         let timeouts = Timeouts::default();
         Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, evicted: 0, timeouts, affinities, loads })
+    }
+
+    /// Counts its backends' flows, also those that are there, together with other workers' from now on.
+    pub fn count_with(&mut self, loads: Arc<Loads>) {
+        self.loads = loads;
+        for id in 0..self.capacity() as u32 {
+            let record = *self.record(id);
+            let is_counted = record.flags & FLAG_USED != 0 && record.flags & FLAG_COUNTED != 0;
+            if is_counted && !self.loads.add(&record) {
+                self.record_mut(id).flags &= !FLAG_COUNTED;
+            }
+        }
     }
 
     fn chain_free(&mut self) {
@@ -119,7 +132,6 @@ impl FlowTable {
     /// Forgets the index and writes it anew from the records: a half-written change of a killed predecessor is undone.
     fn rebuild(&mut self) {
         self.parts.first_mut().fill(Bucket::zeroed());
-        self.loads.clear();
         for id in 0..self.capacity() as u32 {
             let record = *self.record(id);
             let is_used = record.flags & FLAG_USED != 0;

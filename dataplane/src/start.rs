@@ -1,5 +1,6 @@
 //! From descriptors to running workers: memory, sockets, flow tables, then no privileges, then threads.
 
+use crate::balance::loads::Loads;
 use crate::balance::turns::Turns;
 use crate::config::{Config, FRAMES_OF_A_WORKER};
 use crate::flow::FlowTable;
@@ -164,11 +165,13 @@ pub fn workers(
     flows: Vec<FlowTable>,
 ) -> Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
+    let (turns, loads) = (Arc::new(Turns::seeded(random())), Arc::new(Loads::default()));
     for (id, (pool, flows)) in pools.into_iter().zip(flows).enumerate() {
         let interfaces = Interfaces::new(id as u16, mailboxes.clone());
         let mut path = Path::new(id as u16, config.snat, flows, pool, interfaces, status.clone());
         path.seed = random();
-        path.turns = Turns::seeded(random());
+        path.turns = turns.clone();
+        path.flows.count_with(loads.clone());
         path.fragments.seed(random());
         path.bell = Some(tell.bell.clone());
         path.obituaries = Some(tell.obituaries.clone());

@@ -1,14 +1,15 @@
-//! Round robin: whose turn it is at each service. Each worker has turns of its own and begins anywhere, so that several
-//! workers together are never more than one flow each away from equal shares. Not kept over a restart.
+//! Round robin: whose turn it is at each service. All workers take turns from one counter, so that new flows go to one
+//! backend after the other whichever worker they come to. Begins anywhere; not kept over a restart.
 
 use crate::classify::service::Asked;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tables::limits::SERVICES_MAX;
 use tables::service::FLAG_WEIGHTED;
 use tables::{View, hash};
 
 pub struct Turns {
     /// By service id, for clients on this node and for all others.
-    taken: Vec<[u32; 2]>,
+    taken: Box<[[AtomicU32; 2]]>,
     seed: u64,
 }
 
@@ -21,17 +22,16 @@ impl Default for Turns {
 impl Turns {
     /// Nobody's turn was yet; where each service begins, the seed says.
     pub fn seeded(seed: u64) -> Turns {
-        Turns { taken: vec![[0; 2]; SERVICES_MAX], seed }
+        Turns { taken: (0..SERVICES_MAX).map(|_| Default::default()).collect(), seed }
     }
 
     /// The index of the next backend.
-    pub fn next(&mut self, view: &View, asked: &Asked) -> Option<u32> {
+    pub fn next(&self, view: &View, asked: &Asked) -> Option<u32> {
         let id = asked.service.id;
         let is_outside = asked.backends != asked.service.inside;
-        let taken = self.taken.get_mut(id as usize)?.get_mut(is_outside as usize)?;
+        let taken = self.taken.get(id as usize)?.get(is_outside as usize)?.fetch_add(1, Relaxed);
         let start = hash::fold(self.seed ^ id as u64, 0x9e37_79b9_7f4a_7c15) as u32;
-        let turn = start.wrapping_add(*taken);
-        *taken = taken.wrapping_add(1);
+        let turn = start.wrapping_add(taken);
         match weights(view, asked) {
             Some(sum) => Some(of_weight(view, asked, interleaved(turn as u64, sum))),
             None => turn.checked_rem(asked.backends.count),

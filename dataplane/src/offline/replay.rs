@@ -1,6 +1,8 @@
 //! The workers of a bundle's node over interfaces of memory: its tables, its flows, its interfaces. A packet is put in where
 //! its sender was, and what comes out, or is counted, is told. Neighbours are as they were; nothing is asked for.
 
+use crate::balance::loads::Loads;
+use crate::balance::turns::Turns;
 use crate::flow::FlowTable;
 use crate::handoff::Mailbox;
 use crate::io::Interface;
@@ -64,12 +66,15 @@ impl Engine {
             status,
             node: bytemuck::Zeroable::zeroed(),
         };
+        let (turns, loads) = (Arc::<Turns>::default(), Arc::<Loads>::default());
         for (id, pool) in (0..count).zip(pools) {
             let flows = flows(bundle, id)?;
             let interfaces = Interfaces::new(id, mailboxes.clone());
             let mut path = Path::new(id, snat, flows, pool, interfaces, engine.status.clone());
             // What was adopted is looked at again.
             path.scopes = ScopeCounters::starting_at(1 << 16);
+            path.turns = turns.clone();
+            path.flows.count_with(loads.clone());
             path.use_tables(Box::new(reader.another()));
             let worker = Worker::new(path, mailboxes.clone(), Polling::Interrupt).context("cannot make a worker")?;
             engine.workers.push(worker);

@@ -116,7 +116,7 @@ pub struct Path {
     pub seed: u64,
     pub now_ms: u32,
     /// Of services by round robin.
-    pub turns: Turns,
+    pub turns: Arc<Turns>,
     pub(super) tunnels: Tunnels,
     pub(super) owners: Owners,
     pub(super) renewals: Renewals,
@@ -158,7 +158,7 @@ impl Path {
             obituaries: None,
             seed: 0,
             now_ms: 0,
-            turns: Turns::default(),
+            turns: Arc::default(),
             tunnels: Tunnels::new(),
             owners: Owners::default(),
             renewals: Renewals::new(),

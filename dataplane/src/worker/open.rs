@@ -110,7 +110,7 @@ impl Path {
     #[inline(always)]
     fn chooser(&mut self, hash: u64) -> Chooser<'_> {
         let FlowTable { affinities, loads, .. } = &mut self.flows;
-        Chooser { pick: hash ^ self.seed, now_ms: self.now_ms, affinities, loads, turns: &mut self.turns }
+        Chooser { pick: hash ^ self.seed, now_ms: self.now_ms, affinities, loads, turns: &self.turns }
     }
 
     /// Drops a first packet; one whose neighbour is unknown waits instead.

@@ -1,14 +1,14 @@
 //! Clients that come back to a service: they get the backend that they had, whichever worker receives them, and over a
-//! restart, until it serves no more.
+//! restart, until it serves no more. Turns and connections are counted by all workers together.
 
 use crate::support::packets::tcp;
 use crate::support::rows::Served;
 use crate::support::*;
 use packets::SYN;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use tables::Protocol;
-use tables::service::FLAG_MASQUERADE_ALL;
+use tables::service::{Algorithm, FLAG_MASQUERADE_ALL};
 
 const NODE_PORT: (Addr, u16, Protocol) = (NODE, 30_080, Protocol::TCP);
 const BACKENDS: [(Addr, u16); 4] = [(REMOTE, 8080), (REMOTE_TWO, 8080), (REMOTE, 8081), (REMOTE_TWO, 8081)];
@@ -73,4 +73,42 @@ fn a_pod_keeps_its_backend_over_a_restart_and_until_it_serves_no_more() {
     assert_eq!(new.pass(POD_A, &asked(3000)).packet().dst, other.0);
     publish(&mut new, &BACKENDS[..2]);
     assert_eq!(new.pass(POD_A, &asked(3001)).packet().dst, other.0, "the new one is remembered");
+}
+
+/// The backends of connections of 60 clients outside, in their order, and by how many workers they were kept.
+fn given(node: &mut Node, algorithm: Algorithm) -> Vec<(Addr, u16)> {
+    let served = Served { algorithm, ..served(0, &BACKENDS) };
+    node.publish(|rows| rows.serve(1, NODE_PORT, served));
+    let given = (1..=60).flat_map(|last| backends(node, Addr::v4([203, 0, 113, last]), 2000..2001)).collect();
+    assert!(node.workers.iter_mut().all(|worker| worker.path().flows.used() > 5), "each worker keeps some");
+    given
+}
+
+#[test]
+fn workers_take_turns_together() {
+    let mut node = Node::new(shape(3));
+    let given = given(&mut node, Algorithm::RoundRobin);
+    assert!(given.windows(4).all(|turn| turn.iter().collect::<HashSet<_>>().len() == 4), "{given:?}");
+}
+
+#[test]
+fn connections_of_all_workers_count_also_those_of_a_predecessor() {
+    let mut old = Node::new(shape(3));
+    let of_each = |given: &[(Addr, u16)]| {
+        given.iter().fold(BTreeMap::<_, usize>::new(), |mut all, backend| {
+            *all.entry(*backend).or_default() += 1;
+            all
+        })
+    };
+    let first = given(&mut old, Algorithm::LeastConnections);
+    assert!(of_each(&first).values().all(|&flows| flows == 15), "{:?}", of_each(&first));
+    let flows: Vec<OwnedFd> =
+        old.workers.iter_mut().map(|w| w.path().flows.region().fd().try_clone_to_owned().unwrap()).collect();
+    drop(old);
+    let mut new = Node::with_flows(shape(3), |worker| Some(flows[worker as usize].try_clone().unwrap()));
+    let served = |backends| Served { algorithm: Algorithm::LeastConnections, ..served(0, backends) };
+    new.publish(|rows| rows.serve(1, NODE_PORT, served(&[BACKENDS[0], (REMOTE, 8082)])));
+    let next: Vec<_> =
+        (100..115).flat_map(|last| backends(&mut new, Addr::v4([203, 0, 113, last]), 2000..2001)).collect();
+    assert!(next.iter().all(|&backend| backend == (REMOTE, 8082)), "the other has 15 already: {next:?}");
 }

@@ -2,6 +2,8 @@
 
 use super::packets::{Outer, decapsulate, encapsulate, outer};
 use super::*;
+use dataplane::balance::loads::Loads;
+use dataplane::balance::turns::Turns;
 use dataplane::flow::FlowTable;
 use dataplane::handoff::Mailbox;
 use dataplane::io::frames::Memory;
@@ -128,9 +130,19 @@ impl Node {
         for (id, pool) in pools.into_iter().enumerate() {
             node.start_worker(id as u16, pool, mailboxes.clone(), predecessor(id as u16));
         }
+        node.count_together();
         let shape = node.shape.clone();
         node.publish(|rows| rows.base(&shape));
         node
+    }
+
+    /// Turns and loads are all workers', as in a dataplane.
+    fn count_together(&mut self) {
+        let (turns, loads) = (Arc::<Turns>::default(), Arc::<Loads>::default());
+        for worker in &mut self.workers {
+            worker.path().turns = turns.clone();
+            worker.path().flows.count_with(loads.clone());
+        }
     }
 
     fn start_worker(&mut self, id: u16, pool: FramePool, mailboxes: Arc<[Mailbox]>, adopted: Option<OwnedFd>) {

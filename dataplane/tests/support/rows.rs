@@ -11,7 +11,7 @@ use tables::policy::{Direction, IDENTITY_NODE, MODE_ISOLATED, PolicyKey, PolicyR
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
 use tables::scope::Scope;
-use tables::service::{self, BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord, SourceRecord};
+use tables::service::{self, Algorithm, BackendRecord, FLAG_ADDRESS_ONLY, ServiceKey, ServiceRecord, SourceRecord};
 use tables::{Prefix, Protocol};
 
 /// Route ids.
@@ -53,6 +53,7 @@ pub struct Served<'a> {
     pub sources: &'a [Prefix],
     pub flags: u16,
     pub affinity_s: u32,
+    pub algorithm: Algorithm,
 }
 
 /// The policy that a set denies by.
@@ -241,7 +242,18 @@ impl Rows<'_, '_> {
         }
         let sources = service::Rows { first: id * 16, count: served.sources.len() as u32 };
         let Served { flags, affinity_s, .. } = served;
-        let row = ServiceRecord { id, affinity_s, inside, outside, leaving, sources, flags, ..ServiceRecord::zeroed() };
+        let algorithm = served.algorithm as u8;
+        let row = ServiceRecord {
+            id,
+            affinity_s,
+            inside,
+            outside,
+            leaving,
+            sources,
+            flags,
+            algorithm,
+            ..ServiceRecord::zeroed()
+        };
         self.batch.insert(Table::Service, &ServiceKey::new(key.0, key.1, key.2), &row).unwrap();
         self.batch.touch(Scope::Service(id));
     }
