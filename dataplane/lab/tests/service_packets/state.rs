@@ -6,10 +6,16 @@ use anyhow::{Context, Result, ensure};
 use lab::wait;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Of no case. Its service has no backends, so that it is refused, but only on the port that belongs to the state.
-const MARKER: &str = "172.30.255.254";
+/// Of no case, and of one state alone: its service has no backends, so that it is refused, where any other address of the
+/// range is dropped.
+fn marker_address(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(172, 30, 128 + high, low)
+}
+
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -56,7 +62,7 @@ impl State {
         let marker = marker(self.number);
         let documents = self.objects.values().chain([&marker]).map(|object| format!("---\n{object}\n"));
         world.objects.apply("case", &documents.collect::<String>())?;
-        let mark = format!("{MARKER}:{}/TCP", self.number);
+        let mark = format!("{}:80/TCP", marker_address(self.number));
         let is_there = || {
             let told = world.node.fairway().explain(super::NODE_ADDRESSES[0], &mark);
             told.is_ok_and(|told| told.verdict == "reject")
@@ -68,16 +74,17 @@ impl State {
 }
 
 fn marker(number: u16) -> Value {
+    let address = marker_address(number);
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "marker", "namespace": "marker"},
         "spec": {
             "type": "ClusterIP",
-            "clusterIP": MARKER,
-            "clusterIPs": [MARKER],
+            "clusterIP": address,
+            "clusterIPs": [address],
             "ipFamilies": ["IPv4"],
-            "ports": [{"protocol": "TCP", "port": number}],
+            "ports": [{"protocol": "TCP", "port": 80}],
         },
     })
 }

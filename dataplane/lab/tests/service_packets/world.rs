@@ -24,7 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub const NODE: &str = "worker-a";
-const WORKERS: u32 = 1;
+const WORKERS: u32 = 2;
 pub const NODE_ADDRESSES: [&str; 4] = ["192.168.0.2", "192.168.1.2", "2001:db8::1", "2001:db8:1::2"];
 /// What its pods may be called in the cases: their places in the node's ranges.
 const PODS: [&str; 11] = ["1", "2", "3", "4", "10", "11", "12", "31", "32", "33", "200"];
