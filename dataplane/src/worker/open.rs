@@ -54,6 +54,9 @@ impl Path {
         if let Some(id) = found {
             if opens_anew(item) && self.flows.may_reopen(id, item.way, self.now_ms) {
                 self.forget(id);
+            } else if opens_anew(item) && self.is_of_another_client(id, item.origin) {
+                self.drop_from(place, DropReason::TupleClash);
+                return None;
             } else if self.is_current(id) {
                 return Some(id);
             } else {
@@ -67,6 +70,14 @@ impl Path {
             }
         }
         self.open(context, place, item)
+    }
+
+    /// Whether a client outside asks whose flow another worker translates: it has asked two services that share this backend
+    /// from one port, and the answers could only be told to one of them.
+    fn is_of_another_client(&self, id: FlowId, origin: Origin) -> bool {
+        let record = self.flows.record(id);
+        let is_of_client = record.flags & (FLAG_CLIENT | FLAG_OPENED_LOCALLY) == FLAG_CLIENT;
+        matches!(origin, Origin::Client(keeper) if is_of_client && keeper != record.out.worker)
     }
 
     #[inline(always)]

@@ -90,6 +90,33 @@ fn by_local_policy_the_backend_sees_the_client_and_the_client_the_service() {
     }
 }
 
+/// One of the services has affinity, so that not the same worker need decide: one worker gives the second connection
+/// another port, of two neither knows the other's.
+#[test]
+fn one_port_of_a_client_at_two_services_that_share_a_backend_is_never_one_flow() {
+    let mut clashes = [0, 0];
+    for (workers, port) in [1, 2].into_iter().flat_map(|workers| (5000..5016).map(move |port| (workers, port))) {
+        let shape = Shape { workers, uplink_queues: workers, ..Shape::default() };
+        let mut node = with_local(shape, &[], &[(B, 8080)]);
+        let other = Served { outside: &[(B, 8080)], affinity_s: 60, ..Served::default() };
+        node.publish(|rows| rows.serve(2, (NODE, 30_081, Protocol::TCP), other));
+        let asks = |service| tcp((CLIENT, port), (NODE, service), SYN);
+        let first = node.pass(UPLINK, &asks(30_080));
+        assert_eq!(first, node.delivered(POD_B, asks(30_080).to(B, 8080).hop()));
+        let second = node.pass(UPLINK, &asks(30_081));
+        if second == Outcome::dropped(DropReason::TupleClash) {
+            clashes[workers as usize - 1] += 1;
+        } else {
+            assert_ne!(second.packet().src_port(), port);
+        }
+        assert_eq!(node.pass(UPLINK, &asks(30_080)), first, "it may ask again");
+        let answer = tcp((B, 8080), (CLIENT, port), SYN | ACK);
+        let told = answer.clone().from(NODE, 30_080).hop();
+        assert_eq!(node.pass(POD_B, &answer), node.routed(ROUTER_MAC, told));
+    }
+    assert!(clashes[0] == 0 && (1..16).contains(&clashes[1]), "{clashes:?}");
+}
+
 #[test]
 fn a_cut_that_is_lifted_again_leaves_answers_with_their_way_to_the_client() {
     let mut node = with_local(Shape::default(), &[], &[(B, 8080)]);
