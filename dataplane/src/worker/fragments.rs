@@ -67,7 +67,7 @@ impl Path {
             return self.queue(place.at, meta, false, Way::Out, origin);
         }
         let way = self.way_of(context, place.packet, &meta, origin);
-        match self.other_owner(context, place.packet, &meta) {
+        match self.other_owner(context, place.packet, &meta, origin) {
             Some(worker) => {
                 self.note_ends(place.packet, Some(&Ends::of(&meta)));
                 self.hand(worker, place.packet, stage(way, origin));

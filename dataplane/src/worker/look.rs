@@ -11,9 +11,10 @@ use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
 use tables::counters::{DropReason, WorkerCounter};
+use tables::flow::Tuple;
 use tables::message::InterfaceKind;
 use tables::node::{Encapsulation, family};
-use tables::owner::{Worker, owner};
+use tables::owner::{Worker, of_answered_client, owner};
 use tables::{Addr, Mac};
 
 /// Who may speak on an interface, read once a burst.
@@ -280,7 +281,7 @@ impl Path {
             },
         };
         let way = self.way_of(context, place.packet, &meta, origin);
-        match self.other_owner(context, place.packet, &meta) {
+        match self.other_owner(context, place.packet, &meta, origin) {
             Some(worker) => self.hand(worker, place.packet, stage(way, origin)),
             None => self.queue(place.at, meta, is_plain, way, origin),
         }
@@ -320,17 +321,29 @@ impl Path {
     }
 
     /// The worker that keeps a packet's flow, if that is another than this one.
-    pub(super) fn other_owner(&self, context: &Context<'_>, place: &Option<Packet>, meta: &Meta) -> Option<Worker> {
-        let owner = self.owner_of(context, place.as_ref()?, meta)?;
+    pub(super) fn other_owner(
+        &self,
+        context: &Context<'_>,
+        place: &Option<Packet>,
+        meta: &Meta,
+        origin: Origin,
+    ) -> Option<Worker> {
+        let owner = self.owner_of(context, place.as_ref()?, meta, origin)?;
         (owner != self.id && (owner as usize) < self.status.workers()).then_some(owner)
     }
 
-    fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta) -> Option<Worker> {
-        if meta.kind == Kind::IcmpError {
-            let quoted = parse::quoted(self.pool.memory().head(packet), meta)?;
-            return owner(&context.view, &self.snat, &quoted.tuple);
-        }
-        owner(&context.view, &self.snat, &meta.from_remote())
+    fn owner_of(&self, context: &Context<'_>, packet: &Packet, meta: &Meta, origin: Origin) -> Option<Worker> {
+        let tuple = match meta.kind {
+            Kind::IcmpError => parse::quoted(self.pool.memory().head(packet), meta)?.tuple,
+            _ => meta.from_remote(),
+        };
+        let answered = || matches!(origin, Origin::Tunnel(_)).then(|| self.keepers_of_client(&tuple)[0]);
+        owner(&context.view, &self.snat, &tuple).or_else(answered)
+    }
+
+    /// Of a client outside that a backend elsewhere answers.
+    pub(super) fn keepers_of_client(&self, client: &Tuple) -> [Worker; 2] {
+        of_answered_client(client, self.status.workers() as u16)
     }
 
     #[inline(always)]

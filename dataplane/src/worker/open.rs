@@ -7,6 +7,7 @@ use crate::classify::service::ByHash;
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
 use crate::flow::sctp::chunk;
 use crate::flow::{FlowId, FlowTable, Way};
+use crate::handoff::Stage;
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{Kind, tcp_flag};
 use crate::punt;
@@ -16,7 +17,7 @@ use tables::counters::{DropReason, WorkerCounter};
 use tables::endpoint::EndpointRecord;
 use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
 use tables::layout::Table;
-use tables::owner::owner;
+use tables::owner::{Worker, owner};
 use tables::route::{RouteKind, RouteRecord};
 use tables::service::Algorithm;
 use tables::{Addr, Protocol};
@@ -129,11 +130,22 @@ impl Path {
         if reason == DropReason::NeighbourUnknown && item.way == Way::Out {
             return self.hold(&mut Some(packet), decision.remote);
         }
+        if reason == DropReason::TunnelStray
+            && let Some(keeper) = self.other_keeper(item)
+        {
+            return self.hand(keeper, &mut Some(packet), Stage::Back(item.origin));
+        }
         if reason == DropReason::NoRoute && item.way == Way::Out {
             return self.drop_and_tell(context, &mut Some(packet), item, (reason, Cause::NoRoute));
         }
         self.count_policy(reason, decision.policy.unwrap_or(0));
         self.drop_packet(packet, reason);
+    }
+
+    /// Who else may know the client outside that a backend elsewhere answers: asked after the first who may.
+    fn other_keeper(&self, item: &Item) -> Option<Worker> {
+        let [first, second] = self.keepers_of_client(&item.tuple());
+        (first == self.id && second != self.id).then_some(second)
     }
 
     /// Inserts the flow of a packet that has none.
@@ -208,7 +220,7 @@ impl Path {
         let asks_by_id = item.meta.kind == Kind::Echo && inside.remote_port == 0;
         let has_port = inside.protocol.has_ports() || asks_by_id;
         if decision.masquerade != Masquerade::No && has_port {
-            return self.free_port(outside, inside).ok_or(DropReason::SnatExhausted);
+            return self.free_port(outside, inside, false).ok_or(DropReason::SnatExhausted);
         }
         let words = outside.words();
         let hash = self.flows.hash_words(&words);
@@ -217,19 +229,24 @@ impl Path {
             self.forget(other);
             return Ok((outside, hash));
         }
-        let moved = (decision.opened_locally && has_port).then(|| self.free_port(outside, inside)).flatten();
+        let is_client = decision.client.is_some();
+        let moved = (decision.opened_locally && has_port).then(|| self.free_port(outside, inside, is_client)).flatten();
         moved.ok_or(DropReason::TupleClash)
     }
 
     /// A free port of this worker's block, beginning at one that the tuple's hash names. "Free" is judged for each
     /// destination by the flow table itself; where all are taken, that of a closed connection is.
-    fn free_port(&mut self, mut outside: Tuple, inside: &Tuple) -> Option<(Tuple, u64)> {
+    /// A client outside that keeps its address must be answered by this worker, too.
+    fn free_port(&mut self, mut outside: Tuple, inside: &Tuple, is_client: bool) -> Option<(Tuple, u64)> {
         let block = self.snat.block(self.id);
         let size = (*block.end() - *block.start()) as u32 + 1;
         let start = (self.flows.hash(inside) ^ self.seed) as u32 % size;
         let mut closed = None;
         for i in 0..PORTS_TRIED.min(size) {
             outside.local_port = block.start() + ((start + i) % size) as u16;
+            if is_client && !self.keepers_of_client(&outside).contains(&self.id) {
+                continue;
+            }
             let words = outside.words();
             let hash = self.flows.hash_words(&words);
             match self.flows.find_hashed(&words, Way::Back, hash) {

@@ -109,6 +109,12 @@ fn by_asker(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Worker> {
     Some(by_client(tuple.remote, client_port, tuple.protocol, snat.workers))
 }
 
+/// Who keeps the flow of a client outside that a backend elsewhere answers by the tunnel, seen from the client: nothing in
+/// the answer names the service that was asked. The first is right unless that has affinity, then the second is.
+pub fn of_answered_client(client: &Tuple, workers: u16) -> [Worker; 2] {
+    [client.local_port, 0].map(|port| by_client(client.local, port, client.protocol, workers))
+}
+
 /// The worker that learns the ports of a fragmented packet from outside and hands its fragments on. All of them name it,
 /// and of IPv6 packets only the first one the right protocol (RFC 8200, 4.5).
 pub fn of_fragment(src: Addr, dst: Addr, protocol: Protocol, id: u32, workers: u16) -> Worker {

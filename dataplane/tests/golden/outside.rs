@@ -117,6 +117,35 @@ fn one_port_of_a_client_at_two_services_that_share_a_backend_is_never_one_flow()
     assert!(clashes[0] == 0 && (1..16).contains(&clashes[1]), "{clashes:?}");
 }
 
+/// As where pods and others are not told apart, and a cluster address is routed here.
+#[test]
+fn a_client_that_keeps_its_address_hears_a_backend_elsewhere_by_any_queue() {
+    let backends = [(REMOTE, 8080)];
+    for (workers, affinity_s) in [(1, 0), (2, 0), (3, 60)] {
+        let mut node = Node::new(Shape { workers, uplink_queues: workers, ..Shape::default() });
+        for (id, affinity_s) in [(1, affinity_s), (2, 0)] {
+            let key = (NODE, 30_080 + id as u16, Protocol::TCP);
+            node.publish(|rows| rows.serve(id, key, Served { outside: &backends, affinity_s, ..Served::default() }));
+        }
+        for (port, service) in (5000..5016).flat_map(|port| [(port, 30_081), (port, 30_082)]) {
+            let asked = tcp((CLIENT, port), (NODE, service), SYN);
+            let outcome = node.pass(UPLINK, &asked);
+            // At the second service another port, if one worker keeps both.
+            let seen = outcome.packet().src_port();
+            assert_eq!(outcome, node.tunnelled(asked.from(CLIENT, seen).to(REMOTE, 8080).hop()));
+            for queue in 0..workers {
+                let answer = tcp((REMOTE, 8080), (CLIENT, seen), SYN | ACK);
+                let told = answer.clone().from(NODE, service).to(CLIENT, port).hop();
+                let answered = node.pass_queue(UPLINK, Some(queue), node.peers_packet(&answer).bytes());
+                let is_other = affinity_s != 0 && service == 30_082 && seen == port;
+                if !is_other {
+                    assert_eq!(answered, node.routed(ROUTER_MAC, told), "{workers} {service} {port} {seen}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_cut_that_is_lifted_again_leaves_answers_with_their_way_to_the_client() {
     let mut node = with_local(Shape::default(), &[], &[(B, 8080)]);
