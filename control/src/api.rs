@@ -12,6 +12,8 @@ use tables::Addr;
 
 /// The largest request line, bytes.
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Questions in one request: the loop does nothing else meanwhile, about 50 us for each.
+pub const QUESTIONS_MAX: usize = 1000;
 /// The slowest answer is an ADD that waits for its tables.
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -31,6 +33,10 @@ pub enum Request {
     Flows,
     Drops,
     Explain(Question),
+    /// At most [`QUESTIONS_MAX`]; the answers in their order.
+    ExplainAll {
+        questions: Vec<Question>,
+    },
     /// Writes all of it to this file, whose path is absolute.
     Bundle {
         file: PathBuf,

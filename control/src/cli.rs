@@ -1,6 +1,7 @@
 //! `fairway`: asks the control process and prints what it says, with kubectl's habits. Exit 0, 1 if something failed, 2 for
 //! a usage error. It must not know more than the listings.
 
+mod many;
 mod runtime;
 mod source;
 mod table;
@@ -122,10 +123,14 @@ pub struct Status {
 #[derive(Clone, Debug, Args)]
 pub struct Explain {
     /// `namespace/pod`, or an address.
-    pub source: String,
+    #[arg(required_unless_present = "file")]
+    pub source: Option<String>,
     /// ADDRESS:PORT/PROTOCOL, where the address may be `namespace/pod` or `namespace/service`; ADDRESS/icmp.
-    #[arg(value_parser = parse_destination)]
-    pub destination: Destination,
+    #[arg(value_parser = parse_destination, required_unless_present = "file")]
+    pub destination: Option<Destination>,
+    /// Many at once: a file (`-`: standard input) with a SOURCE and a DESTINATION on each line.
+    #[arg(short, long, conflicts_with = "source")]
+    pub file: Option<PathBuf>,
     /// Source port.
     #[arg(long, default_value_t = 33333)]
     pub source_port: u16,
@@ -172,6 +177,8 @@ enum Failed {
     Source(#[from] SourceError),
     #[error("-w goes on as the node does; a bundle is of one moment")]
     WatchBundle,
+    #[error(transparent)]
+    File(#[from] many::FileError),
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
     #[error("cannot write YAML: {0}")]
@@ -198,10 +205,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
         Command::Routes => list::<RouteView>(cli, out, asks(source, Request::Routes)),
         Command::Flows => list::<FlowView>(cli, out, asks(source, Request::Flows)),
         Command::Drops => list::<DropView>(cli, out, asks(source, Request::Drops)),
-        Command::Explain(explain) => {
-            let question = question(explain, endpoint);
-            show(cli, out, || source.explain(&question), print_explained)
-        }
+        Command::Explain(explain) => dispatch_explain(cli, source, explain, endpoint, out),
         Command::Bundle(BundleFile { file }) => {
             let request = Request::Bundle { file: absolute(file)? };
             show(cli, out, asks(source, request), print_bundle)
@@ -210,6 +214,23 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
             list::<ReplayView>(cli, out, || source.replay(capture, at.as_deref()))
         }
     }
+}
+
+fn dispatch_explain(
+    cli: &Cli,
+    source: &Source,
+    explain: &Explain,
+    from: Option<String>,
+    out: &mut dyn Write,
+) -> Result<(), Failed> {
+    if let Some(file) = &explain.file {
+        let questions = many::read(file, explain.source_port, from.as_deref())?;
+        return list::<many::ExplainRow>(cli, out, || many::explain(source, &questions));
+    }
+    // Without a file both are there, as the arguments are declared.
+    let (Some(src), Some(to)) = (&explain.source, &explain.destination) else { return Ok(()) };
+    let question = question(explain, src, to, from);
+    show(cli, out, || source.explain(&question), print_explained)
 }
 
 /// What a listing asks, each time anew.
@@ -222,12 +243,12 @@ fn absolute(file: &Path) -> io::Result<PathBuf> {
     std::path::absolute(file)
 }
 
-fn question(explain: &Explain, from: Option<String>) -> Question {
+fn question(explain: &Explain, src: &str, to: &Destination, from: Option<String>) -> Question {
     Question {
-        src: explain.source.clone(),
-        dst: explain.destination.addr.clone(),
-        port: explain.destination.port,
-        protocol: explain.destination.protocol.clone(),
+        src: src.to_owned(),
+        dst: to.addr.clone(),
+        port: to.port,
+        protocol: to.protocol.clone(),
         src_port: explain.source_port,
         from,
     }

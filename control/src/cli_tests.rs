@@ -85,7 +85,7 @@ fn drops_and_explain_have_the_promised_shape() {
     let expected = json!([{"reason": "PolicyIngress", "sentence": "No.", "count": 4, "policy": "demo/deny"}]);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
     let explained = json!({
-        "verdict": "drop", "reason": "PolicyIngress", "policy": "demo/deny", "service": "demo/web:http",
+        "verdict": "drop", "reason": "PolicyIngress", "policy": "demo/deny", "rule": null, "service": "demo/web:http",
         "backends": ["10.244.1.4:8080"], "steps": [["route", "local"]], "inside": null, "outside": null,
         "masquerade": false, "generation": 7,
     });
@@ -94,6 +94,26 @@ fn drops_and_explain_have_the_promised_shape() {
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), explained);
     let (_, text) = fairway(&directory.0, "explain demo/a 10.96.0.1:80/tcp");
     assert!(text.contains("drop (PolicyIngress)") && text.contains("demo/deny"), "{text}");
+}
+
+#[test]
+fn explain_answers_a_file_of_flows_in_rows_and_names_a_line_that_is_none() {
+    let told = json!([
+        ExplainView { verdict: "forward".into(), ..ExplainView::default() },
+        ExplainView { verdict: "drop".into(), policy: Some("demo/deny".into()), ..ExplainView::default() },
+    ]);
+    let directory = control("explain-file", Reply::Done(told));
+    let file = directory.0.join("flows");
+    std::fs::write(&file, "# who asks whom\ndemo/a 10.96.0.1:80/tcp\n\ndemo/b demo/web:53/UDP\n").unwrap();
+    let (code, text) = fairway(&directory.0, &format!("explain --file {}", file.display()));
+    assert_eq!(code, ExitCode::SUCCESS);
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[1], ["demo/a", "10.96.0.1:80/tcp", "forward", "-", "-", "-", "-"]);
+    assert_eq!(words[2], ["demo/b", "demo/web:53/udp", "drop", "-", "demo/deny", "-", "-"]);
+    std::fs::write(&file, "demo/a 10.96.0.1:80/tcp\ndemo/a\n").unwrap();
+    assert_eq!(fairway(&directory.0, &format!("explain -f {}", file.display())).0, ExitCode::FAILURE);
+    let error = many::read(&file, 1, None).unwrap_err().to_string();
+    assert!(error.ends_with("flows:2: SOURCE ADDRESS:PORT/PROTOCOL is expected"), "{error}");
 }
 
 #[test]

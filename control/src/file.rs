@@ -8,7 +8,7 @@
 
 mod documents;
 mod locate;
-mod parse;
+pub mod parse;
 mod reader;
 mod scan;
 pub mod status;

@@ -186,8 +186,8 @@ pub struct FlowView {
     pub packets: u32,
 }
 
-/// `fairway explain`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `fairway explain`. Of many questions, one that has no answer has the verdict `unknown` and why as its reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainView {
     pub verdict: String,
     pub reason: Option<String>,

@@ -3,11 +3,12 @@
 
 use crate::classify::service::ByHash;
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
-use tables::View;
 use tables::flow::{HopKind, Tuple};
 use tables::layout::Table;
 use tables::message::{ExplainQuery, Explained};
 use tables::node::NodeRecord;
+use tables::route::RouteKind;
+use tables::{Addr, View};
 
 /// Backends that are named: more would not fit one message of the control socket.
 const BACKENDS_TOLD: u32 = 512;
@@ -26,11 +27,19 @@ pub fn explain(view: View<'_>, query: &ExplainQuery) -> Explained {
         }
         None => {
             let tuple = tuple.reversed();
-            let decision = classify::to_local(&context, &tuple, Origin::Uplink);
+            let decision = classify::to_local(&context, &tuple, origin(view, query.src));
             let mut told = worded(&context, &tuple, &decision);
             note(&mut told, "towards", &tuple, &decision);
             told
         }
+    }
+}
+
+/// How packets of a sender elsewhere come in: other nodes' pods by the tunnel.
+fn origin(view: View<'_>, src: Addr) -> Origin {
+    match classify::route::find(&view, src).map(|(_, route)| (route.kind(), route.peer)) {
+        Some((Some(RouteKind::Tunnel | RouteKind::Ipip), peer)) => Origin::Tunnel(peer),
+        _ => Origin::Uplink,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Supervisor;
 use super::session::SessionError;
-use crate::api::{Failure, Question, Reply, Request, code};
+use crate::api::{Failure, QUESTIONS_MAX, Question, Reply, Request, code};
 use crate::attachment;
 use crate::explain::{self, Directory};
 use crate::flows::{self, Names};
@@ -27,6 +27,7 @@ impl Supervisor {
             Request::Ready => Reply::of(self.ready()),
             Request::Bundle { file } => return self.answer_bundle(file, reply),
             Request::Explain(question) => Reply::of(self.explain(question).await),
+            Request::ExplainAll { questions } => Reply::of(self.explain_all(questions).await),
             Request::CniAdd(pod) => return self.cni_add(pod, reply),
             Request::CniDel(pod) => {
                 return self.cni_del(&attachment::key(&pod.container, &pod.ifname), Some(reply)).await;
@@ -85,6 +86,24 @@ impl Supervisor {
             interfaces: self.interfaces().map(|info| (info.id, named(&info.spec.name))).collect(),
             services: services.map(|service| (service.id, format!("{}/{}", service.namespace, service.name))).collect(),
         }
+    }
+
+    /// A question that cannot be answered does not keep the others from it.
+    async fn explain_all(&mut self, questions: Vec<Question>) -> Result<Vec<ExplainView>, Failure> {
+        if questions.len() > QUESTIONS_MAX {
+            return Err(Failure::new(code::FAILED, format!("more than {QUESTIONS_MAX} questions in one request")));
+        }
+        let mut told = Vec::new();
+        for question in questions {
+            self.need_dataplane()?;
+            let unknown = |failure: Failure| ExplainView {
+                verdict: "unknown".to_owned(),
+                reason: Some(failure.message),
+                ..ExplainView::default()
+            };
+            told.push(self.explain(question).await.unwrap_or_else(unknown));
+        }
+        Ok(told)
     }
 
     async fn explain(&mut self, question: Question) -> Result<ExplainView, Failure> {

@@ -22,6 +22,7 @@ pub mod fairway;
 pub mod guard;
 pub mod iperf;
 pub mod manifests;
+pub mod marker;
 pub mod netns;
 pub mod node;
 pub mod objects;

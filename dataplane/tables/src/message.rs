@@ -73,7 +73,7 @@ pub struct InterfaceInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ExplainQuery {
-    /// Interface id the packet comes in by; None: by the uplink, unencapsulated.
+    /// Interface id the packet comes in by; None: by the uplink, other nodes' pods in the tunnel.
     pub interface: Option<u32>,
     pub src: Addr,
     pub dst: Addr,

@@ -3,19 +3,14 @@
 use super::format::Step;
 use super::world::{NODE, World};
 use anyhow::{Context, Result, ensure};
-use lab::wait;
-use serde_json::{Value, json};
+use lab::{marker, wait};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Of no case, and of one state alone: its service has no backends, so that it is refused, where any other address of the
-/// range is dropped.
-fn marker_address(number: u16) -> Ipv4Addr {
-    let [high, low] = number.to_be_bytes();
-    Ipv4Addr::new(172, 30, 128 + high, low)
-}
-
+/// Where states have their markers.
+const SERVICES: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -59,10 +54,10 @@ impl State {
             self.objects.remove(&key(deleted)).with_context(|| format!("{deleted} was not there"))?;
         }
         self.number += 1;
-        let marker = marker(self.number);
-        let documents = self.objects.values().chain([&marker]).map(|object| format!("---\n{object}\n"));
-        world.objects.apply("case", &documents.collect::<String>())?;
-        let mark = format!("{}:80/TCP", marker_address(self.number));
+        let address = marker::address(SERVICES, self.number);
+        let marker = marker::object(address);
+        world.objects.apply("case", &marker::documents(self.objects.values().chain([&marker])))?;
+        let mark = format!("{address}:{}/TCP", marker::PORT);
         let is_there = || {
             let told = world.node.fairway().explain(super::NODE_ADDRESSES[0], &mark);
             told.is_ok_and(|told| told.verdict == "reject")
@@ -71,20 +66,4 @@ impl State {
         ensure!(wait::until(LIMIT, is_there), "the objects did not come into force on {NODE}");
         Ok(())
     }
-}
-
-fn marker(number: u16) -> Value {
-    let address = marker_address(number);
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "marker", "namespace": "marker"},
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": address,
-            "clusterIPs": [address],
-            "ipFamilies": ["IPv4"],
-            "ports": [{"protocol": "TCP", "port": 80}],
-        },
-    })
 }
