@@ -2,6 +2,7 @@
 
 use crate::encapsulation::Encapsulation;
 use crate::object::balancing;
+use crate::object::forwarding::Forwarding;
 use crate::pool::{self, Pool};
 use crate::state::{DetectLocal, NodePortAddresses, ServiceOptions};
 use clap::{Parser, ValueEnum};
@@ -63,6 +64,11 @@ pub struct Args {
     /// source-hash, least-connections or maglev. Turns and connections are counted by each node for itself.
     #[arg(long, default_value = "random")]
     pub load_balancing: balancing::Named,
+    /// How clients outside reach backends of other nodes (external traffic policy Cluster), by services that do not say it by
+    /// the annotation fairway.dev/forwarding: `snat`, as an address of the node that they asked, or `dsr` (direct server
+    /// return), with their own; the backend's node answers them by itself.
+    #[arg(long, value_enum, default_value_t)]
+    pub forwarding: Forwarding,
     /// Where `externalIPs` of services may lie; nowhere, unless it is said: whoever may write a Service could else take
     /// any address.
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
@@ -108,6 +114,17 @@ impl Args {
     pub fn tunnel_port(&self) -> u16 {
         self.tunnel_port.unwrap_or(self.encapsulation.default_port())
     }
+
+    /// UDP port of what clients outside asked other nodes: that of the tunnels if these are Geneve, too, else Geneve's own.
+    /// 0, so that there is no direct server return, where something else of Fairway's has it.
+    pub fn direct_port(&self) -> u16 {
+        let port = Encapsulation::Geneve.default_port();
+        match self.encapsulation {
+            Encapsulation::Geneve => self.tunnel_port(),
+            _ if port == self.tunnel_port() || self.snat_ports.contains(&port) => 0,
+            _ => port,
+        }
+    }
 }
 
 impl Args {
@@ -117,6 +134,7 @@ impl Args {
             localhost_node_ports: self.localhost_node_ports,
             masquerade_all: self.masquerade_all,
             load_balancing: self.load_balancing.0,
+            forwarding: self.forwarding,
             detect_local: self.detect_local,
             external_ip_ranges: self.external_ip_ranges.clone(),
         }

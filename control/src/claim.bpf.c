@@ -15,6 +15,9 @@
 #define SINGLES_MAX 262144 // each row of the service table and its address; only buckets are allocated ahead
 #define EXTENSION_HEADERS_MAX 4
 #define VLAN_ID 0x0fff
+#define GENEVE_CRITICAL 0x40
+#define DIRECT_CLASS 0xff46
+#define DIRECT_TYPE 0x81
 
 struct addr {
     __be32 words[4];
@@ -28,6 +31,8 @@ struct config {
     __u16 snat_last;
     __u16 ip_in_ip; // 1 if the overlay is IP in IP: those packets to the node are ours
     __u16 vlan; // the 802.1Q tag of our frames, 0: they have none, not even one that only says a priority
+    __be16 direct_port; // 0 for none: Geneve to this port that names a backend is ours, whatever the overlay is
+    __u16 reserved;
 };
 
 struct range_key {
@@ -118,6 +123,17 @@ struct icmp {
 struct ports {
     __be16 src;
     __be16 dst;
+};
+
+// Geneve with one critical option of ours (the dataplane's overlay/direct.rs), behind the UDP header.
+struct direct {
+    __be16 ports[4];
+    __u8 options;
+    __u8 flags;
+    __be16 protocol;
+    __be32 vni;
+    __be16 class;
+    __u8 type;
 };
 
 struct packet {
@@ -296,6 +312,15 @@ static __always_inline int icmp_is_ours(const struct config *config, struct pack
     return error && quoted_is_ours(config, &packet->dst, icmp + 1, end, ethertype);
 }
 
+static __always_inline int is_direct(const struct config *config, void *at, void *end)
+{
+    struct direct *direct = at;
+    if ((void *)(direct + 1) > end)
+        return 0;
+    return direct->ports[1] == config->direct_port && (direct->flags & GENEVE_CRITICAL) &&
+           direct->class == bpf_htons(DIRECT_CLASS) && direct->type == DIRECT_TYPE;
+}
+
 static __always_inline int ports_are_ours(const struct config *config, struct packet *packet, void *end)
 {
     struct ports *ports = packet->transport;
@@ -305,6 +330,8 @@ static __always_inline int ports_are_ours(const struct config *config, struct pa
         if (packet->protocol == IPPROTO_UDP && ports->dst == config->tunnel_port)
             return 1;
         if (in_snat(config, ports->dst))
+            return 1;
+        if (packet->protocol == IPPROTO_UDP && config->direct_port && is_direct(config, ports, end))
             return 1;
     }
     return is_single(&packet->dst, ports->dst, packet->protocol);

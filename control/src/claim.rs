@@ -72,6 +72,8 @@ pub struct ClaimConfig {
     snat_last: u16,
     ip_in_ip: u16,
     vlan: u16,
+    direct_port_be: [u8; 2],
+    reserved: u16,
 }
 
 impl ClaimConfig {
@@ -80,6 +82,7 @@ impl ClaimConfig {
         node: &[Addr],
         station: (Mac, u16),
         tunnel: (Encapsulation, u16),
+        direct_port: u16,
         snat: std::ops::RangeInclusive<u16>,
     ) -> ClaimConfig {
         let (encapsulation, port) = tunnel;
@@ -93,6 +96,8 @@ impl ClaimConfig {
             snat_last: *snat.end(),
             ip_in_ip: (encapsulation == Encapsulation::Ipip) as u16,
             vlan: station.1,
+            direct_port_be: direct_port.to_be_bytes(),
+            reserved: 0,
         }
     }
 }

@@ -32,7 +32,7 @@ impl Bench {
     fn of(tunnel: (Encapsulation, u16), vlan: u16) -> Bench {
         let mut claim = Claim::load(1500).expect("this test loads an XDP program: run it as root");
         let node = [Addr::v4(NODE), Addr::v6(NODE6)];
-        claim.set_config(ClaimConfig::new(&node, (Mac(OURS), vlan), tunnel, 40000..=60999)).unwrap();
+        claim.set_config(ClaimConfig::new(&node, (Mac(OURS), vlan), tunnel, 6081, 40000..=60999)).unwrap();
         let ranges = ["10.244.0.0/16", "10.96.0.0/16", "fd00::/16"];
         claim.set_ranges(ranges.iter().map(|range| range.parse().unwrap()).collect()).unwrap();
         let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
@@ -371,4 +371,26 @@ fn with_no_living_socket_everything_passes() {
     assert!(bench.claims(&packet));
     drop(bench.socket.take());
     assert!(!bench.claims(&packet));
+}
+
+#[test]
+fn geneve_that_names_a_backend_is_ours_whatever_the_overlay_and_other_geneve_is_the_kernels() {
+    let bench = Bench::new();
+    let with = |src, dst, header: &[u8]| {
+        let mut bytes = Vec::new();
+        v4(src, dst).udp(50_000, 6081).write(&mut bytes, &[header, &[7; 64]].concat()).unwrap();
+        bytes
+    };
+    let ours = [3, 0x40, 0x65, 0x58, 0, 0, 1, 0, 0xff, 0x46, 0x81, 2, 10, 244, 1, 7, 0, 80, 0, 0];
+    assert!(bench.claims(&with(ROUTER, NODE, &ours)));
+    assert!(!bench.claims(&with(ROUTER, [192, 168, 0, 2], &ours)), "another node's");
+    for (at, value) in [(1, 0), (8, 0), (9, 0), (10, 1)] {
+        let mut other = ours;
+        other[at] = value;
+        assert!(!bench.claims(&with(ROUTER, NODE, &other)), "byte {at}");
+    }
+    let mut over_v6 = Vec::new();
+    v6(ROUTER6, NODE6).udp(50_000, 6081).write(&mut over_v6, &ours).unwrap();
+    assert!(bench.claims(&over_v6));
+    assert!(bench.claims(&with(ROUTER, NODE, &ours)[..]) && !bench.claims(&with(ROUTER, NODE, &ours)[..52]));
 }

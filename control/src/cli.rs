@@ -375,6 +375,9 @@ fn print_explained(explained: &ExplainView, out: &mut dyn Write) -> io::Result<(
     if explained.masquerade {
         line("Source", "becomes an address of the node")?;
     }
+    if let Some(node) = &explained.direct {
+        line("Source", &format!("stays as it is: direct server return through node {node}"))?;
+    }
     line("Generation", &explained.generation.to_string())?;
     explained.steps.iter().try_for_each(|(what, result)| writeln!(out, "  {what}: {result}"))
 }

@@ -12,6 +12,7 @@ mod endpoint;
 mod listing;
 mod neighbour;
 mod node;
+mod peers;
 mod policy;
 pub(crate) mod prefixes;
 pub(crate) mod problem;
@@ -31,6 +32,7 @@ use crate::state::{Changes, State};
 use endpoint::Endpoints;
 use neighbour::Neighbours;
 use node::Node;
+use peers::Peers;
 use policy::Policies;
 use problem::Problems;
 use route::Routes;
@@ -91,6 +93,7 @@ pub struct Compiler {
     policies: Policies,
     routes: Routes,
     neighbours: Neighbours,
+    peers: Peers,
     endpoints: Endpoints,
     node: Node,
     problems: Problems,
@@ -110,6 +113,7 @@ impl Compiler {
             policies: Policies::new(),
             routes: Routes::new(),
             neighbours: Neighbours::new(),
+            peers: Peers::default(),
             endpoints: Endpoints::default(),
             node: Node::default(),
             problems: Problems::default(),
@@ -129,6 +133,7 @@ impl Compiler {
         let context =
             endpoint::Context { identities: &self.identities, policies: &self.policies, routes: &self.routes };
         self.endpoints.update(state, &changes, context, batch, &mut self.problems);
+        self.peers.update(state, &changes, batch, &mut self.problems);
         self.node.update(state, batch, &mut self.problems);
         self.identities.forget_changes();
         Report {

@@ -21,6 +21,8 @@ pub trait Directory {
     fn own_addrs(&self) -> Vec<Addr>;
     fn policy_name(&self, index: u32) -> Option<String>;
     fn service_name(&self, id: u32) -> Option<String>;
+    /// The node that has this address.
+    fn node_with(&self, addr: Addr) -> Option<String>;
 }
 
 /// What a bundle knows of names.
@@ -34,6 +36,9 @@ pub struct Names {
     pub own_addrs: Vec<Addr>,
     pub policies: BTreeMap<u32, String>,
     pub services: BTreeMap<u32, String>,
+    /// Addresses of each node.
+    #[serde(default)]
+    pub nodes: BTreeMap<String, Vec<Addr>>,
 }
 
 fn failed(text: impl ToString) -> Failure {
@@ -116,6 +121,7 @@ pub fn view(directory: &impl Directory, explained: Explained) -> ExplainView {
         inside: explained.inside,
         outside: explained.outside,
         masquerade: explained.masquerade,
+        direct: explained.direct.map(|addr| directory.node_with(addr).unwrap_or_else(|| addr.to_string())),
         generation: explained.generation,
     }
 }

@@ -70,6 +70,7 @@ fn hop(hop: &Hop, names: &Names) -> String {
         HopKind::None => "-".to_owned(),
         HopKind::Drop => DropReason::from_index(hop.reason as usize).map_or("drop", DropReason::name).to_owned(),
         HopKind::Tunnel => "tunnel".to_owned(),
+        HopKind::Direct => "direct".to_owned(),
         HopKind::Uplink => "uplink".to_owned(),
         HopKind::Interface | HopKind::Endpoint => interface(),
         HopKind::Reject => "reject".to_owned(),

@@ -200,6 +200,9 @@ pub struct ExplainView {
     pub inside: Option<String>,
     pub outside: Option<String>,
     pub masquerade: bool,
+    /// The node that answers by itself (direct server return).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<String>,
     pub generation: u64,
 }
 
@@ -216,6 +219,9 @@ pub struct ServiceView {
     pub affinity_s: u32,
     /// How new flows are spread over the backends.
     pub algorithm: String,
+    /// How clients outside reach backends of other nodes: `snat`, `dsr`, or `-` where they reach none.
+    #[serde(default)]
+    pub forwarding: String,
     /// `address:port`
     pub backends: Vec<String>,
     /// In the tables, 0 if it is not there; flows name it.

@@ -4,6 +4,7 @@
 
 pub mod balancer;
 pub mod balancing;
+pub mod forwarding;
 pub mod parse;
 pub mod selector;
 
@@ -209,6 +210,8 @@ pub struct Service {
     /// Seconds of ClientIP affinity, 0 for none.
     pub affinity_s: u32,
     pub balancing: balancing::Balancing,
+    /// None: as the node does it.
+    pub forwarding: Option<forwarding::Forwarding>,
     /// Of type LoadBalancer alone.
     pub balancer: Option<Box<balancer::Balancer>>,
     pub publish_not_ready: bool,

@@ -3,9 +3,11 @@
 //! scopes went stale. No packet bytes and no flow table here.
 //!
 //! From a local end: gateway and link-local, service, egress policy, route, egress translation.
-//! From a client outside to a service: where it may come from, service, route, egress translation ([`outside`]).
+//! From a client outside to a service: where it may come from, service, route, whether it keeps its address ([`direct`]),
+//! egress translation ([`outside`]).
 //! Towards a local end: the end itself, where the packet may come from, ingress policy, the way back.
 
+pub mod direct;
 pub mod egress;
 pub mod outside;
 pub mod policy;
@@ -41,6 +43,8 @@ pub enum Origin {
     Tunnel(Addr),
     /// The uplink, not encapsulated.
     Uplink,
+    /// The node of this address, which a client outside asked: as it came there (direct server return).
+    Direct(Addr),
     /// Another local end of this node, whose own half was judged before.
     Local,
     /// A client outside who asked a service, whose half of the flow this worker keeps.
@@ -285,7 +289,7 @@ enum Target {
 fn local_target(context: &Context, tuple: &Tuple, origin: Origin) -> Target {
     let Some(endpoint) = context.view.find::<Addr, EndpointRecord>(Table::Endpoint, &tuple.local) else {
         return match origin {
-            Origin::Tunnel(_) => Target::Drop(DropReason::TunnelStray),
+            Origin::Tunnel(_) | Origin::Direct(_) => Target::Drop(DropReason::TunnelStray),
             Origin::Uplink => route::stray(context, tuple.local).map_or(Target::Host, Target::Drop),
             Origin::Local | Origin::Client(_) => Target::Drop(DropReason::NoRoute),
         };
@@ -295,6 +299,7 @@ fn local_target(context: &Context, tuple: &Tuple, origin: Origin) -> Target {
             Target::Drop(DropReason::PolicyPending)
         }
         Some(EndpointKind::Pod) => Target::End(endpoint, EndpointKind::Pod),
+        Some(_) if matches!(origin, Origin::Direct(_)) => Target::Drop(DropReason::TunnelStray),
         Some(EndpointKind::Host) => Target::End(endpoint, EndpointKind::Host),
         Some(EndpointKind::Node) if origin == Origin::Uplink => Target::Host,
         Some(EndpointKind::Node) if origin.is_here() => {

@@ -7,7 +7,7 @@ use tables::flow::{HopKind, Tuple};
 use tables::layout::Table;
 use tables::message::{ExplainQuery, Explained};
 use tables::node::NodeRecord;
-use tables::route::RouteKind;
+use tables::route::{RouteKind, RouteRecord};
 use tables::{Addr, View};
 
 /// Backends that are named: more would not fit one message of the control socket.
@@ -29,7 +29,7 @@ pub fn explain(view: View<'_>, query: &ExplainQuery) -> Explained {
             let tuple = tuple.reversed();
             let decision = classify::to_local(&context, &tuple, origin(view, query.src));
             let mut told = worded(&context, &tuple, &decision);
-            note(&mut told, "towards", &tuple, &decision);
+            note(&context, &mut told, "towards", &tuple, &decision);
             told
         }
     }
@@ -62,14 +62,14 @@ fn asks_service(view: View<'_>, query: &ExplainQuery) -> bool {
 /// The sender's half, and the receiver's if that is on this node too.
 fn opened(context: &Context<'_>, tuple: &Tuple, decision: Decision) -> Explained {
     let mut told = worded(context, tuple, &decision);
-    note(&mut told, "from", tuple, &decision);
+    note(context, &mut told, "from", tuple, &decision);
     let origin = decision.client.map_or(Origin::Local, Origin::Client);
     if decision.verdict != Verdict::Forward || decision.out.kind() != HopKind::Endpoint {
         return told;
     }
     let other = decision.outside(tuple).reversed();
     let second = classify::to_local(context, &other, origin);
-    note(&mut told, "towards", &other, &second);
+    note(context, &mut told, "towards", &other, &second);
     let half = worded(context, &other, &second);
     if half.verdict != "forward" {
         (told.verdict, told.reason) = (half.verdict, half.reason);
@@ -104,6 +104,7 @@ fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explaine
         inside: Some(shown(tuple)),
         outside: (decision.verdict == Verdict::Forward).then(|| shown(&decision.outside(tuple))),
         masquerade: decision.masquerade != Masquerade::No,
+        direct: direct_by(context, decision).map(|route| route.peer),
         generation: context.view.generation(),
     }
 }
@@ -112,8 +113,14 @@ fn rule(decision: &Decision) -> Option<String> {
     decision.rule.map(|(direction, rule)| format!("{}[{rule}]", direction.name()))
 }
 
+/// The route to the node that answers by itself.
+fn direct_by(context: &Context<'_>, decision: &Decision) -> Option<RouteRecord> {
+    let is_direct = decision.verdict == Verdict::Forward && decision.out.kind() == HopKind::Direct;
+    is_direct.then(|| context.view.row(Table::Route, decision.out.target as usize))
+}
+
 /// Adds the look-ups of one half.
-fn note(told: &mut Explained, half: &str, tuple: &Tuple, decision: &Decision) {
+fn note(context: &Context<'_>, told: &mut Explained, half: &str, tuple: &Tuple, decision: &Decision) {
     let mut step = |what: &str, result: String| told.steps.push((format!("{half} {}: {what}", tuple.local), result));
     if let Some(service) = decision.service {
         step("service", format!("id {}, {} backends", service.id, service.backends.count));
@@ -129,6 +136,9 @@ fn note(told: &mut Explained, half: &str, tuple: &Tuple, decision: &Decision) {
     }
     if let Masquerade::As(addr) = decision.masquerade {
         step("masquerade", format!("as {addr}"));
+    }
+    if let Some(route) = direct_by(context, decision) {
+        step("direct server return", format!("through {}", route.peer));
     }
     step("verdict", format!("{:?}", decision.verdict));
 }

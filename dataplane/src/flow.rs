@@ -350,6 +350,23 @@ pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOn
     }
 }
 
+/// Notes what a packet from the local end, which opened the flow, says of the other side, whose packets pass elsewhere: who
+/// goes on was answered. A first packet says nothing, so that who invents sources invents two packets each.
+pub fn note_unseen(record: &mut FlowRecord, meta: &Meta, bytes: &[u8]) {
+    if record.packets < 2 || meta.kind == Kind::Piece {
+        return;
+    }
+    let l4 = bytes.get(meta.l4 as usize..).unwrap_or(&[]);
+    let is_confirmed = match meta.protocol {
+        Protocol::TCP => l4.first_chunk().is_some_and(|header| tcp::note_unseen(record, meta.tcp_flags, header)),
+        Protocol::SCTP => sctp::note_unseen(record, meta.tcp_flags),
+        _ => return record.flags |= FLAG_ANSWERED,
+    };
+    if is_confirmed {
+        record.flags |= FLAG_ANSWERED | FLAG_CONFIRMED;
+    }
+}
+
 /// Whether a record has this tuple in this way; one that is unused has none.
 #[inline(always)]
 fn bears(record: &FlowRecord, words: &[u64; 5], way: Way) -> bool {

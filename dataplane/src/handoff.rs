@@ -11,6 +11,7 @@ use crossbeam::queue::ArrayQueue;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tables::Addr;
 use tables::publish::Reader;
 use tables::word::Word;
 
@@ -29,6 +30,8 @@ pub enum Stage {
     Back(Origin),
     /// From a client outside to a service of ours; a fragment as above.
     Asked,
+    /// As `Back(Origin::Direct)`, which is looked at otherwise.
+    Direct(Addr),
     /// Finished; to be sent by an interface that only this worker polls.
     Send { interface: u32 },
 }

@@ -1,9 +1,10 @@
 //! Tunnel headers: VXLAN (RFC 7348) and Geneve (RFC 8926) over UDP, and IP in IP (RFC 2003, 2473, 4213), each over IPv4 and
-//! IPv6. One template store writes them; `read` looks at those that came. What goes in and comes out is decided elsewhere.
+//! IPv6. One template store writes them; `read` looks at those that came, `direct` knows an option of Geneve. What goes in and comes out is decided elsewhere.
 
+pub mod direct;
 mod read;
 
-pub use read::{ecn, geneve, may_change, vni};
+pub use read::{Geneve, ecn, geneve, may_change, must_be_known, vni};
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
 use tables::{Addr, Mac};
@@ -18,6 +19,8 @@ const IPV4_END: usize = 14 + 20;
 const IPV6_END: usize = 14 + 40;
 /// VXLAN's I flag: the identifier is valid.
 const FLAG_VNI: u8 = 0x08;
+/// Bits of a Geneve header's second byte (RFC 8926, 3.4).
+const FLAG_CRITICAL: u8 = 0x40;
 /// What Geneve carries: Ethernet frames (RFC 8926, 3.4).
 const TRANSPARENT_ETHERNET: [u8; 2] = [0x65, 0x58];
 /// Protocol numbers of IP in IP.

@@ -60,7 +60,7 @@ fn an_independent_parser_reads_the_outer_headers_of_tunnels_over_both_families()
         assert_eq!(inner.len(), INNER_BYTES);
         match encap {
             Encap::Vxlan => assert_eq!((vni(header), header[0]), (Some(0x123456), 8)),
-            _ => assert_eq!(geneve(header), Ok((0x123456, 8))),
+            _ => assert_eq!(geneve(header), Ok(Geneve { vni: 0x123456, size: 8, is_direct: false })),
         }
         let inner = EthernetFrame::new_checked(inner).unwrap();
         let (src, dst) = (inner_mac(outer.src), inner_mac(outer.dst));
@@ -111,10 +111,12 @@ fn a_short_or_flagless_header_has_no_identifier() {
 #[test]
 fn geneve_options_are_counted_and_what_must_not_be_ignored_is_named() {
     let header = |first: u8, flags: u8, protocol: u8| geneve(&[first, flags, 0x65, protocol, 0, 0, 1, 0]);
-    assert_eq!([header(0, 0, 0x58), header(3, 0, 0x58), header(63, 0, 0x58)], [8, 20, 260].map(|size| Ok((1, size))));
+    let read = |size| Ok(Geneve { vni: 1, size, is_direct: false });
+    assert_eq!([header(0, 0, 0x58), header(3, 0, 0x58), header(63, 0, 0x58)], [8, 20, 260].map(read));
     assert_eq!(header(0x40, 0, 0x58), Err(DropReason::Malformed));
     assert_eq!(header(0, 0x80, 0x58), Err(DropReason::TunnelControl));
-    assert_eq!(header(1, 0x40, 0x58), Err(DropReason::TunnelOption));
+    assert_eq!(geneve(&[1, 0x40, 0x65, 0x58, 0, 0, 1, 0, 0, 0, 0, 0]), Err(DropReason::TunnelOption));
+    assert_eq!(header(1, 0x40, 0x58), Err(DropReason::Truncated));
     assert_eq!(header(0, 0, 0x59), Err(DropReason::EtherType));
     assert_eq!(geneve(&[0; 7]), Err(DropReason::Truncated));
 }

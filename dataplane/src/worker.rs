@@ -1,6 +1,7 @@
 //! The poll loop of one core: take packets from interfaces and the mailbox, forward, send, keep house, idle. One round
 //! after the other; between rounds the tables are pinned anew and commands are done.
 
+mod direct;
 mod errors;
 pub mod forward;
 pub mod fragments;

@@ -9,6 +9,10 @@ mod affinity;
 mod answers;
 #[path = "golden/cut.rs"]
 mod cut;
+#[path = "golden/direct.rs"]
+mod direct;
+#[path = "golden/direct_refused.rs"]
+mod direct_refused;
 #[path = "golden/errors.rs"]
 mod errors;
 #[path = "golden/external.rs"]

@@ -189,6 +189,11 @@ impl Directory for Known {
         self.names.policies.get(&index).cloned()
     }
 
+    fn node_with(&self, addr: Addr) -> Option<String> {
+        let mut nodes = self.names.nodes.iter();
+        nodes.find(|(_, addrs)| addrs.contains(&addr)).map(|(name, _)| name.clone())
+    }
+
     fn service_name(&self, id: u32) -> Option<String> {
         self.names.services.get(&id).cloned()
     }

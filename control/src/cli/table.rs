@@ -97,7 +97,7 @@ impl Row for EndpointView {
 impl Row for ServiceView {
     fn header(wide: bool) -> Vec<&'static str> {
         let narrow = vec!["NAMESPACE", "NAME", "ADDRESS", "PORT", "BACKENDS"];
-        with_wide(narrow, wide, vec!["PORT-NAME", "AFFINITY", "ALGORITHM", "BACKEND-ADDRESSES"])
+        with_wide(narrow, wide, vec!["PORT-NAME", "AFFINITY", "ALGORITHM", "FORWARDING", "BACKEND-ADDRESSES"])
     }
 
     fn cells(&self, wide: bool) -> Vec<String> {
@@ -113,7 +113,11 @@ impl Row for ServiceView {
         let loads = loads.chain(std::iter::repeat(String::new()));
         let backends: Vec<_> =
             self.backends.iter().zip(loads).map(|(backend, load)| format!("{backend}{load}")).collect();
-        with_wide(narrow, wide, vec![self.port_name.clone(), affinity, self.algorithm.clone(), joined(&backends)])
+        with_wide(
+            narrow,
+            wide,
+            vec![self.port_name.clone(), affinity, self.algorithm.clone(), self.forwarding.clone(), joined(&backends)],
+        )
     }
 
     fn namespace(&self) -> Option<&str> {

@@ -3,6 +3,7 @@
 use super::Compiler;
 use super::service::{Owner, Row};
 use crate::object::Named;
+use crate::object::forwarding::Forwarding;
 use crate::state::State;
 use serde::Serialize;
 use tables::endpoint::EndpointRecord;
@@ -10,7 +11,9 @@ use tables::layout::Table;
 use tables::limits::*;
 use tables::policy::{IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD};
 use tables::route::FLAG_MASQUERADE;
-use tables::service::{Algorithm, FLAG_ADDRESS_ONLY, ServiceKey};
+use tables::service::{
+    Algorithm, FLAG_ADDRESS_ONLY, FLAG_DIRECT, FLAG_MASQUERADE_ALL, FLAG_MASQUERADE_OUTSIDE, ServiceKey,
+};
 use tables::{Addr, Prefix, Protocol};
 
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +28,8 @@ pub struct ServiceListing {
     pub protocol: Protocol,
     pub affinity_s: u32,
     pub algorithm: Algorithm,
+    /// How clients outside reach backends of other nodes; None: with their own address, and those of this node alone.
+    pub forwarding: Option<Forwarding>,
     pub backends: Vec<BackendListing>,
 }
 
@@ -69,6 +74,12 @@ pub struct Fill {
     pub limit: usize,
 }
 
+fn forwarding(flags: u16) -> Option<Forwarding> {
+    let is_masqueraded = flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE) != 0;
+    let told = if flags & FLAG_DIRECT != 0 { Forwarding::Dsr } else { Forwarding::Snat };
+    is_masqueraded.then_some(told)
+}
+
 impl Compiler {
     /// Service ports with their backends, sorted by namespace, name and port.
     pub fn services(&self) -> Vec<ServiceListing> {
@@ -102,6 +113,7 @@ impl Compiler {
             protocol: key.protocol,
             affinity_s: row.record.affinity_s,
             algorithm: row.record.algorithm(),
+            forwarding: forwarding(row.record.flags),
             backends: backends.map(|b| BackendListing { addr: b.addr, port: b.port, id: b.id }).collect(),
         })
     }
@@ -202,6 +214,7 @@ impl Compiler {
             fill(Table::Route.name(), self.routes.used(), ROUTES_MAX),
             fill(Table::IdentityPrefix.name(), self.identities.used(), IDENTITIES_MAX),
             fill(Table::Neighbour.name(), self.neighbours.used(), NEIGHBOURS_MAX),
+            fill(Table::Peer.name(), self.peers.used(), PEERS_MAX),
             fill(Table::Service.name(), services, SERVICES_MAX),
             fill(Table::Backend.name(), backends, BACKENDS_MAX),
             fill(Table::Source.name(), sources, SOURCES_MAX),

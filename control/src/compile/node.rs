@@ -47,6 +47,7 @@ fn record(state: &State) -> NodeRecord {
         ready: state.is_complete() as u32,
         host_interface: local.host_interface,
         encapsulation: local.encapsulation.row() as u32,
+        direct_port: local.direct_port,
         reserved: 0,
     }
 }

@@ -41,6 +41,7 @@ pub enum Subject {
     Identity(Prefix),
     Route(Prefix),
     Neighbour(Addr),
+    Peer(Addr),
     Endpoint(Addr),
     /// By the attachment's key.
     Attachment(String),
@@ -57,6 +58,7 @@ impl fmt::Display for Subject {
             Subject::Identity(prefix) => write!(f, "identity of {prefix}"),
             Subject::Route(prefix) => write!(f, "route {prefix}"),
             Subject::Neighbour(addr) => write!(f, "neighbour {addr}"),
+            Subject::Peer(addr) => write!(f, "node address {addr}"),
             Subject::Endpoint(addr) => write!(f, "endpoint {addr}"),
             Subject::Attachment(key) => write!(f, "attachment {key}"),
             Subject::Node => f.write_str("the node's own row"),

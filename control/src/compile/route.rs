@@ -251,8 +251,7 @@ fn node_routes(local: &Local, node: &Node) -> Vec<(Prefix, Spec)> {
     let Some(peer) = encapsulation::peer(&local.addrs, &node.addrs) else { return Vec::new() };
     // A peer that no kernel route leads to is taken to be on the link.
     let next_hop = path(&local.kernel_routes, peer).and_then(|route| route.via).unwrap_or(peer);
-    let spec = Spec { via: Some((next_hop, Use::NextHop)), ..Spec::plain(local.encapsulation.route_kind()) };
-    let spec = if spec.kind == RouteKind::Via { spec } else { Spec { peer, ..spec } };
+    let spec = Spec { via: Some((next_hop, Use::NextHop)), peer, ..Spec::plain(local.encapsulation.route_kind()) };
     node.pod_cidrs.iter().map(|&prefix| (prefix, spec)).collect()
 }
 

@@ -99,7 +99,7 @@ fn port_row(view: &View, row: &ServiceRecord, v4: bool) -> Found {
         affinity_s: row.affinity_s,
         keeps: [row.inside, row.outside, row.leaving].into_iter().flat_map(set).collect(),
         sources: sources.inspect(|range| assert_eq!(range.is_v4(), v4)).collect(),
-        flags: row.flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE | FLAG_PODS_OUTSIDE),
+        flags: row.flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE | FLAG_PODS_OUTSIDE | FLAG_DIRECT),
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Local {
     pub vni: u32,
     /// UDP destination port of the tunnel.
     pub tunnel_port: u16,
+    /// UDP port of what clients outside asked other nodes (Geneve); 0: none is free for it.
+    pub direct_port: u16,
     pub uplink: Uplink,
     /// Interface id of fairway0, and the worker that owns it.
     pub host_interface: u32,

@@ -2,6 +2,7 @@
 //! service is decided where rows are made.
 
 use super::Local;
+use crate::object::forwarding::Forwarding;
 use clap::ValueEnum;
 use std::net::IpAddr;
 use tables::service::Algorithm;
@@ -20,6 +21,8 @@ pub struct ServiceOptions {
     pub external_ip_ranges: Vec<Prefix>,
     /// How services spread flows that do not say it themselves.
     pub load_balancing: Algorithm,
+    /// How clients outside reach backends of other nodes by services that do not say it themselves.
+    pub forwarding: Forwarding,
 }
 
 /// The node addresses that answer for node ports.

@@ -75,6 +75,7 @@ impl Supervisor {
             own_addrs: self.own_addrs(),
             policies: policies.filter_map(|p| Some((p.index?, format!("{}/{}", p.namespace, p.name)))).collect(),
             services: self.compiler.service_names().collect(),
+            nodes: self.state.nodes.values().map(|node| (node.name.clone(), node.addrs.clone())).collect(),
         }
     }
 
@@ -129,6 +130,10 @@ impl Directory for Supervisor {
 
     fn service_name(&self, id: u32) -> Option<String> {
         self.compiler.service_name(id)
+    }
+
+    fn node_with(&self, addr: tables::Addr) -> Option<String> {
+        self.state.nodes.values().find(|node| node.addrs.contains(&addr)).map(|node| node.name.clone())
     }
 }
 

@@ -73,7 +73,8 @@ impl Supervisor {
 
     pub(super) fn claim_config(&self, addrs: &[Addr]) -> ClaimConfig {
         let tunnel = (self.args.encapsulation, self.args.tunnel_port());
-        ClaimConfig::new(addrs, (self.uplink.mac, self.uplink.vlan), tunnel, self.args.snat_ports.clone())
+        let station = (self.uplink.mac, self.uplink.vlan);
+        ClaimConfig::new(addrs, station, tunnel, self.args.direct_port(), self.args.snat_ports.clone())
     }
 
     /// The MTU of what is attached from now on: what the uplink carries, less the largest outer headers that any other
@@ -147,6 +148,7 @@ impl Supervisor {
             vni: self.args.vni,
             encapsulation: self.args.encapsulation,
             tunnel_port: self.args.tunnel_port(),
+            direct_port: self.args.direct_port(),
             uplink: Uplink {
                 interface: uplink.map_or(old.uplink.interface, |info| info.id),
                 mac: self.uplink.mac,

@@ -8,7 +8,7 @@ use crate::attachment::Attachment;
 use crate::explain::{endpoint_text, kind_name};
 use crate::listing::*;
 use crate::object::KINDS;
-use crate::object::balancing;
+use crate::object::{balancing, forwarding};
 use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
 use tables::endpoint::FLAG_POLICY_IN_FORCE;
 use tables::limits::POLICIES_MAX;
@@ -198,6 +198,7 @@ impl Supervisor {
             port_name: service.port_name,
             address: service.addr,
             algorithm: balancing::name(service.algorithm).to_owned(),
+            forwarding: service.forwarding.map_or("-", forwarding::name).to_owned(),
             port: service.port,
             protocol: service.protocol.to_string(),
             affinity_s: service.affinity_s,

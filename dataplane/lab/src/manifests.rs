@@ -231,6 +231,11 @@ pub fn with_affinity(service: &str, seconds: u32) -> String {
     service.replacen("spec:\n", &format!("spec:\n{lines}"), 1)
 }
 
+/// The same object with an annotation.
+pub fn annotated(object: &str, key: &str, value: &str) -> String {
+    object.replacen("metadata:\n", &format!("metadata:\n  annotations:\n    {key}: {value}\n"), 1)
+}
+
 /// Pods labelled `app: web` answer only to these ranges.
 pub fn ranges_only(name: &str, ranges: &[&str]) -> String {
     let from: String = ranges.iter().map(|range| format!("    - ipBlock:\n        cidr: {range}\n")).collect();

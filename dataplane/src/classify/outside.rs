@@ -3,7 +3,7 @@
 //! side, who serves on the other, as for a pod that asks. Must not judge by egress policies: the client is no pod.
 
 use super::service::Choose;
-use super::{Client, Context, Decision, Masquerade, Origin, egress, policy, route, service};
+use super::{Client, Context, Decision, Masquerade, Origin, direct, egress, policy, route, service};
 use tables::counters::DropReason;
 use tables::endpoint::{EndpointKind, EndpointRecord};
 use tables::flow::{HopKind, Tuple};
@@ -11,7 +11,7 @@ use tables::layout::Table;
 use tables::owner::Worker;
 use tables::policy::Direction;
 use tables::scope::Scope;
-use tables::service::{ServiceKey, ServiceRecord};
+use tables::service::{FLAG_DIRECT, ServiceKey, ServiceRecord};
 use tables::{Addr, Protocol, View};
 
 /// Whether a packet from outside to this end asks a service. Pods' addresses never do.
@@ -20,20 +20,29 @@ pub fn is_service(view: &View, addr: Addr, port: u16, protocol: Protocol) -> boo
     is_row(ServiceKey::new(addr, port, protocol)) || is_row(ServiceKey::address(addr))
 }
 
+/// What an established flow has and does not lose because a service is to be served otherwise from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub backend: (Addr, u16),
+    /// Its client's address is not masqueraded.
+    pub is_direct: bool,
+}
+
 /// Judges a flow that a client outside opens to a service; `worker` keeps it.
 pub fn from_outside(
     context: &Context,
     tuple: &Tuple,
     worker: Worker,
     choose: &mut impl Choose,
-    keep: Option<(Addr, u16)>,
+    keep: Option<Kept>,
 ) -> Decision {
     let decision = Decision { client: Some(worker), ..Decision::new(tuple, true) };
     let decision = match back_to_client(context, tuple, decision) {
         Ok(decision) => decision,
         Err(ended) => return ended,
     };
-    let decision = match service::translate(context, tuple, Client::Outside, choose, keep, decision) {
+    let backend = keep.map(|kept| kept.backend);
+    let decision = match service::translate(context, tuple, Client::Outside, choose, backend, decision) {
         Ok(decision) if decision.service.is_none() => return decision.drop(DropReason::ServiceUnknown),
         Ok(decision) => decision,
         Err(ended) => return ended,
@@ -43,6 +52,11 @@ pub fn from_outside(
         Err(ended) => return ended,
     };
     let masquerade = egress::masquerade(context, tuple, Client::Outside, &decision);
+    let is_told = decision.service.is_some_and(|service| service.flags & FLAG_DIRECT != 0);
+    let is_direct = masquerade != Masquerade::No && keep.map_or(is_told, |kept| kept.is_direct);
+    if is_direct && let Some(direct) = direct::keep_client(context, tuple, decision) {
+        return direct;
+    }
     let decision = Decision { masquerade, ..decision };
     if masquerade != Masquerade::No && decision.out.kind() == HopKind::Endpoint {
         return judge_at_backend(context, tuple, decision);

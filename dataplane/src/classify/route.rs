@@ -76,8 +76,12 @@ pub fn forged(origin: Origin, route: &RouteRecord) -> Option<DropReason> {
         (Origin::Local | Origin::Client(_), _) => None,
         (Origin::Tunnel(peer), Some(Tunnel | Ipip)) if route.peer == peer => None,
         (Origin::Tunnel(_), _) => Some(DropReason::TunnelPeer),
-        (Origin::Uplink, Some(Local | Tunnel | Ipip | Host | Services | Blackhole)) => Some(DropReason::ForgedOutside),
-        (Origin::Uplink, _) => None,
+        (Origin::Uplink | Origin::Direct(_), Some(Local | Tunnel | Ipip | Host | Services | Blackhole)) => {
+            Some(DropReason::ForgedOutside)
+        }
+        // Another node's pod, where they come as they are.
+        (Origin::Direct(_), _) if !route.peer.is_unspecified() => Some(DropReason::ForgedOutside),
+        (Origin::Uplink | Origin::Direct(_), _) => None,
     }
 }
 

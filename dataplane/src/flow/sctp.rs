@@ -86,6 +86,15 @@ pub fn note(record: &mut FlowRecord, way: Way, l4: &[u8]) -> bool {
     true
 }
 
+/// Notes what a packet whose first chunk is this says of the other side, whose packets pass elsewhere: data are sent once the
+/// association is there. False: it says nothing.
+pub fn note_unseen(record: &mut FlowRecord, kind: u8) -> bool {
+    if matches!(kind, chunk::DATA | chunk::SACK) {
+        record.state |= ESTABLISHED;
+    }
+    !matches!(kind, chunk::INIT | chunk::ABORT)
+}
+
 fn learn(record: &mut FlowRecord, way: Way, tag: u16) {
     record.acked_high[way as usize] = tag;
     record.state |= TAG << way as u8;

@@ -109,6 +109,19 @@ fn note_control(record: &mut FlowRecord, way: Way, flags: u8, header: &Header) -
     true
 }
 
+/// Notes what a segment from the local end says of the other one, whose segments pass elsewhere: it acknowledges what it has
+/// got, and has had acknowledged about as much as it sends now. Once it has closed, nobody tells when the other side does.
+/// False: it says nothing.
+pub fn note_unseen(record: &mut FlowRecord, flags: u8, header: &Header) -> bool {
+    if flags & (SYN | RST | ACK) != ACK {
+        return false;
+    }
+    let closed = if flags & FIN != 0 { of(Way::Back, CLOSED) } else { 0 };
+    record.state |= of(Way::Back, ACKED) | closed;
+    record.acked_high[Way::Back as usize] = u16::from_be_bytes([header[4], header[5]]);
+    true
+}
+
 /// Whether a RST of this way may be its sender's own.
 fn resets(record: &FlowRecord, way: Way, seq: u32, ack: Option<u32>) -> bool {
     // What a side acknowledges is known from itself, or from the SYN that it will acknowledge.

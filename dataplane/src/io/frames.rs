@@ -145,6 +145,12 @@ impl Memory {
         self.bytes_mut(&mut packet.head, start, size)
     }
 
+    /// What stands in front of the packet: headers that were taken off, if they were so large; else nothing.
+    pub fn front<'a>(&'a self, packet: &'a Packet, bytes: usize) -> &'a [u8] {
+        let start = (packet.start as usize).checked_sub(bytes).filter(|&start| start >= LINK_BYTES);
+        start.map_or(&[], |start| self.bytes(&packet.head, start, bytes))
+    }
+
     /// So many bytes from the start of the packet in this place on will be read soon, at most two cache lines of them.
     #[inline(always)]
     pub fn prefetch_head(&self, place: &Option<Packet>, bytes: usize) {

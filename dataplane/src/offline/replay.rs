@@ -209,6 +209,12 @@ fn flows(bundle: &Bundle, worker: u16) -> Result<FlowTable> {
 /// The frame inside a tunnel packet.
 fn inside(node: &NodeRecord, bytes: &[u8], meta: &Meta) -> Option<Vec<u8>> {
     let l4 = meta.l4 as usize;
+    if meta.protocol == Protocol::UDP && meta.dst_port == node.direct_port {
+        let header = bytes.get(l4 + 8..)?;
+        let geneve = crate::overlay::geneve(header).ok();
+        let geneve = geneve.filter(|geneve| geneve.is_direct || node.tunnel_port == node.direct_port)?;
+        return header.get(geneve.size..).map(<[u8]>::to_vec);
+    }
     if meta.protocol == Protocol::UDP && meta.dst_port == node.tunnel_port {
         return bytes.get(l4 + INNER..).map(<[u8]>::to_vec);
     }

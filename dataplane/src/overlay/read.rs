@@ -1,14 +1,13 @@
 //! Tunnel headers that came in, and what the outer header's ECN says of the inner packet. The outer UDP checksum is not looked
 //! at, be it zero or not (RFC 7348, 4.1, leaves that open): the inner packet has its own, and its receiver verifies it.
 
-use super::{FLAG_VNI, TRANSPARENT_ETHERNET, TUNNEL_BYTES};
+use super::{FLAG_CRITICAL, FLAG_VNI, TRANSPARENT_ETHERNET, TUNNEL_BYTES, direct};
 use tables::counters::DropReason;
 
 /// Bits of a Geneve header (RFC 8926, 3.4).
 const VERSION: u8 = 0xc0;
 const OPTION_WORDS: u8 = 0x3f;
 const CONTROL: u8 = 0x80;
-const CRITICAL: u8 = 0x40;
 
 /// The codepoints of ECN (RFC 3168, 5).
 const NOT_ECT: u8 = 0;
@@ -22,9 +21,19 @@ pub fn vni(header: &[u8]) -> Option<u32> {
     (header[0] & FLAG_VNI != 0).then(|| identifier(header))
 }
 
-/// The network identifier of a Geneve header, and its size with options: these are ignored, unless one must not be.
-pub fn geneve(header: &[u8]) -> Result<(u32, usize), DropReason> {
-    let header: &[u8; TUNNEL_BYTES] = header.first_chunk().ok_or(DropReason::Truncated)?;
+/// What a Geneve header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geneve {
+    pub vni: u32,
+    /// With options.
+    pub size: usize,
+    /// It names the backend of the client's packet inside (see [`direct`]).
+    pub is_direct: bool,
+}
+
+/// Reads a Geneve header. Its options are ignored, unless one must not be, and is not ours or not alone.
+pub fn geneve(bytes: &[u8]) -> Result<Geneve, DropReason> {
+    let header: &[u8; TUNNEL_BYTES] = bytes.first_chunk().ok_or(DropReason::Truncated)?;
     let [first, flags, ..] = *header;
     if first & VERSION != 0 {
         return Err(DropReason::Malformed);
@@ -32,13 +41,20 @@ pub fn geneve(header: &[u8]) -> Result<(u32, usize), DropReason> {
     if flags & CONTROL != 0 {
         return Err(DropReason::TunnelControl);
     }
-    if flags & CRITICAL != 0 {
+    let size = TUNNEL_BYTES + (first & OPTION_WORDS) as usize * 4;
+    let is_direct = flags & FLAG_CRITICAL != 0;
+    if is_direct && !direct::is_option(bytes.get(TUNNEL_BYTES..size).ok_or(DropReason::Truncated)?) {
         return Err(DropReason::TunnelOption);
     }
     if header[2..4] != TRANSPARENT_ETHERNET {
         return Err(DropReason::EtherType);
     }
-    Ok((identifier(header), TUNNEL_BYTES + (first & OPTION_WORDS) as usize * 4))
+    Ok(Geneve { vni: identifier(header), size, is_direct })
+}
+
+/// Whether a Geneve header says that one of its options must not be ignored.
+pub fn must_be_known(header: &[u8]) -> bool {
+    header.get(1).is_some_and(|flags| flags & FLAG_CRITICAL != 0)
 }
 
 #[inline(always)]

@@ -60,7 +60,7 @@ impl Path {
         let from = match (item.way, item.origin) {
             // What refuses is the service itself.
             (Way::Out, _) if cause == Cause::PortUnreachable => item.meta.dst,
-            (_, Origin::Uplink) => context.node.node[family],
+            (_, Origin::Uplink | Origin::Direct(_)) => context.node.node[family],
             (Way::Out, _) | (Way::Back, Origin::Tunnel(_)) => context.node.gateway[family],
             (Way::Back, Origin::Local | Origin::Client(_)) => return None,
         };

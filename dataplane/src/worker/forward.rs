@@ -270,6 +270,10 @@ impl Path {
         if meta.protocol == Protocol::SCTP && self.must_be_whole(place, item) {
             return self.drop_from(place, DropReason::Fragment);
         }
+        let is_direct = matches!(item.origin, Origin::Direct(_)) && meta.kind != Kind::IcmpError;
+        if is_direct && !self.is_of_its_backend(place, item) {
+            return;
+        }
         self.act(context, place, item, &meta);
     }
 
@@ -330,7 +334,7 @@ impl Path {
             }
         }
         if !kind.forwards() {
-            return self.drop_by_flow(place, item, id, &hop);
+            return self.end_by_flow(context, place, item, id, &hop);
         }
         let next_hop = match next_hop(&mut self.tunnels, context, &hop) {
             Ok(next_hop) => next_hop,
@@ -342,8 +346,8 @@ impl Path {
             return self.drop_and_tell(context, place, item, (DropReason::TtlExpired, Cause::TimeExceeded));
         }
         if meta.tcp_flags & tcp_flag::SYN != 0 {
-            let out = record.out;
-            self.clamp_mss(context, place, item, &out);
+            let (out, flags) = (record.out, record.flags);
+            self.clamp_mss(context, place, item, (&out, flags));
         }
         let record = self.flows.record(id);
         let change = (record.flags & FLAG_TRANSLATED != 0).then(|| Change::of_flow(record, item.way));
@@ -435,8 +439,19 @@ impl Path {
         }
     }
 
+    /// Drops a packet as its flow says, or sends it by the one way that is not for all packets.
     #[cold]
-    fn drop_by_flow(&mut self, place: &mut Option<Packet>, item: &Item, id: FlowId, hop: &Hop) {
+    fn end_by_flow(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        item: &mut Item,
+        id: FlowId,
+        hop: &Hop,
+    ) {
+        if hop.kind() == HopKind::Direct {
+            return self.send_directly(context, place, item, id);
+        }
         // The answer to somebody whose neighbour is still being asked for.
         let unknown = DropReason::NeighbourUnknown as u8;
         if hop.kind() == HopKind::Drop && hop.reason == unknown && item.way == Way::Out {
@@ -465,23 +480,6 @@ impl Path {
         }
         self.status().count(WorkerCounter::Punted, 1);
         self.send(interface, packet);
-    }
-
-    /// Tries again what waited for a neighbour.
-    pub fn retry_held(&mut self) {
-        for _ in 0..self.held.len() {
-            let Some(packet) = self.held.take_oldest() else { return };
-            self.forward_handed(std::iter::once(Handed { packet, stage: Stage::Arrived }));
-        }
-    }
-
-    /// Drops what waited in vain.
-    pub fn expire_held(&mut self) {
-        while let Some(packet) = self.held.take_expired(self.now_ms) {
-            let mut waited = Some(packet);
-            self.with_tables(|path, context| path.give_up(context, &mut waited));
-            self.drop_from(&mut waited, DropReason::NeighbourUnknown);
-        }
     }
 }
 

@@ -7,7 +7,6 @@ use super::look::{Place, stage};
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::fragments::{Ends, Judged, Key};
-use crate::handoff::Stage;
 use crate::packet::{BURST_MAX, Packet};
 use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
@@ -35,7 +34,7 @@ impl Path {
     ) {
         if let Some(worker) = self.learner(&meta, fragment, origin) {
             self.note_ends(place.packet, None);
-            return self.hand(worker, place.packet, Stage::Back(origin));
+            return self.hand(worker, place.packet, stage(Way::Back, origin));
         }
         let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
         let key = key(&meta, fragment, origin, interface);
@@ -175,7 +174,7 @@ impl Path {
 fn key(meta: &Meta, fragment: &Fragment, origin: Origin, interface: u32) -> Key {
     let (side, peer) = match origin {
         Origin::Uplink => (0, Addr::UNSPECIFIED),
-        Origin::Tunnel(peer) => (1, peer),
+        Origin::Tunnel(peer) | Origin::Direct(peer) => (1, peer),
         Origin::Local | Origin::Client(_) => (2 + interface, Addr::UNSPECIFIED),
     };
     Key::new(meta.src, meta.dst, meta.protocol, fragment.id, side, peer)
@@ -185,7 +184,8 @@ fn key(meta: &Meta, fragment: &Fragment, origin: Origin, interface: u32) -> Key 
 /// error quotes are read as a whole or not at all.
 fn said_by_first(context: &Context<'_>, meta: &Meta, origin: Origin) -> Result<Ends, DropReason> {
     let node = context.node;
-    let is_tunnel = parse::is_tunnel(meta, &node.node, node.tunnel_port) || parse::is_ip_in_ip(meta, &node.node);
+    let is_udp = [node.tunnel_port, node.direct_port].iter().any(|&port| parse::is_tunnel(meta, &node.node, port));
+    let is_tunnel = is_udp || parse::is_ip_in_ip(meta, &node.node);
     if origin == Origin::Uplink && is_tunnel || meta.kind == Kind::IcmpError {
         Err(DropReason::Fragment)
     } else {

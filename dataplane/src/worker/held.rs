@@ -1,9 +1,12 @@
 //! Packets that wait for a next hop's Ethernet address: one for each address, so that the first packet to a neighbour is
 //! not lost. They wait as they arrived, are tried again when the tables change, and dropped by name when nobody answers.
 
+use super::forward::Path;
+use crate::handoff::{Handed, Stage};
 use crate::packet::Packet;
 use std::collections::VecDeque;
 use tables::Addr;
+use tables::counters::DropReason;
 
 /// Addresses that packets may wait for at once.
 const HELD_MAX: usize = 64;
@@ -54,5 +57,24 @@ impl Held {
     pub fn take_expired(&mut self, now_ms: u32) -> Option<Packet> {
         let index = self.packets.iter().position(|held| now_ms.wrapping_sub(held.since_ms) > PATIENCE_MS)?;
         self.packets.remove(index).map(|held| held.packet)
+    }
+}
+
+impl Path {
+    /// Tries again what waited for a neighbour.
+    pub fn retry_held(&mut self) {
+        for _ in 0..self.held.len() {
+            let Some(packet) = self.held.take_oldest() else { return };
+            self.forward_handed(std::iter::once(Handed { packet, stage: Stage::Arrived }));
+        }
+    }
+
+    /// Drops what waited in vain.
+    pub fn expire_held(&mut self) {
+        while let Some(packet) = self.held.take_expired(self.now_ms) {
+            let mut waited = Some(packet);
+            self.with_tables(|path, context| path.give_up(context, &mut waited));
+            self.drop_from(&mut waited, DropReason::NeighbourUnknown);
+        }
     }
 }

@@ -4,14 +4,14 @@
 use super::forward::{Item, Path};
 use super::open::Renewed;
 use super::uplink::next_hop;
-use crate::classify::{self, Context};
+use crate::classify::{self, Context, Origin};
 use crate::flow::{FlowId, Way};
 use crate::packet::{Checksum, Packet};
 use crate::parse::{self, Quoted};
 use crate::rewrite::{self, Translation};
 use tables::Addr;
 use tables::counters::DropReason;
-use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Tuple};
+use tables::flow::{FLAG_CLIENT, FLAG_DIRECT, FLAG_TRANSLATED, FlowRecord, HopKind, Tuple};
 
 impl Path {
     pub(super) fn icmp_error(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
@@ -32,6 +32,9 @@ impl Path {
         else {
             return self.drop_from(place, DropReason::IcmpUnrelated);
         };
+        if item.way == Way::Out && self.flows.record(id).out.kind() == HopKind::Direct {
+            return self.relay_error(context, place, item, id);
+        }
         let record = *self.flows.record(id);
         let hop = if item.way == Way::Out { record.out } else { record.back };
         // Before anything is written: what waits is tried again as it arrived.
@@ -60,7 +63,11 @@ impl Path {
             return None;
         }
         match item.way {
-            Way::Back => self.flows.find(&quoted.tuple, Way::Back),
+            Way::Back => {
+                let found = self.flows.find(&quoted.tuple, Way::Back)?;
+                let is_direct = matches!(item.origin, Origin::Direct(_));
+                (!is_direct || self.flows.record(found).flags & FLAG_DIRECT != 0).then_some(found)
+            }
             Way::Out => {
                 let found = self.flows.find(&quoted.tuple.reversed(), Way::Out)?;
                 let is_its = item.origin.is_here() || self.flows.record(found).flags & FLAG_CLIENT != 0;

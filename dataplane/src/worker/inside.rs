@@ -18,13 +18,17 @@ impl Path {
         let Some(packet) = place.packet else { return };
         let bytes = self.pool.memory().head(packet);
         let traffic_class = rewrite::traffic_class(bytes, meta);
-        let size = match overlay::geneve(bytes.get(header..).unwrap_or_default()) {
-            Ok((vni, size)) if vni == context.node.vni => size,
+        let geneve = match overlay::geneve(bytes.get(header..).unwrap_or_default()) {
+            Ok(geneve) if geneve.vni == context.node.vni => geneve,
             Ok(_) => return self.drop_from(place.packet, DropReason::TunnelNetwork),
             Err(reason) => return self.drop_from(place.packet, reason),
         };
-        if !packet.pop_front(header + size) {
+        if !packet.pop_front(header + geneve.size) {
             return self.drop_from(place.packet, DropReason::Truncated);
+        }
+        if geneve.is_direct {
+            let option_size = geneve.size - overlay::TUNNEL_BYTES;
+            return self.look_direct(context, place, meta.src, (option_size, traffic_class));
         }
         self.look_inside(context, place, Origin::Tunnel(meta.src), traffic_class);
     }

@@ -13,7 +13,7 @@ use crate::worker::interfaces::Slot;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::Tuple;
 use tables::message::InterfaceKind;
-use tables::node::{Encapsulation, family};
+use tables::node::{Encapsulation, NodeRecord, family};
 use tables::owner::{Worker, of_answered_client, owner};
 use tables::{Addr, Mac};
 
@@ -106,6 +106,10 @@ impl Path {
             Stage::Back(origin) => {
                 self.status().count(WorkerCounter::HandoffsIn, 1);
                 self.look_owned(context, place, Way::Back, origin);
+            }
+            Stage::Direct(peer) => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
+                self.look_handed_direct(context, place, peer);
             }
             Stage::Asked => {
                 self.status().count(WorkerCounter::HandoffsIn, 1);
@@ -280,11 +284,23 @@ impl Path {
                 None => return,
             },
         };
+        if origin == Origin::Uplink && self.is_direct(context, place.packet, &meta) {
+            return self.take_out_of_geneve(context, place, &meta);
+        }
         let way = self.way_of(context, place.packet, &meta, origin);
         match self.other_owner(context, place.packet, &meta, origin) {
             Some(worker) => self.hand(worker, place.packet, stage(way, origin)),
             None => self.queue(place.at, meta, is_plain, way, origin),
         }
+    }
+
+    /// Whether another node sends what a client asked it, where the usual tunnels are not Geneve.
+    fn is_direct(&self, context: &Context<'_>, place: &Option<Packet>, meta: &Meta) -> bool {
+        let NodeRecord { node, direct_port, .. } = context.node;
+        let header = |packet| self.pool.memory().head(packet).get(meta.l4 as usize + 8..);
+        *direct_port != 0
+            && parse::is_tunnel(meta, node, *direct_port)
+            && place.as_ref().and_then(header).is_some_and(overlay::must_be_known)
     }
 
     /// Which way a packet from outside goes through its flow: who asks a service is the local end of the flow, so to speak.
@@ -328,7 +344,11 @@ impl Path {
         meta: &Meta,
         origin: Origin,
     ) -> Option<Worker> {
-        let owner = self.owner_of(context, place.as_ref()?, meta, origin)?;
+        let packet = place.as_ref()?;
+        let owner = match origin {
+            Origin::Direct(_) => self.owner_at_backend(context, packet, meta),
+            _ => self.owner_of(context, packet, meta, origin),
+        }?;
         (owner != self.id && (owner as usize) < self.status.workers()).then_some(owner)
     }
 
@@ -403,7 +423,10 @@ impl Path {
 pub(super) fn stage(way: Way, origin: Origin) -> Stage {
     match way {
         Way::Out => Stage::Asked,
-        Way::Back => Stage::Back(origin),
+        Way::Back => match origin {
+            Origin::Direct(peer) => Stage::Direct(peer),
+            _ => Stage::Back(origin),
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::forward::{Item, Path};
 use crate::balance::Chooser;
+use crate::classify::outside::Kept;
 use crate::classify::service::ByHash;
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
 use crate::flow::sctp::chunk;
@@ -15,7 +16,7 @@ use crate::punt::error::Cause;
 use bytemuck::Zeroable;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::endpoint::EndpointRecord;
-use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
+use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_DIRECT, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::owner::{Worker, owner};
 use tables::route::{RouteKind, RouteRecord};
@@ -89,12 +90,18 @@ impl Path {
     /// Classifies a first packet and inserts its flow.
     fn open(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &Item) -> Option<FlowId> {
         self.status().count(WorkerCounter::Classified, 1);
+        if let Origin::Direct(_) = item.origin {
+            return self.open_direct(context, place, item);
+        }
         let tuple = item.tuple();
         let interface = place.as_ref()?.interface;
         let decision = self.classify(context, interface, item, &tuple);
         let refused = match decision.verdict {
             Verdict::Forward => match self.insert(context, item, &decision) {
                 Ok(id) => return Some(id),
+                Err(DropReason::TupleClash) if decision.out.kind() == HopKind::Direct => {
+                    return self.open_masqueraded(context, place, item, &decision);
+                }
                 Err(reason) => Verdict::Drop(reason),
             },
             other => other,
@@ -120,13 +127,20 @@ impl Path {
 
     /// Chooses a backend for a new flow with this hash.
     #[inline(always)]
-    fn chooser(&mut self, hash: u64) -> Chooser<'_> {
+    pub(super) fn chooser(&mut self, hash: u64) -> Chooser<'_> {
         let FlowTable { affinities, loads, .. } = &mut self.flows;
         Chooser { pick: hash ^ self.seed, now_ms: self.now_ms, affinities, loads, turns: &self.turns }
     }
 
     /// Drops a first packet; one whose neighbour is unknown waits instead.
-    fn end(&mut self, context: &Context<'_>, packet: Packet, item: &Item, decision: &Decision, reason: DropReason) {
+    pub(super) fn end(
+        &mut self,
+        context: &Context<'_>,
+        packet: Packet,
+        item: &Item,
+        decision: &Decision,
+        reason: DropReason,
+    ) {
         if reason == DropReason::NeighbourUnknown && item.way == Way::Out {
             return self.hold(&mut Some(packet), decision.remote);
         }
@@ -145,11 +159,17 @@ impl Path {
     /// Who else may know the client outside that a backend elsewhere answers: asked after the first who may.
     fn other_keeper(&self, item: &Item) -> Option<Worker> {
         let [first, second] = self.keepers_of_client(&item.tuple());
-        (first == self.id && second != self.id).then_some(second)
+        let is_answer = matches!(item.origin, Origin::Tunnel(_));
+        (is_answer && first == self.id && second != self.id).then_some(second)
     }
 
     /// Inserts the flow of a packet that has none.
-    fn insert(&mut self, context: &Context<'_>, item: &Item, decision: &Decision) -> Result<FlowId, DropReason> {
+    pub(super) fn insert(
+        &mut self,
+        context: &Context<'_>,
+        item: &Item,
+        decision: &Decision,
+    ) -> Result<FlowId, DropReason> {
         if is_out_of_blue(item, decision) {
             return Err(DropReason::SctpOutOfBlue);
         }
@@ -157,17 +177,26 @@ impl Path {
         let (outside, outside_hash) = match item.way {
             Way::Out => self.translate_local(item, &inside, decision)?,
             // The packet was looked for as one towards us; its flow must not be one from us, either.
-            Way::Back if self.flows.find_hashed(&inside.words(), Way::Out, item.hash).is_some() => {
-                return Err(DropReason::TupleClash);
+            Way::Back => {
+                match self.flows.find_hashed(&inside.words(), Way::Out, item.hash) {
+                    Some(other) if self.flows.record(other).flags & FLAG_DIRECT != 0 => self.make_way(other, item)?,
+                    Some(_) => return Err(DropReason::TupleClash),
+                    None => {}
+                }
+                (inside, item.hash)
             }
-            Way::Back => (inside, item.hash),
         };
         let mut record = FlowRecord::new(inside, &outside);
         self.settle(context, &mut record, decision);
         if decision.service.is_some_and(|service| service.algorithm == Algorithm::LeastConnections) {
             record.flags |= FLAG_COUNTED;
         }
-        let inserted = self.flows.insert_absent(record, [item.hash, outside_hash]);
+        self.insert_counted(record, [item.hash, outside_hash])
+    }
+
+    /// Inserts a flow that is known to be absent, and says what it took.
+    pub(super) fn insert_counted(&mut self, record: FlowRecord, hashes: [u64; 2]) -> Result<FlowId, DropReason> {
+        let inserted = self.flows.insert_absent(record, hashes);
         let evicted = self.flows.take_evicted();
         self.status().count(WorkerCounter::FlowsEvicted, evicted);
         let id = inserted?;
@@ -176,13 +205,13 @@ impl Path {
     }
 
     /// Removes a flow whose place another takes.
-    fn forget(&mut self, id: FlowId) {
+    pub(super) fn forget(&mut self, id: FlowId) {
         self.flows.remove(id);
         self.status().count(WorkerCounter::FlowsExpired, 1);
     }
 
     /// Writes a decision into a record.
-    fn settle(&mut self, context: &Context<'_>, record: &mut FlowRecord, decision: &Decision) {
+    pub(super) fn settle(&mut self, context: &Context<'_>, record: &mut FlowRecord, decision: &Decision) {
         record.out = decision.out;
         record.back = decision.back;
         if record.out.kind() == HopKind::Endpoint {
@@ -230,7 +259,8 @@ impl Path {
             return Ok((outside, hash));
         }
         let is_client = decision.client.is_some();
-        let moved = (decision.opened_locally && has_port).then(|| self.free_port(outside, inside, is_client)).flatten();
+        let may_move = decision.opened_locally && decision.out.kind() != HopKind::Direct;
+        let moved = (may_move && has_port).then(|| self.free_port(outside, inside, is_client)).flatten();
         moved.ok_or(DropReason::TupleClash)
     }
 
@@ -295,7 +325,9 @@ impl Path {
 
     fn classify_again(&self, context: &Context<'_>, record: &FlowRecord) -> Decision {
         if record.flags & FLAG_OPENED_LOCALLY == 0 {
-            return classify::to_local(context, &record.inside, origin_of(context, record));
+            let is_direct = record.flags & FLAG_DIRECT != 0;
+            let origin = if is_direct { Origin::Direct(Addr::UNSPECIFIED) } else { origin_of(context, record) };
+            return classify::to_local(context, &record.inside, origin);
         }
         let local: Option<EndpointRecord> = context.view.find(Table::Endpoint, &record.inside.local);
         let interface = local.map(|l| l.interface).filter(|&i| i != 0).unwrap_or(context.node.host_interface);
@@ -303,6 +335,7 @@ impl Path {
         let keep = (outside.remote, outside.remote_port);
         let pick = self.flows.hash(&record.inside) ^ self.seed;
         if record.flags & FLAG_CLIENT != 0 {
+            let keep = Kept { backend: keep, is_direct: outside.local == record.inside.local };
             return classify::outside::from_outside(context, &record.inside, self.id, &mut ByHash(pick), Some(keep));
         }
         classify::from_local(context, &record.inside, interface, &mut ByHash(pick), Some(keep))
@@ -397,7 +430,7 @@ pub(super) enum Renewed {
 
 /// A SYN of a new connection, or the INIT of an association.
 #[inline(always)]
-fn opens_anew(item: &Item) -> bool {
+pub(super) fn opens_anew(item: &Item) -> bool {
     let flags = item.meta.tcp_flags;
     match item.meta.protocol {
         Protocol::TCP => flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN,
@@ -414,6 +447,8 @@ fn fits(record: &FlowRecord, decision: &Decision) -> bool {
         Verdict::Drop(DropReason::ServiceUnknown | DropReason::NoRoute) => false,
         Verdict::Drop(_) => true,
         Verdict::Reject | Verdict::Punt => false,
+        // Of the ends it has nothing but what its packets say.
+        Verdict::Forward if record.flags & FLAG_DIRECT != 0 => true,
         Verdict::Forward => {
             let outside = decision.outside(&record.inside);
             let held = record.outside();

@@ -12,10 +12,14 @@ use tables::route::{RouteKind, RouteRecord};
 /// Peers whose headers are kept: others take turns at the places, which costs time only.
 const PLACES: usize = 1024;
 
+/// Added to a route's id: what goes to its peer by direct server return.
+const DIRECT: u32 = 1 << 31;
+
 /// The headers of one route's peer, in two cache lines.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Kept {
+    /// Or with [`DIRECT`].
     route: u32,
     generation: u64,
     headers: OuterHeaders,
@@ -71,21 +75,35 @@ impl Tunnels {
         }
     }
 
+    /// The same of direct server return, but for the option that names a backend.
+    pub fn find_direct(&mut self, context: &Context<'_>, route: u32) -> Result<Place, Addr> {
+        let (id, place) = (route | DIRECT, (route as usize + PLACES / 2) % PLACES);
+        let generation = context.view.generation();
+        match &self.kept[place] {
+            Some(kept) if kept.route == id && kept.generation == generation => Ok(kept.place(place)),
+            _ => self.make(context, id, place),
+        }
+    }
+
     #[cold]
     fn make(&mut self, context: &Context<'_>, id: u32, place: usize) -> Result<Place, Addr> {
-        let route: RouteRecord = context.view.row(Table::Route, id as usize);
+        let route: RouteRecord = context.view.row(Table::Route, (id & !DIRECT) as usize);
         let next: NeighbourRecord = context.view.row(Table::Neighbour, route.next_hop as usize);
         if !next.is_resolved() {
             return Err(if next.addr.is_unspecified() { route.peer } else { next.addr });
         }
         let node = context.node;
+        let (encap, tunnel_port) = match id & DIRECT {
+            0 => (encap(node, &route), node.tunnel_port),
+            _ => (Encap::Geneve, node.direct_port),
+        };
         let headers = OuterHeaders::new(&Outer {
-            encap: encap(node, &route),
+            encap,
             src_mac: node.uplink_mac,
             dst_mac: next.mac,
             src: node.node[family(route.peer)],
             dst: route.peer,
-            tunnel_port: node.tunnel_port,
+            tunnel_port,
             vni: node.vni,
         });
         let kept = Kept { route: id, generation: context.view.generation(), headers };

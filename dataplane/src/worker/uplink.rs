@@ -4,14 +4,16 @@ use super::forward::{Item, Path};
 use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
 use crate::cut;
+use crate::flow::Way;
 use crate::io::frames::Memory;
 use crate::io::pool::FramePool;
+use crate::overlay;
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::Meta;
 use crate::rewrite;
 use crate::segment;
 use tables::counters::{DropReason, WorkerCounter};
-use tables::flow::{Hop, HopKind};
+use tables::flow::{FLAG_DIRECT, Hop, HopKind};
 use tables::layout::Table;
 use tables::neighbour::NeighbourRecord;
 use tables::{Addr, Mac, Protocol};
@@ -64,11 +66,28 @@ impl Path {
     /// Sees that neither end of a connection through a tunnel sends segments that do not fit: the other end may not know
     /// of the tunnel, and what says so may not reach it.
     #[cold]
-    pub(super) fn clamp_mss(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &Item, out: &Hop) {
-        let (Some(packet), Protocol::TCP, HopKind::Tunnel) = (place, item.meta.protocol, out.kind()) else { return };
-        let Ok(next_hop) = next_hop(&mut self.tunnels, context, out) else { return };
+    pub(super) fn clamp_mss(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        item: &Item,
+        (out, flags): (&Hop, u8),
+    ) {
+        let (Some(packet), Protocol::TCP) = (place, item.meta.protocol) else { return };
+        let ip_size_max = match out.kind() {
+            HopKind::Tunnel => match next_hop(&mut self.tunnels, context, out) {
+                Ok(next_hop) => ip_size_max(context, &next_hop),
+                Err(_) => return,
+            },
+            // What answers it comes through the tunnel of another node.
+            HopKind::Uplink if flags & FLAG_DIRECT != 0 && item.way == Way::Out => {
+                let overhead = overlay::direct::overhead(!context.node.node[0].is_unspecified(), item.meta.is_v4);
+                (context.node.uplink_mtu as usize).saturating_sub(overhead)
+            }
+            _ => return,
+        };
         let headers = if item.meta.is_v4 { 20 } else { 40 } + 20;
-        let max = ip_size_max(context, &next_hop).saturating_sub(headers) as u16;
+        let max = ip_size_max.saturating_sub(headers) as u16;
         let checksum = packet.checksum;
         rewrite::clamp_mss(self.pool.memory().head_mut(packet), &item.meta, max, checksum);
     }

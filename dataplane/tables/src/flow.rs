@@ -73,6 +73,9 @@ pub enum HopKind {
     Reject = 6,
     /// Answered by the node itself.
     Punt = 7,
+    /// As it came to the node of its backend, which answers the client by itself (direct server return): `target` is the
+    /// backend's route id.
+    Direct = 8,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq, Default)]
@@ -87,7 +90,7 @@ pub struct Hop {
 }
 
 impl HopKind {
-    /// Whether packets go on, and are not dropped, refused or answered.
+    /// Whether packets go on, and are not dropped, refused or answered. `Direct` has a way of its own.
     #[inline(always)]
     pub fn forwards(self) -> bool {
         matches!(self, HopKind::Tunnel | HopKind::Uplink | HopKind::Interface | HopKind::Endpoint)
@@ -107,8 +110,8 @@ impl Hop {
     pub fn kind(&self) -> HopKind {
         use HopKind::*;
         // In their order, so that it is a comparison and not a jump.
-        const KINDS: [HopKind; 8] = [None, Drop, Tunnel, Uplink, Interface, Endpoint, Reject, Punt];
-        KINDS[if self.kind < 8 { self.kind as usize } else { 0 }]
+        const KINDS: [HopKind; 9] = [None, Drop, Tunnel, Uplink, Interface, Endpoint, Reject, Punt, Direct];
+        KINDS[if self.kind < 9 { self.kind as usize } else { 0 }]
     }
 }
 
@@ -125,6 +128,9 @@ pub const FLAG_CONFIRMED: u8 = 16;
 /// One of its ends is a client outside who asked a service. Of the flow that the client opened, the local end is the
 /// client; of its other half on this node, the remote end: its answers go to the worker that `out` names.
 pub const FLAG_CLIENT: u8 = 32;
+/// A client outside asked another node, which sent its packets here as they came (direct server return): towards the network
+/// the local end is the service that was asked.
+pub const FLAG_DIRECT: u8 = 64;
 /// Its backend has been told of it, and will be when it goes: the service spreads flows by how many there are.
 pub const FLAG_COUNTED: u8 = 128;
 

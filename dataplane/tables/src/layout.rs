@@ -48,6 +48,7 @@ pub enum Table {
     IdentityLengths,
     IdentityPrefix,
     Neighbour,
+    Peer,
     Service,
     Backend,
     Source,
@@ -61,7 +62,7 @@ pub enum Table {
     IdentityTrie,
 }
 
-pub const TABLES: [Table; 18] = [
+pub const TABLES: [Table; 19] = [
     Table::Node,
     Table::Endpoint,
     Table::RouteLengths,
@@ -70,6 +71,7 @@ pub const TABLES: [Table; 18] = [
     Table::IdentityLengths,
     Table::IdentityPrefix,
     Table::Neighbour,
+    Table::Peer,
     Table::Service,
     Table::Backend,
     Table::Source,
@@ -94,6 +96,7 @@ impl Table {
             Table::IdentityLengths => "identity_lengths",
             Table::IdentityPrefix => "identity",
             Table::Neighbour => "neighbour",
+            Table::Peer => "peer",
             Table::Service => "service",
             Table::Backend => "backend",
             Table::Source => "source",
@@ -119,6 +122,7 @@ impl Table {
             Table::Route => (words(size_of::<crate::route::RouteRecord>()), ROUTES_MAX),
             Table::IdentityPrefix => (hash(24, 8), 2 * IDENTITIES_MAX),
             Table::Neighbour => (words(size_of::<crate::neighbour::NeighbourRecord>()), NEIGHBOURS_MAX),
+            Table::Peer => (hash(16, size_of::<crate::node::PeerRecord>()), 2 * PEERS_MAX),
             Table::Service => (
                 hash(size_of::<crate::service::ServiceKey>(), size_of::<crate::service::ServiceRecord>()),
                 2 * SERVICES_MAX,

@@ -26,6 +26,8 @@ pub const fn trie_groups(prefixes_max: usize) -> usize {
 }
 /// Next hops of the underlay: every other node of a flat network, and routers.
 pub const NEIGHBOURS_MAX: usize = 1 << 13;
+/// Addresses of other nodes: 5,000 with one or two of each family.
+pub const PEERS_MAX: usize = 1 << 14;
 /// Distinct sets of policies on the pods of one node.
 pub const POLICY_SETS_MAX: usize = 1 << 12;
 /// (policy set, direction, identity) rows.

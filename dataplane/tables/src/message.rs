@@ -137,6 +137,8 @@ pub struct Explained {
     pub outside: Option<String>,
     /// Whether the source becomes an address of the node.
     pub masquerade: bool,
+    /// The node to which the packet goes as it came, to be answered from there.
+    pub direct: Option<Addr>,
     pub generation: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What a worker must know about its own node. One row.
+//! What a worker must know about its own node, in one row, and which addresses other nodes have.
 
 use crate::{Addr, Mac};
 use bytemuck::{Pod, Zeroable};
@@ -32,6 +32,18 @@ pub struct NodeRecord {
     pub host_interface: u32,
     /// An [`Encapsulation`]; what is unknown counts as VXLAN.
     pub encapsulation: u32,
+    /// UDP port to which nodes send what is served by direct server return (Geneve, whatever the encapsulation is); 0: they
+    /// do not.
+    pub direct_port: u16,
+    pub reserved: u16,
+}
+
+/// Table `peer`: an address of another node, from which may come what asks a service by direct server return.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PeerRecord {
+    /// Nodes that say they have the address: one, or somebody is wrong.
+    pub nodes: u32,
     pub reserved: u32,
 }
 

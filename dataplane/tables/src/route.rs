@@ -43,7 +43,8 @@ pub struct RouteRecord {
     pub reserved: [u8; 2],
     /// Index into the neighbour table. For `OnLink` the destination's own row is found by address.
     pub next_hop: u32,
-    /// The other node's address, for `Tunnel` and `Ipip`: also the only source that its pods' packets may come from.
+    /// The other node's address, where it is another node's pods that lie there. For `Tunnel` and `Ipip` also the only source
+    /// that their packets may come from.
     pub peer: Addr,
 }
 

@@ -41,6 +41,9 @@ pub const FLAG_DROP_OUTSIDE: u16 = 16;
 pub const FLAG_PODS_OUTSIDE: u16 = 32;
 /// Its backends have different weights.
 pub const FLAG_WEIGHTED: u16 = 64;
+/// Clients outside keep their addresses wherever the backend is, and it answers them from its own node (direct server
+/// return); masqueraded are only those for whom that cannot be.
+pub const FLAG_DIRECT: u16 = 128;
 
 /// What clients find behind (address, port, protocol). A cluster address answers `inside` and `outside` alike, by the
 /// internal traffic policy; addresses and ports for the outside answer by the external one, and to clients on this node,

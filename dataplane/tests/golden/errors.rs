@@ -2,10 +2,11 @@
 
 use crate::node;
 use crate::support::packets::{error, quoted, tcp};
+use crate::support::segments::{announced, opening};
 use crate::support::*;
 use etherparse::icmpv4::DestUnreachableHeader;
-use etherparse::{Icmpv4Type, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
-use packets::ACK;
+use etherparse::{Icmpv4Type, SlicedPacket, TransportSlice};
+use packets::{ACK, SYN};
 use tables::Protocol;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::policy::Direction;
@@ -119,28 +120,9 @@ fn who_asks_for_errors_gets_them_at_a_rate() {
     assert_eq!((told + withheld, node.drops(DropReason::TtlExpired)), (1000, 1000));
 }
 
-/// A SYN that announces this segment size behind two other options, with an odd number of bytes in between.
+/// A SYN of a pod's connection that announces this segment size.
 fn syn(src: Addr, dst: Addr, mss: u16) -> Vec<u8> {
-    use TcpOptionElement::{MaximumSegmentSize, Noop, WindowScale};
-    let ethernet = PacketBuilder::ethernet2(pod_mac(1, 4).0, GATEWAY_MAC.0);
-    let tcp = ethernet.ipv4(src.v4_octets(), dst.v4_octets(), 64).tcp(1000, 80, 1, 500).syn();
-    let options = [WindowScale(7), MaximumSegmentSize(mss), Noop];
-    let mut bytes = Vec::new();
-    tcp.options(&options).unwrap().write(&mut bytes, &[]).unwrap();
-    bytes
-}
-
-/// The segment size that a SYN announces; its checksum is judged.
-fn announced(bytes: &[u8]) -> u16 {
-    let sliced = SlicedPacket::from_ethernet(bytes).unwrap();
-    let (Some(etherparse::NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (&sliced.net, &sliced.transport)
-    else {
-        panic!("no TCP")
-    };
-    let header = ip.header();
-    assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4(header.source(), header.destination()).unwrap());
-    let mss = |option| if let Ok(TcpOptionElement::MaximumSegmentSize(mss)) = option { Some(mss) } else { None };
-    tcp.options_iterator().find_map(mss).expect("a segment size")
+    opening(pod_mac(1, 4), (src, 1000), (dst, 80), SYN, mss)
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod fragments;
 pub mod node;
 pub mod packets;
 pub mod rows;
+pub mod segments;
 
 pub use node::{Node, Outcome, Sent, Shape};
 pub use packets::{L4, Spec, Wrapped, udp};

@@ -328,6 +328,8 @@ pub enum Wrapped {
     Geneve,
     /// IP in IP: no VNI, no source port, no inner Ethernet header.
     Ip,
+    /// Direct server return: Geneve that names a backend.
+    Direct(Addr, u16),
 }
 
 /// The outer headers of a tunnel packet.
@@ -351,12 +353,35 @@ pub fn encapsulate(outer: &Outer, src_port: u16, inner: &[u8]) -> Spec {
             .payload(&[&[8, 0, 0, 0, a, b, c, 0][..], inner].concat()),
         Wrapped::Geneve => udp((outer.src, src_port), (outer.dst, GENEVE_PORT))
             .payload(&[&[0, 0, 0x65, 0x58, a, b, c, 0][..], inner].concat()),
+        Wrapped::Direct(addr, port) => {
+            let option = direct_option(addr, port);
+            let header = [&[(option.len() / 4) as u8, 0x40, 0x65, 0x58, a, b, c, 0][..], &option, inner].concat();
+            udp((outer.src, src_port), (outer.dst, GENEVE_PORT)).payload(&header)
+        }
         Wrapped::Ip => {
             let protocol = if inner[14] >> 4 == 4 { 4 } else { 41 };
             raw(outer.src, outer.dst, protocol, &inner[14..])
         }
     };
     packet.macs(outer.src_mac, outer.dst_mac).ttl(outer.ttl).traffic_class(outer.traffic_class)
+}
+
+/// The Geneve option (RFC 8926, 3.5) that names a backend: class, type with the critical bit, words of data; address, port.
+pub fn direct_option(addr: Addr, port: u16) -> Vec<u8> {
+    let addr = if addr.is_v4() { addr.v4_octets().to_vec() } else { addr.v6_octets().to_vec() };
+    let [high, low] = port.to_be_bytes();
+    [&[0xff, 0x46, 0x81, addr.len() as u8 / 4 + 1][..], &addr, &[high, low, 0, 0]].concat()
+}
+
+fn direct_backend(option: &[u8]) -> (Addr, u16) {
+    let data = option.len() - 8;
+    let addr = match data {
+        4 => Addr::v4(option[4..8].try_into().unwrap()),
+        _ => Addr::v6(option[4..20].try_into().unwrap()),
+    };
+    let port = u16::from_be_bytes([option[4 + data], option[5 + data]]);
+    assert_eq!(option, direct_option(addr, port), "the one option that names a backend");
+    (addr, port)
 }
 
 /// Takes a tunnel's headers off: outer headers, UDP source port, inner packet (of IP in IP without Ethernet addresses).
@@ -372,6 +397,13 @@ pub fn unwrap(packet: &Spec) -> Option<(Outer, u16, Vec<u8>)> {
             let (header, inner) = packet.payload.split_at(8);
             assert_eq!((header[0], &header[1..4], header[7]), (8, &[0; 3][..], 0), "VXLAN flags and reserved bytes");
             (Wrapped::Vxlan, src, &header[4..7], inner.to_vec())
+        }
+        L4::Udp { src, dst: GENEVE_PORT } if packet.payload[0] != 0 => {
+            let (header, rest) = packet.payload.split_at(8);
+            let (option, inner) = rest.split_at(header[0] as usize * 4);
+            assert_eq!((&header[1..4], header[7]), (&[0x40, 0x65, 0x58][..], 0), "Geneve with a critical option");
+            let (addr, port) = direct_backend(option);
+            (Wrapped::Direct(addr, port), src, &header[4..7], inner.to_vec())
         }
         L4::Udp { src, dst: GENEVE_PORT } => {
             let (header, inner) = packet.payload.split_at(8);

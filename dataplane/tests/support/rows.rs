@@ -6,7 +6,7 @@ use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
-use tables::node::{Encapsulation, NodeRecord, family};
+use tables::node::{Encapsulation, NodeRecord, PeerRecord, family};
 use tables::policy::{Direction, IDENTITY_NODE, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
@@ -76,6 +76,9 @@ impl Rows<'_, '_> {
         }
         let peer = shape.outer(self.number, 3 - self.number).dst;
         self.neighbour(NEIGHBOUR_PEER, peer, Some(uplink_mac(3 - self.number)));
+        for addr in [node_addr(3 - self.number), node_addr_v6(3 - self.number)] {
+            self.batch.insert(Table::Peer, &addr, &PeerRecord { nodes: 1, ..PeerRecord::zeroed() }).unwrap();
+        }
         self.neighbour(NEIGHBOUR_ROUTER, ROUTER, Some(ROUTER_MAC));
         self.neighbour(NEIGHBOUR_ROUTER_V6, v6::ROUTER, Some(ROUTER_MAC));
         for number in [1, 2] {
@@ -99,6 +102,7 @@ impl Rows<'_, '_> {
         if shape.wrapped == Wrapped::Geneve {
             (record.tunnel_port, record.encapsulation) = (GENEVE_PORT, Encapsulation::Geneve as u32);
         }
+        record.direct_port = GENEVE_PORT;
         (record.uplink, record.host_interface) = (UPLINK, HOST);
         (record.uplink_mac, record.gateway_mac, record.ready) = (uplink_mac(n), GATEWAY_MAC, 1);
         self.batch.set(Table::Node, 0, &record).unwrap();

@@ -4,6 +4,7 @@
 use super::Owner;
 use crate::compile::problem::CompileError;
 use crate::compile::{Announced, HealthPort, Single};
+use crate::object::forwarding::Forwarding;
 use crate::object::{Named, Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::slices;
 use crate::state::{DetectLocal, State};
@@ -305,7 +306,9 @@ impl Place<'_> {
 
     fn external_row(&self, addr: Addr, port: u16, facts: &Facts) -> Row {
         let outside = list(self.service.external_policy);
+        let forwarding = self.service.forwarding.unwrap_or(facts.options.forwarding);
         let flags = match (outside, facts.options.detect_local) {
+            (Which::Cluster, _) if forwarding == Forwarding::Dsr => FLAG_MASQUERADE_ALL | FLAG_DIRECT,
             (Which::Cluster, _) => FLAG_MASQUERADE_ALL,
             (Which::Local, DetectLocal::ClusterCidr) => 0,
             (Which::Local, DetectLocal::None) => FLAG_PODS_OUTSIDE,

@@ -6,7 +6,7 @@ use crate::encapsulation::Encapsulation;
 use crate::object::*;
 use crate::state::{KernelRoute, LocalEndpoint};
 use tables::limits::RULES_PER_ROW_MAX;
-use tables::node::NodeRecord;
+use tables::node::{NodeRecord, PeerRecord};
 use tables::route::FLAG_MASQUERADE;
 
 fn rig(objects: impl IntoIterator<Item = Object>) -> Rig {
@@ -245,7 +245,7 @@ fn both_families_go_by_one_tunnel_and_ipv4_is_preferred_outside() {
 #[test]
 fn without_encapsulation_the_other_node_is_a_next_hop_and_nothing_is_masqueraded() {
     for (row, next_hop) in routes_to(Encapsulation::None, &["192.168.0.1", "fd99::1"], &["192.168.0.2"]) {
-        assert_eq!((row.kind(), row.flags, row.peer), (Some(RouteKind::Via), 0, Addr::UNSPECIFIED));
+        assert_eq!((row.kind(), row.flags, row.peer), (Some(RouteKind::Via), 0, addr("192.168.0.2")));
         assert_eq!(next_hop, Some(addr("192.168.0.2")));
     }
     let [(row, _), _] = routes_to(Encapsulation::Ipip, &["192.168.0.1"], &["192.168.0.2"]);
@@ -353,4 +353,22 @@ fn backends_beyond_the_table_leave_the_service_as_it_was_until_there_is_room() {
         panic!("still missing")
     };
     assert_eq!(all.len(), BACKENDS_MAX / 2);
+}
+
+#[test]
+fn other_nodes_addresses_are_peers_and_this_nodes_are_not() {
+    let mut rig = rig([]);
+    let node = |name: &str, addrs: &[&str]| {
+        let addrs = addrs.iter().map(|a| addr(a)).collect();
+        Object::Node(crate::object::Node { name: name.into(), addrs, ..Default::default() })
+    };
+    let nodes = |rig: &Rig, of: &str| rig.view().find::<_, PeerRecord>(Table::Peer, &addr(of)).map(|peer| peer.nodes);
+    let (own, a, b) = ("192.168.0.1", "192.168.0.2", "fd99::2");
+    put(&mut rig, [node("n1", &[own]), node("n2", &[a, b]), node("n3", &[b])]);
+    assert_eq!([own, a, b].map(|of| nodes(&rig, of)), [None, Some(1), Some(2)]);
+    put(&mut rig, [node("n2", &[])]);
+    assert_eq!([own, a, b].map(|of| nodes(&rig, of)), [None, None, Some(1)]);
+    rig.state.apply(ObjectChange::Delete(node("n3", &[]).key()));
+    rig.update();
+    assert_eq!(nodes(&rig, b), None);
 }

@@ -3,10 +3,11 @@
 
 use super::naive::named;
 use super::world::Truth;
+use crate::object::forwarding::Forwarding;
 use crate::object::*;
 use crate::state::DetectLocal;
 use std::collections::BTreeSet;
-use tables::service::{FLAG_MASQUERADE_ALL, FLAG_MASQUERADE_OUTSIDE, FLAG_PODS_OUTSIDE};
+use tables::service::{FLAG_DIRECT, FLAG_MASQUERADE_ALL, FLAG_MASQUERADE_OUTSIDE, FLAG_PODS_OUTSIDE};
 use tables::{Addr, Prefix, Protocol};
 
 /// What a service address answers.
@@ -107,6 +108,7 @@ impl Truth {
             keeps: self.existing(service, port, v4),
             sources,
             flags: match (is_local, self.local.services.detect_local) {
+                (false, _) if service.forwarding == Some(Forwarding::Dsr) => FLAG_MASQUERADE_ALL | FLAG_DIRECT,
                 (false, _) => FLAG_MASQUERADE_ALL,
                 (true, DetectLocal::None) => FLAG_PODS_OUTSIDE,
                 (true, DetectLocal::ClusterCidr) => 0,

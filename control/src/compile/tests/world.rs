@@ -1,5 +1,6 @@
 //! A small world for property tests: few names, addresses and labels, so that everything meets everything.
 
+use crate::object::forwarding::Forwarding;
 use crate::object::selector::{Requirement, Test};
 use crate::object::*;
 use crate::state::{DetectLocal, KernelRoute, Local, LocalEndpoint, ServiceOptions, State, Uplink};
@@ -252,7 +253,8 @@ fn traffic_policy() -> impl Strategy<Value = TrafficPolicy> {
 /// A service without its addresses.
 fn plain_service() -> impl Strategy<Value = Service> {
     let ports = prop::collection::vec(service_port(), 1..3);
-    let policies = (traffic_policy(), traffic_policy());
+    let forwarding = prop::option::of(prop::sample::select(vec![Forwarding::Snat, Forwarding::Dsr]));
+    let policies = (traffic_policy(), traffic_policy(), forwarding);
     let distribution = prop::sample::select(vec![Distribution::Any, Distribution::SameZone, Distribution::SameNode]);
     let rest = (prop::sample::select(vec![0u32, 60]), any::<bool>(), prop::option::of(Just(31_000)), distribution);
     (namespace_name(), 0..3, labels(), ports, policies, rest).prop_map(
@@ -267,6 +269,7 @@ fn plain_service() -> impl Strategy<Value = Service> {
                 publish_not_ready,
                 internal_policy: policies.0,
                 external_policy: policies.1,
+                forwarding: policies.2,
                 health_port,
                 distribution,
                 ..Service::default()

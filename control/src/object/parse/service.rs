@@ -3,6 +3,7 @@
 use super::{FieldError, Parsed, indexed, label, named, port, protocol, read_addr, wrong};
 use crate::object::balancer::{self, ADDRESSES_ANNOTATION, Balancer, POOL_ANNOTATION};
 use crate::object::balancing::{self, ALGORITHM_ANNOTATION, Balancing, Named, WEIGHTS_ANNOTATION};
+use crate::object::forwarding::{self, FORWARDING_ANNOTATION, Forwarding};
 use crate::object::{Distribution, Service, ServiceKind, ServicePort, TargetPort, TrafficPolicy};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -28,6 +29,7 @@ impl TryFrom<core::Service> for Service {
             ports: indexed(&ports, "spec.ports", |field, port| service_port(field, port, ports.len(), kind))?,
             affinity_s: affinity(&spec)?,
             balancing: balancing(&service.metadata)?,
+            forwarding: forwarding(&service.metadata)?,
             publish_not_ready: spec.publish_not_ready_addresses == Some(true),
             internal_policy: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref())?,
             external_policy: policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref())?,
@@ -208,6 +210,14 @@ fn balancing(meta: &ObjectMeta) -> Parsed<Balancing> {
         balancing::weights(text).or_else(|error| wrong(format!("metadata.annotations[{WEIGHTS_ANNOTATION}]"), error))
     });
     Ok(Balancing { algorithm: algorithm.transpose()?, weights: weights.transpose()?.unwrap_or_default() })
+}
+
+fn forwarding(meta: &ObjectMeta) -> Parsed<Option<Forwarding>> {
+    let text = meta.annotations.as_ref().and_then(|all| all.get(FORWARDING_ANNOTATION));
+    let read = |text: &String| {
+        forwarding::parse(text).or_else(|error| wrong(format!("metadata.annotations[{FORWARDING_ANNOTATION}]"), error))
+    };
+    text.map(read).transpose()
 }
 
 fn affinity(spec: &core::ServiceSpec) -> Parsed<u32> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::object::forwarding::Forwarding;
 use crate::object::selector::Test;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
@@ -61,6 +62,20 @@ fn a_service_says_how_it_is_balanced_in_annotations() {
         refused("nq", "").contains("fairway.dev/load-balancing") && refused("nq", "").contains("least-connections")
     );
     assert!(refused("rr", "x").contains("fairway.dev/weights"));
+}
+
+#[test]
+fn a_service_says_how_clients_outside_reach_backends_elsewhere() {
+    let read = |forwarding: &str| {
+        let (name, namespace) = (Some("web".into()), Some("shop".into()));
+        let annotations = Some([("fairway.dev/forwarding".to_owned(), forwarding.to_owned())].into());
+        let metadata = ObjectMeta { name, namespace, annotations, ..ObjectMeta::default() };
+        Service::try_from(core::Service { metadata, ..core::Service::default() })
+    };
+    assert_eq!(read("dsr").unwrap().forwarding, Some(Forwarding::Dsr));
+    assert_eq!(read("snat").unwrap().forwarding, Some(Forwarding::Snat));
+    let refused = read("DSR").unwrap_err().to_string();
+    assert!(refused.contains("fairway.dev/forwarding") && refused.contains("neither snat nor dsr"), "{refused}");
 }
 
 #[test]

@@ -102,6 +102,7 @@ fn local(case: &Case) -> Local {
             detect_local: if config.detect_local == "none" { DetectLocal::None } else { DetectLocal::ClusterCidr },
             external_ip_ranges: vec![prefix("192.0.2.0/24"), prefix("2001:db8:bbbb::/48")],
             load_balancing: Default::default(),
+            forwarding: Default::default(),
         },
         snat_ports: Some(40_000..=60_999),
         gateway: last(251),
