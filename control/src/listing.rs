@@ -13,7 +13,7 @@ pub struct StatusView {
     pub dataplane: String,
     /// Published last.
     pub generation: u64,
-    /// The newest generation that every worker that is awake has acknowledged.
+    /// The newest generation that every worker judges by.
     pub acknowledged: u64,
     pub polling: Option<String>,
     pub uplink: UplinkView,

@@ -248,8 +248,8 @@ impl Supervisor {
         if self.waiters.is_empty() {
             return;
         }
-        let (now, acknowledged) = (Instant::now(), self.is_acknowledged() && !self.state.has_changes());
-        let done = |waiter: &mut Waiter| waiter.published && acknowledged || waiter.deadline <= now;
+        let (now, in_force) = (Instant::now(), self.is_in_force() && !self.state.has_changes());
+        let done = |waiter: &mut Waiter| waiter.published && in_force || waiter.deadline <= now;
         for waiter in self.waiters.extract_if(.., done) {
             let _ = waiter.reply.send(Reply::of(Ok(waiter.attached)));
         }

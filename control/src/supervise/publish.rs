@@ -34,11 +34,13 @@ impl Supervisor {
             && (self.published.behind || self.published.awaited_since.is_some() || !self.waiters.is_empty())
     }
 
-    pub(super) fn is_acknowledged(&self) -> bool {
-        match &self.dataplane {
-            Some(dataplane) => self.publisher.is_acknowledged(dataplane.status.acks()),
-            None => false,
-        }
+    fn is_acknowledged(&self) -> bool {
+        self.dataplane.as_ref().is_some_and(|dataplane| self.publisher.is_acknowledged(dataplane.status.acks()))
+    }
+
+    /// Every worker judges by what was published last.
+    pub(super) fn is_in_force(&self) -> bool {
+        self.dataplane.as_ref().is_some_and(|dataplane| self.publisher.is_in_force(dataplane.status.worker_acks()))
     }
 
     /// Publishes what changed, if there is a dataplane to acknowledge it and all objects have been read once.
@@ -149,7 +151,11 @@ async fn hand_over(dataplane: &mut Dataplane, publisher: &Publisher) -> Result<(
     dataplane.give_tables(publisher.region().fd()).await
 }
 
-/// The newest generation that every reader that is awake has acknowledged.
+/// The newest generation that every worker judges by.
 pub fn acknowledged(publisher: &Publisher, status: &Status) -> u64 {
-    if publisher.is_acknowledged(status.acks()) { publisher.generation() } else { publisher.generation() - 1 }
+    if publisher.is_in_force(status.worker_acks()) {
+        publisher.generation()
+    } else {
+        publisher.generation().saturating_sub(1)
+    }
 }

@@ -5,8 +5,10 @@
 pub mod converse;
 pub mod datagrams;
 pub mod doors;
+pub mod init;
 pub mod load;
 pub mod question;
+mod raw_sctp;
 pub mod sctp;
 pub mod serve;
 pub mod transport;

@@ -5,8 +5,6 @@
 
 #[path = "policy_cases/format.rs"]
 mod format;
-#[path = "policy_packets/init.rs"]
-mod init;
 #[path = "policy_packets/prober.rs"]
 mod prober;
 #[path = "policy_packets/world.rs"]

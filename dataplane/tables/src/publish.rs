@@ -73,6 +73,12 @@ pub fn acknowledged<W: Word>(ack: &W, tag: u64, live: u64) -> bool {
     word & ASLEEP != 0 || word & !(GENERATION_MASK | ASLEEP) != tag || word & GENERATION_MASK >= live
 }
 
+/// Whether a reader reads what `live` made live, or will as soon as it wakes: one that is still at another region, asleep or
+/// not, has yet to be told of this one.
+pub fn in_force<W: Word>(ack: &W, tag: u64, live: u64) -> bool {
+    ack.load(Ordering::Acquire) & !(GENERATION_MASK | ASLEEP) == tag && acknowledged(ack, tag, live)
+}
+
 /// A full table.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
 #[error("table {table} is full at its limit of {limit}: raise the limit in tables/src/limits.rs or remove objects")]
@@ -120,10 +126,16 @@ impl Publisher {
         self.live
     }
 
-    /// Whether the last publish is in force everywhere, so that the idle copy may be written.
+    /// Whether nobody reads the idle copy any more, so that it may be written.
     pub fn is_acknowledged<'a>(&self, acks: impl IntoIterator<Item = &'a AtomicU64>) -> bool {
         let tag = region_tag(self.seed);
         acks.into_iter().all(|ack| acknowledged(ack, tag, self.live))
+    }
+
+    /// Whether all of these readers judge by the last publish.
+    pub fn is_in_force<'a>(&self, acks: impl IntoIterator<Item = &'a AtomicU64>) -> bool {
+        let tag = region_tag(self.seed);
+        acks.into_iter().all(|ack| in_force(ack, tag, self.live))
     }
 
     /// Opens the idle copy for changes, or None while a reader may still be in it. Changes may go on over several

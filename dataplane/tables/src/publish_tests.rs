@@ -52,6 +52,32 @@ fn a_sleeping_reader_holds_nobody_up_and_bumps_what_it_missed() {
 }
 
 #[test]
+fn a_reader_of_another_region_holds_no_writer_up_but_does_not_judge_by_this_one() {
+    let (old, status) = publisher();
+    let mut new = Publisher::create(0xbeef).unwrap();
+    let acks = || status.worker_acks();
+    let pin = |publisher: &Publisher| {
+        let mut reader = Reader::from_fd(publisher.region().fd().try_clone_to_owned().unwrap()).unwrap();
+        reader.pin(status.block(0).ack(), &mut ScopeCounters::default());
+    };
+    assert!(!old.is_in_force(acks()), "nobody has heard of it");
+    pin(&old);
+    assert!(old.is_in_force(acks()));
+    for is_asleep in [false, true] {
+        if is_asleep {
+            unpin(status.block(0).ack());
+        }
+        assert!(new.is_acknowledged(status.acks()) && !new.is_in_force(acks()), "asleep: {is_asleep}");
+    }
+    pin(&new);
+    assert!(new.is_in_force(acks()));
+    new.batch(status.acks()).unwrap().publish();
+    assert!(!new.is_in_force(acks()), "the old copy is still pinned");
+    unpin(status.block(0).ack());
+    assert!(new.is_in_force(acks()), "a sleeper pins the new one when it wakes");
+}
+
+#[test]
 fn a_full_table_names_itself_and_its_limit() {
     let (mut publisher, _) = publisher();
     let mut batch = publisher.batch([]).unwrap();

@@ -102,6 +102,11 @@ impl Status {
     pub fn acks(&self) -> impl Iterator<Item = &AtomicU64> {
         self.blocks().map(|block| block.ack())
     }
+
+    /// Of those that judge packets.
+    pub fn worker_acks(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.acks().take(self.workers)
+    }
 }
 
 /// Burst sizes are counted by powers of two: 0 (a round that found nothing), 1, 2-3, 4-7, ..., 64 and more.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::connect;
 use serde::{Deserialize, Serialize};
 
+use super::raw_sctp;
 use super::transport::{Transport, read_testimony};
 
 /// A datagram that is not answered is sent again after this long: the first to a new neighbour may have to wait.
@@ -69,6 +70,9 @@ fn ask(question: &Question) -> Result<Outcome, Outcome> {
         Transport::Udp => {
             let socket = question.transport.bound(from, limit.min(AGAIN)).map_err(of_socket)?;
             ask_by_datagrams(&socket.into(), question.to, limit)?
+        }
+        Transport::Sctp if !question.transport.is_here() => {
+            raw_sctp::ask(question.from, question.to, limit).map_err(|error| outcome(&error))?
         }
         Transport::Tcp | Transport::Sctp => {
             let socket = question.transport.bound(from, limit).map_err(of_socket)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::raw_sctp;
 use super::transport::{Transport, testimony};
 
 /// Nobody else is served while one client is; a client that is gone must not hold up the others.
@@ -30,6 +31,8 @@ enum Socket {
     /// SCTP sockets of one association are accepted and written as those of TCP are.
     Stream(TcpListener),
     Datagrams(UdpSocket),
+    /// SCTP where the kernel has none.
+    Raw(raw_sctp::Server),
 }
 
 impl Socket {
@@ -50,6 +53,7 @@ impl Socket {
                 let (_, peer) = socket.recv_from(&mut [0; 64])?;
                 socket.send_to(testimony(socket.local_addr()?, peer.ip()).as_bytes(), peer).map(|_| ())
             }
+            Socket::Raw(server) => server.answer(),
         }
     }
 
@@ -57,14 +61,22 @@ impl Socket {
         match self {
             Socket::Stream(listener) => PollFd::new(listener, PollFlags::IN),
             Socket::Datagrams(socket) => PollFd::new(socket, PollFlags::IN),
+            Socket::Raw(server) => server.poll_fd(),
         }
     }
 }
 
 /// Serves for ever; says so once it listens.
 pub fn run(witness: &Witness) -> Result<()> {
-    let ports = [(Transport::Tcp, &witness.tcp), (Transport::Udp, &witness.udp), (Transport::Sctp, &witness.sctp)];
+    let mut ports = vec![(Transport::Tcp, &witness.tcp), (Transport::Udp, &witness.udp)];
     let mut sockets = Vec::new();
+    if Transport::Sctp.is_here() {
+        ports.push((Transport::Sctp, &witness.sctp));
+    } else if !witness.sctp.is_empty() {
+        for address in &witness.at {
+            sockets.push(Socket::Raw(raw_sctp::Server::open(*address, &witness.sctp)?));
+        }
+    }
     for (transport, port) in ports.iter().flat_map(|(transport, ports)| ports.iter().map(|port| (*transport, *port))) {
         for address in &witness.at {
             let socket = transport.listening(SocketAddr::new(*address, port), PATIENCE)?;

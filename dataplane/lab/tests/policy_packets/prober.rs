@@ -1,7 +1,7 @@
 //! One pod's sockets: it answers on its ports, and asks others, all at once. It knows nothing of Fairway and judges nothing.
 
-use super::init::Packet;
 use anyhow::{Context, Result};
+use lab::agent::init::Packet;
 use lab::agent::transport::Transport;
 use lab::netns::Netns;
 use rustix::event::{PollFd, PollFlags, poll};

@@ -160,7 +160,7 @@ impl World {
         let joined = |texts: Vec<String>| texts.join(",");
         let mut command = Cmd::new(self.binaries.agent()).netns(netns).arg("witness").arg("--at");
         command = command.arg(joined(at.iter().map(ToString::to_string).collect()));
-        for (transport, ports) in ports.iter().filter(|(transport, _)| transport.is_here()) {
+        for (transport, ports) in ports {
             let option = format!("--{transport:?}").to_lowercase();
             command = command.arg(option).arg(joined(ports.iter().map(ToString::to_string).collect()));
         }
