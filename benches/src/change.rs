@@ -10,6 +10,7 @@ use world::Size;
 mod eye;
 mod load;
 mod pauses;
+mod policies;
 mod rig;
 mod steady;
 mod updates;
@@ -36,7 +37,7 @@ const SIZES: [(Size, Option<usize>); 4] = [
 pub fn groups(full: bool) -> Vec<Group> {
     let sized = |&(size, loads): &(Size, _)| Group { title: TITLE, about: ABOUT, cases: sized(size, loads) };
     let sizes: Vec<Group> = SIZES.iter().map(sized).collect();
-    [sizes, steady::groups(full), pauses::groups(full)].into_iter().flatten().collect()
+    [sizes, policies::groups(), steady::groups(full), pauses::groups(full)].into_iter().flatten().collect()
 }
 
 fn sized(size: Size, nft_loads: Option<usize>) -> Vec<Planned> {

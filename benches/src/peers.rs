@@ -100,7 +100,7 @@ fn program(
 }
 
 /// Bytes of memory that this process has touched: tables have room for more than a case fills.
-fn resident() -> u64 {
+pub fn resident() -> u64 {
     let kib = |name| field("/proc/self/status", name)?.split(' ').next()?.parse::<u64>().ok();
     ["RssAnon", "RssShmem", "HugetlbPages"].into_iter().filter_map(kib).sum::<u64>() * 1024
 }

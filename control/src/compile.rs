@@ -13,13 +13,18 @@ mod listing;
 mod neighbour;
 mod node;
 mod peers;
+mod plan;
 mod policy;
+mod policy_peers;
 pub(crate) mod prefixes;
 pub(crate) mod problem;
 mod route;
+mod rows;
 mod rule_lists;
 mod rules;
+mod selectors;
 mod service;
+mod spaces;
 #[cfg(test)]
 mod tests;
 
@@ -126,11 +131,16 @@ impl Compiler {
         let mut changes = state.take_changes();
         // Before the routes: a new service address touches the route that answered for it until now.
         self.services.update(state, &mut changes, batch, &mut self.problems);
-        // Mostly services change, and nothing else depends on them. What found no room is tried again.
-        if !changes.are_none() || !self.problems.is_empty() {
-            self.update_others(state, &changes, batch);
-        }
+        self.update_identities(state, &changes, batch);
+        self.policies.update(state, &changes, &self.identities, batch, &mut self.problems);
+        self.update_routes(state, &changes, batch);
+        // Last: an endpoint's row names its identity, policy set and route.
+        let context =
+            endpoint::Context { identities: &self.identities, policies: &self.policies, routes: &self.routes };
+        self.endpoints.update(state, &changes, context, batch, &mut self.problems);
+        self.peers.update(state, &changes, batch, &mut self.problems);
         self.node.update(state, batch, &mut self.problems);
+        self.identities.forget_changes();
         Report {
             next_hops: self.neighbours.next_hops(),
             singles: self.services.singles(),
@@ -141,27 +151,18 @@ impl Compiler {
         }
     }
 
-    fn update_others(&mut self, state: &State, changes: &Changes, batch: &mut Batch) {
-        self.update_identities(state, changes, batch);
-        self.policies.update(state, changes, &self.identities, batch, &mut self.problems);
-        self.update_routes(state, changes, batch);
-        // Last: an endpoint's row names its identity, policy set and route.
-        let context =
-            endpoint::Context { identities: &self.identities, policies: &self.policies, routes: &self.routes };
-        self.endpoints.update(state, changes, context, batch, &mut self.problems);
-        self.peers.update(state, changes, batch, &mut self.problems);
-        self.identities.forget_changes();
-    }
-
     fn update_identities(&mut self, state: &State, changes: &Changes, batch: &mut Batch) {
         for pod in &changes.pods {
             self.identities.set_pod(state, pod);
         }
+        for node in &changes.nodes {
+            self.identities.set_node(state, node);
+        }
         for policy in &changes.policies {
-            self.identities.set_blocks(policy, state.policies.get(policy));
+            self.identities.set_policy(state, policy);
         }
         if changes.node {
-            self.identities.set_node(endpoint::own_addrs(state.local()).map(|(addr, _)| addr));
+            self.identities.set_own(endpoint::own_addrs(state.local()).map(|(addr, _)| addr));
         }
         self.identities.settle(batch, &mut self.problems);
     }

@@ -20,6 +20,10 @@ pub trait Directory {
     /// The node's own addresses.
     fn own_addrs(&self) -> Vec<Addr>;
     fn policy_name(&self, index: u32) -> Option<String>;
+    /// The name that a policy gives its rule, which is told apart as in `ingress[0]`.
+    fn rule_name(&self, _policy: u32, _rule: &str) -> Option<String> {
+        None
+    }
     fn service_name(&self, id: u32) -> Option<String>;
     /// The node that has this address.
     fn node_with(&self, addr: Addr) -> Option<String>;
@@ -110,11 +114,15 @@ pub fn shown(directory: &impl Directory, info: &InterfaceInfo) -> String {
 }
 
 pub fn view(directory: &impl Directory, explained: Explained) -> ExplainView {
+    let rule = explained.rule.map(|rule| {
+        let name = explained.policy.and_then(|policy| directory.rule_name(policy, &rule));
+        name.map_or(rule.clone(), |name| format!("{rule} {name}"))
+    });
     ExplainView {
         verdict: explained.verdict,
         reason: explained.reason,
         policy: explained.policy.and_then(|index| directory.policy_name(index)),
-        rule: explained.rule,
+        rule,
         service: explained.service.and_then(|id| directory.service_name(id)),
         backends: explained.backends.iter().map(|(addr, port)| endpoint_text(*addr, *port)).collect(),
         steps: explained.steps,

@@ -2,13 +2,14 @@
 //! that does I/O.
 //!
 //! What cannot be read changes nothing: the last good version of every object in that file stays in force until the file
-//! can be read again or is gone. Names that begin with a dot, and everything but `.yaml`, `.yml` and `.json`, is not
-//! looked at, which leaves out what editors write on the way. What Fairway itself says of objects stands beside them in
-//! the directory [`status::DIRECTORY`]: it never writes to the objects' own files.
+//! can be read again or is gone. Policies are closed instead ([`policies`]). Names that begin with a dot, and everything
+//! but `.yaml`, `.yml` and `.json`, is not looked at, which leaves out what editors write on the way. What Fairway itself
+//! says of objects stands beside them in the directory [`status::DIRECTORY`]: it never writes to the objects' own files.
 
 mod documents;
 mod locate;
 pub mod parse;
+mod policies;
 mod reader;
 mod scan;
 pub mod status;

@@ -1,18 +1,21 @@
 //! Identities: what a policy can tell apart. Addresses fall into classes: a pod by its namespace, labels, named ports and
-//! the most specific ipBlock prefix (*atom*) around its address; any other address by its atom alone. An atom lies
+//! the most specific ipBlock prefix (*atom*) around its address; a node by labels and atom; any other address by its atom
+//! alone. An atom lies
 //! either wholly inside or wholly outside of every block, so a class is as good as its members wherever a policy looks.
 //! Namespace labels are not part of a class: they are looked up when a policy is evaluated.
 
 mod claims;
+mod nodes;
 #[cfg(test)]
 mod tests;
 
 use crate::alloc::Ids;
 use crate::compile::prefixes::Prefixes;
 use crate::compile::problem::{Problems, Subject};
-use crate::object::{Labels, Named, NamedPort, NetworkPolicy, Peer};
+use crate::object::{Labels, Named, NamedPort, ObjectKey, Peer};
 use crate::state::State;
 use claims::Claims;
+use nodes::Nodes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tables::layout::Table;
@@ -33,22 +36,39 @@ pub struct Traits {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    Pod { traits: Arc<Traits>, atom: Option<Prefix> },
+    Pod {
+        traits: Arc<Traits>,
+        atom: Option<Prefix>,
+    },
+    /// This node, or one of those that policies ask for, with the labels that they ask for. Addresses of this node that
+    /// no Node object has have none.
+    Node {
+        is_own: bool,
+        labels: Option<Arc<Labels>>,
+        atom: Option<Prefix>,
+    },
     Block(Prefix),
 }
+
+/// The class of [`IDENTITY_NODE`].
+const NODE: Class = Class::Node { is_own: true, labels: None, atom: None };
 
 impl Class {
     pub fn traits(&self) -> Option<&Traits> {
         match self {
             Class::Pod { traits, .. } => Some(traits),
-            Class::Block(_) => None,
+            Class::Node { .. } | Class::Block(_) => None,
         }
+    }
+
+    pub fn is_own_node(&self) -> bool {
+        matches!(self, Class::Node { is_own: true, .. })
     }
 
     /// The most specific ipBlock prefix around the class's addresses.
     pub fn atom(&self) -> Option<Prefix> {
         match self {
-            Class::Pod { atom, .. } => *atom,
+            Class::Pod { atom, .. } | Class::Node { atom, .. } => *atom,
             Class::Block(prefix) => Some(*prefix),
         }
     }
@@ -59,12 +79,20 @@ impl std::fmt::Display for Class {
         match self {
             Class::Block(prefix) => write!(f, "block {prefix}"),
             Class::Pod { traits, atom } => {
-                let labels: Vec<_> = traits.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                write!(f, "pods {}[{}]", traits.namespace, labels.join(","))?;
+                write!(f, "pods {}[{}]", traits.namespace, listed(&traits.labels))?;
+                atom.map_or(Ok(()), |atom| write!(f, " in {atom}"))
+            }
+            Class::Node { is_own, labels, atom } => {
+                f.write_str(if *is_own { "node" } else { "nodes" })?;
+                labels.as_ref().map_or(Ok(()), |labels| write!(f, " [{}]", listed(labels)))?;
                 atom.map_or(Ok(()), |atom| write!(f, " in {atom}"))
             }
         }
     }
+}
+
+fn listed(labels: &Labels) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
 struct Known {
@@ -80,8 +108,9 @@ pub struct Identities {
     claims: Claims,
     /// Prefixes named by ipBlocks, and how often.
     atoms: Prefixes<usize>,
-    blocks: HashMap<Named, Vec<Prefix>>,
-    node: BTreeSet<Addr>,
+    blocks: HashMap<ObjectKey, Vec<Prefix>>,
+    nodes: Nodes,
+    of_node: Arc<Class>,
     installed: Prefixes<u32>,
     dirty: BTreeSet<Prefix>,
     born: BTreeSet<u32>,
@@ -98,7 +127,8 @@ impl Identities {
             claims: Claims::default(),
             atoms: Prefixes::default(),
             blocks: HashMap::new(),
-            node: BTreeSet::new(),
+            nodes: Nodes::default(),
+            of_node: Arc::new(NODE),
             installed: Prefixes::default(),
             dirty: BTreeSet::new(),
             born: BTreeSet::new(),
@@ -113,17 +143,20 @@ impl Identities {
         self.dirty.extend(touched.into_iter().map(Prefix::host));
     }
 
-    /// Takes in the ipBlocks of a policy (None: it is gone).
-    pub fn set_blocks(&mut self, id: &Named, policy: Option<&NetworkPolicy>) {
-        let new = policy.map_or_else(Vec::new, blocks);
+    /// Takes in the blocks and nodes that a policy names, if there is one of this key.
+    pub fn set_policy(&mut self, state: &State, key: &ObjectKey) {
+        let peers: Vec<&Peer> = state.policy_rules(key).flat_map(|rule| &rule.peers).collect();
+        let touched = self.nodes.set_policy(state, key, peers.iter().copied());
+        self.dirty.extend(touched.into_iter().map(Prefix::host));
+        let new = blocks(&peers);
         for prefix in &new {
             self.change_atom(*prefix, 1);
         }
-        for prefix in self.blocks.remove(id).unwrap_or_default() {
+        for prefix in self.blocks.remove(key).unwrap_or_default() {
             self.change_atom(prefix, -1);
         }
         if !new.is_empty() {
-            self.blocks.insert(id.clone(), new);
+            self.blocks.insert(key.clone(), new);
         }
     }
 
@@ -138,14 +171,20 @@ impl Identities {
         if (before == 0) != (after == 0) {
             self.dirty.insert(prefix);
             self.dirty.extend(self.claims.within(&prefix).map(Prefix::host));
+            self.dirty.extend(self.nodes.within(&prefix).map(Prefix::host));
         }
     }
 
     /// The addresses of this node itself.
-    pub fn set_node(&mut self, addrs: impl Iterator<Item = Addr>) {
-        let new: BTreeSet<Addr> = addrs.collect();
-        self.dirty.extend(self.node.symmetric_difference(&new).copied().map(Prefix::host));
-        self.node = new;
+    pub fn set_own(&mut self, addrs: impl Iterator<Item = Addr>) {
+        let touched = self.nodes.set_own(addrs.collect());
+        self.dirty.extend(touched.into_iter().map(Prefix::host));
+    }
+
+    /// Takes in what is known of a node now.
+    pub fn set_node(&mut self, state: &State, name: &str) {
+        let touched = self.nodes.set_node(state, name);
+        self.dirty.extend(touched.into_iter().map(Prefix::host));
     }
 
     /// Writes what differs from what is installed.
@@ -193,17 +232,23 @@ impl Identities {
 
     fn wanted(&mut self, prefix: Prefix) -> Result<Option<u32>, TableFull> {
         let addr = (prefix.mapped_length() == 128).then(|| prefix.addr());
-        if addr.is_some_and(|addr| self.node.contains(&addr)) {
-            return Ok(Some(IDENTITY_NODE));
+        let atom = self.atoms.matching(prefix.addr()).map(|(atom, _)| atom);
+        if let Some(addr) = addr.filter(|addr| self.nodes.is_own(*addr)) {
+            return self.identity(Class::Node { is_own: true, labels: self.nodes.labels_of(addr), atom }).map(Some);
         }
         if let Some(traits) = addr.and_then(|addr| self.claims.winner(addr)) {
-            let atom = self.atoms.matching(prefix.addr()).map(|(atom, _)| atom);
             return self.identity(Class::Pod { traits, atom }).map(Some);
+        }
+        if let Some(labels) = addr.and_then(|addr| self.nodes.labels_of(addr)) {
+            return self.identity(Class::Node { is_own: false, labels: Some(labels), atom }).map(Some);
         }
         if self.atoms.get(&prefix).is_some() { self.identity(Class::Block(prefix)).map(Some) } else { Ok(None) }
     }
 
     fn identity(&mut self, class: Class) -> Result<u32, TableFull> {
+        if class == NODE {
+            return Ok(IDENTITY_NODE);
+        }
         if let Some(&id) = self.by_class.get(&class) {
             return Ok(id);
         }
@@ -268,12 +313,8 @@ impl Identities {
         self.installed.matching(addr).map_or(IDENTITY_WORLD, |(_, &id)| id)
     }
 
-    pub fn class(&self, id: u32) -> Option<&Class> {
-        self.known.get(&id).map(|known| &*known.class)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Class)> {
-        self.known.iter().map(|(&id, known)| (id, &*known.class))
+    pub fn class(&self, id: u32) -> Option<&Arc<Class>> {
+        if id == IDENTITY_NODE { Some(&self.of_node) } else { self.known.get(&id).map(|known| &known.class) }
     }
 
     /// Installed prefixes.
@@ -289,13 +330,10 @@ impl Default for Identities {
 }
 
 /// Every prefix that a policy names.
-fn blocks(policy: &NetworkPolicy) -> Vec<Prefix> {
-    let rules = policy.rules.iter().flatten().flatten();
-    let peers = rules.flat_map(|rule| &rule.peers);
-    peers
-        .flat_map(|peer| match peer {
-            Peer::Block { cidr, except } => std::iter::once(cidr).chain(except).copied().collect(),
-            Peer::Pods { .. } => Vec::new(),
-        })
-        .collect()
+fn blocks(peers: &[&Peer]) -> Vec<Prefix> {
+    let named = peers.iter().flat_map(|peer| match peer {
+        Peer::Block { cidr, except } => std::iter::once(cidr).chain(except).copied().collect(),
+        Peer::Pods { .. } | Peer::Nodes(_) | Peer::Nobody => Vec::new(),
+    });
+    named.collect()
 }

@@ -39,6 +39,8 @@ pub mod object;
 pub mod offload;
 pub mod pod;
 pub mod pool;
+#[doc(hidden)]
+pub mod reference;
 pub mod rendezvous;
 pub mod reserve;
 pub mod serve;

@@ -192,7 +192,7 @@ pub struct ExplainView {
     pub verdict: String,
     pub reason: Option<String>,
     pub policy: Option<String>,
-    /// Which of the policy's rules, as in `ingress[0]`; none if it denies what no rule allows.
+    /// Which of the policy's rules, as in `ingress[0]`, with the name that it may have; none if it denies what no rule allows.
     pub rule: Option<String>,
     pub service: Option<String>,
     pub backends: Vec<String>,
@@ -282,9 +282,11 @@ pub struct AddressView {
 /// `fairway policies`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyView {
+    pub kind: String,
+    /// Empty for policies of the whole cluster.
     pub namespace: String,
     pub name: String,
-    /// `Ingress`, `Egress`: the directions that it isolates.
+    /// `Ingress`, `Egress`: the directions that it speaks of.
     pub types: Vec<String>,
     /// Attachments of this node that it selects.
     pub local_endpoints: usize,

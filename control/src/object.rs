@@ -6,9 +6,11 @@ pub mod balancer;
 pub mod balancing;
 pub mod forwarding;
 pub mod parse;
+pub mod policy;
 pub mod selector;
 
 pub use parse::FieldError;
+pub use policy::{Action, ClusterPolicy, NetworkPolicy, Peer, PolicyRule, PortMatch, PortRange, Subject, Tier};
 pub use selector::{Labels, Selector};
 
 use serde::Serialize;
@@ -24,10 +26,22 @@ pub enum Kind {
     Service,
     EndpointSlice,
     NetworkPolicy,
+    ClusterNetworkPolicy,
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
 }
 
-pub const KINDS: [Kind; 6] =
-    [Kind::Node, Kind::Namespace, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy];
+pub const KINDS: [Kind; 9] = [
+    Kind::Node,
+    Kind::Namespace,
+    Kind::Pod,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::NetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+    Kind::AdminNetworkPolicy,
+    Kind::BaselineAdminNetworkPolicy,
+];
 
 impl Kind {
     pub fn name(self) -> &'static str {
@@ -38,6 +52,9 @@ impl Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::NetworkPolicy => "NetworkPolicy",
+            Kind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Kind::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Kind::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         }
     }
 
@@ -45,12 +62,18 @@ impl Kind {
         match self {
             Kind::EndpointSlice => "discovery.k8s.io/v1",
             Kind::NetworkPolicy => "networking.k8s.io/v1",
+            Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => "policy.networking.k8s.io/v1alpha1",
             _ => "v1",
         }
     }
 
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::Node | Kind::Namespace)
+        !matches!(self, Kind::Node | Kind::Namespace) && !self.is_cluster_policy()
+    }
+
+    pub fn is_cluster_policy(self) -> bool {
+        matches!(self, Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy)
     }
 
     pub fn from_name(name: &str) -> Option<Kind> {
@@ -77,7 +100,7 @@ impl fmt::Display for Named {
     }
 }
 
-/// What tells objects apart. The namespace is empty for nodes and namespaces.
+/// What tells objects apart. The namespace is empty for those of the whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ObjectKey {
     pub kind: Kind,
@@ -103,6 +126,7 @@ pub enum Object {
     Service(Service),
     EndpointSlice(EndpointSlice),
     NetworkPolicy(NetworkPolicy),
+    ClusterPolicy(ClusterPolicy),
 }
 
 impl Object {
@@ -114,6 +138,7 @@ impl Object {
             Object::Service(service) => (Kind::Service, service.id.clone()),
             Object::EndpointSlice(slice) => (Kind::EndpointSlice, slice.id.clone()),
             Object::NetworkPolicy(policy) => (Kind::NetworkPolicy, policy.id.clone()),
+            Object::ClusterPolicy(policy) => (policy.kind, Named::new("", &policy.name)),
         };
         ObjectKey { kind, namespace: id.namespace, name: id.name }
     }
@@ -131,8 +156,11 @@ pub struct Node {
     pub name: String,
     /// Label `topology.kubernetes.io/zone`, unless it is empty.
     pub zone: Option<String>,
+    pub labels: Labels,
     /// `status.addresses` of type InternalIP, in order.
     pub addrs: Vec<Addr>,
+    /// Those of type ExternalIP.
+    pub external_addrs: Vec<Addr>,
     /// `spec.podCIDRs`, or `spec.podCIDR` alone.
     pub pod_cidrs: Vec<Prefix>,
 }
@@ -287,47 +315,4 @@ pub struct SliceEndpoint {
     /// Zones and nodes whose clients are to use it; empty: not said.
     pub for_zones: Vec<String>,
     pub for_nodes: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkPolicy {
-    pub id: Named,
-    pub pods: Selector,
-    /// By direction (see [`tables::policy::Direction`]): None if the policy does not isolate in it.
-    pub rules: [Option<Vec<PolicyRule>>; 2],
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyRule {
-    /// Empty: every peer.
-    pub peers: Vec<Peer>,
-    /// Empty: every protocol and port.
-    pub ports: Vec<PortMatch>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    Block {
-        cidr: Prefix,
-        except: Vec<Prefix>,
-    },
-    /// Pods of the namespaces selected, or of the policy's own one.
-    Pods {
-        namespaces: Option<Selector>,
-        pods: Selector,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortMatch {
-    pub protocol: Protocol,
-    pub port: PortRange,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortRange {
-    /// Inclusive.
-    Numbers(u16, u16),
-    /// A container port of the pod that receives.
-    Name(String),
 }

@@ -58,7 +58,7 @@ pub fn fresh(number: u32) -> Addr {
     after([10, 128, 0, 0], number)
 }
 
-fn prefix(text: &str) -> Prefix {
+pub fn prefix(text: &str) -> Prefix {
     text.parse().expect("a prefix")
 }
 
@@ -99,7 +99,8 @@ pub fn slice(number: u32, addrs: &[Addr]) -> Object {
 pub fn policy(port_first: u16) -> Object {
     let port = PortMatch { protocol: Protocol::UDP, port: PortRange::Numbers(port_first, u16::MAX) };
     let peer = Peer::Block { cidr: prefix("10.0.0.0/8"), except: Vec::new() };
-    let rules = || Some(vec![PolicyRule { peers: vec![peer.clone()], ports: vec![port.clone()] }]);
+    let rules =
+        || Some(vec![PolicyRule { peers: vec![peer.clone()], ports: vec![port.clone()], ..PolicyRule::default() }]);
     let (id, pods) = (Named::new(NAMESPACE, "cluster-only"), Selector::default());
     Object::NetworkPolicy(NetworkPolicy { id, pods, rules: [rules(), rules()] })
 }
@@ -129,7 +130,7 @@ fn other_node(i: u32) -> Addr {
 }
 
 fn node(name: String, addr: Addr, pod_cidrs: Vec<Prefix>) -> Object {
-    Object::Node(Node { name, zone: None, addrs: vec![addr], pod_cidrs })
+    Object::Node(Node { name, addrs: vec![addr], pod_cidrs, ..Node::default() })
 }
 
 fn pod(name: &str, addr: Addr) -> Object {

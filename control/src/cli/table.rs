@@ -142,16 +142,17 @@ impl Row for AddressView {
 
 impl Row for PolicyView {
     fn header(_: bool) -> Vec<&'static str> {
-        vec!["NAMESPACE", "NAME", "TYPES", "PODS-HERE", "DROPS"]
+        vec!["NAMESPACE", "NAME", "KIND", "TYPES", "PODS-HERE", "DROPS"]
     }
 
     fn cells(&self, _: bool) -> Vec<String> {
         let (pods, drops) = (self.local_endpoints.to_string(), self.drops.to_string());
-        vec![self.namespace.clone(), self.name.clone(), joined(&self.types), pods, drops]
+        let namespace = if self.namespace.is_empty() { "-".to_owned() } else { self.namespace.clone() };
+        vec![namespace, self.name.clone(), self.kind.clone(), joined(&self.types), pods, drops]
     }
 
     fn namespace(&self) -> Option<&str> {
-        Some(&self.namespace)
+        (!self.namespace.is_empty()).then_some(&self.namespace)
     }
 }
 

@@ -31,7 +31,6 @@ impl Cover {
     }
 
     /// Takes away what was left to the next tier, which is laid next.
-    #[cfg_attr(not(test), expect(dead_code))]
     pub fn next_tier(&mut self) {
         self.0.retain(|laid| laid.flags & FLAG_PASS == 0);
     }

@@ -1,10 +1,11 @@
 //! Names for what stands in the tables: what the CLI and metrics show of it. Not for the hot path: look-ups may scan.
 
 use super::Compiler;
+use super::policy;
 use super::service::{Owner, Row};
-use crate::object::Named;
 use crate::object::forwarding::Forwarding;
-use crate::state::State;
+use crate::object::{Kind, ObjectKey};
+use crate::state::{State, policy_key};
 use serde::Serialize;
 use tables::endpoint::EndpointRecord;
 use tables::layout::Table;
@@ -44,13 +45,23 @@ pub struct BackendListing {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyListing {
+    pub kind: Kind,
+    /// Empty for policies of the whole cluster.
     pub namespace: String,
     pub name: String,
     pub index: Option<u32>,
-    /// `Ingress`, `Egress` as far as the policy isolates.
+    /// `Ingress`, `Egress` as far as the policy isolates, or has rules if it is of the whole cluster.
     pub types: Vec<&'static str>,
     /// Attachments on this node that it selects.
     pub local_endpoints: usize,
+}
+
+impl PolicyListing {
+    /// What people call it, see [`Compiler::policy_name`].
+    pub fn shown(&self) -> String {
+        let key = ObjectKey { kind: self.kind, namespace: self.namespace.clone(), name: self.name.clone() };
+        policy::shown(&key)
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -98,7 +109,7 @@ impl Compiler {
 
     /// None for an address row and for a pod's.
     fn service_listing(&self, key: &ServiceKey, row: &Row) -> Option<ServiceListing> {
-        let id = self.services.owner_name(row).filter(|_| matches!(row.owner, Owner::Service(_)))?;
+        let Owner::Service(id) = &*row.owner else { return None };
         if row.record.flags & FLAG_ADDRESS_ONLY != 0 {
             return None;
         }
@@ -129,32 +140,43 @@ impl Compiler {
         self.services.rows().map(|(key, row)| (row.record.id, self.services.row_name(key, row)))
     }
 
+    /// Of all kinds, sorted by namespace and name.
     pub fn policies(&self, state: &State) -> Vec<PolicyListing> {
-        let listing = |(id, policy): (Named, &crate::object::NetworkPolicy)| PolicyListing {
-            index: self.policies.index_of(&id),
-            types: ["Ingress", "Egress"]
-                .into_iter()
-                .zip(&policy.rules)
-                .filter(|(_, r)| r.is_some())
-                .map(|(t, _)| t)
-                .collect(),
-            local_endpoints: self.policies.members_of(&id),
-            namespace: id.namespace,
-            name: id.name,
-        };
-        let mut all: Vec<_> = state.policies().map(listing).collect();
-        all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let namespaced = state.policies().map(|(id, p)| (policy_key(&id), [0, 1].map(|d: usize| p.rules[d].is_some())));
+        let cluster = state.cluster_policies().map(|p| (p.key(), [0, 1].map(|d: usize| !p.rules[d].is_empty())));
+        let mut all: Vec<_> = namespaced.chain(cluster).map(|(key, speaks)| self.policy_listing(key, speaks)).collect();
+        all.sort_by(|a, b| (&a.namespace, &a.name, a.kind).cmp(&(&b.namespace, &b.name, b.kind)));
         all
     }
 
-    /// `namespace/name` of a policy index.
+    fn policy_listing(&self, key: ObjectKey, speaks: [bool; 2]) -> PolicyListing {
+        let types = ["Ingress", "Egress"].into_iter().zip(speaks).filter(|(_, speaks)| *speaks);
+        PolicyListing {
+            index: self.policies.index_of(&key),
+            types: types.map(|(direction, _)| direction).collect(),
+            local_endpoints: self.policies.members_of(&key),
+            kind: key.kind,
+            namespace: key.namespace,
+            name: key.name,
+        }
+    }
+
+    /// What people call the policy of an index: `namespace/name`, or kind and name if it is of the whole cluster.
     pub fn policy_name(&self, index: u32) -> Option<String> {
-        self.policies.name_of(index).map(Named::to_string)
+        self.policies.name_of(index).map(policy::shown)
+    }
+
+    /// The name that a policy gives a rule; only those of cluster-wide policies have names.
+    pub fn rule_name(&self, state: &State, policy: u32, rule: &str) -> Option<String> {
+        let (direction, number) = rule.strip_suffix(']')?.split_once('[')?;
+        let policy = state.cluster_policies.get(self.policies.name_of(policy)?)?;
+        let rule = policy.rules[(direction == "egress") as usize].get(number.parse::<usize>().ok()?)?;
+        (!rule.name.is_empty()).then(|| rule.name.clone())
     }
 
     /// The policies that make up a policy set.
     pub fn policy_set_names(&self, set: u32) -> Vec<String> {
-        self.policies.policies_of_set(set).iter().map(Named::to_string).collect()
+        self.policies.policies_of_set(set).into_iter().map(policy::shown).collect()
     }
 
     pub fn identity_of(&self, addr: Addr) -> u32 {

@@ -1,29 +1,31 @@
 //! Policy sets: what the pods here that the same policies select have in common, and its rows. Set 0 is of the pods that
-//! no policy selects.
+//! no policy selects. Of policies that select nobody here only is known whom they would select.
 
-use super::cover::Cover;
+use super::plan::Plan;
+use super::policy_peers::Peers;
 use super::problem::{CompileError, Problems, Subject};
-use super::rule_lists::{RuleLists, Rules};
-use super::rules::{self, DIRECTIONS, Side};
+use super::rows::{Installed, Outcome, Rows, Target};
+use super::rule_lists::RuleLists;
+use super::rules::{DIRECTIONS, Lines, Reach, Source};
+use super::spaces::{PodSelectors, Spaces, Within};
 use crate::alloc::Ids;
-use crate::identity::{Class, Identities};
-use crate::object::{Named, NamedPort, Pod};
-use crate::state::{Changes, State};
+use crate::identity::Identities;
+use crate::object::{Kind, NamedPort, ObjectKey, Pod, Selector};
+use crate::state::{Changes, HashMap, State};
 use bytemuck::Zeroable;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tables::layout::Table;
 use tables::limits::{POLICIES_MAX, POLICY_ROWS_MAX, POLICY_SETS_MAX};
-use tables::policy::{
-    Direction, IDENTITY_ANY, IDENTITY_NODE, MODE_ISOLATED, MODE_OPEN, PolicyKey, PolicySetRecord, RuleRecord,
-};
+use tables::policy::{PolicyKey, PolicySetRecord};
 use tables::publish::{Batch, TableFull};
 use tables::scope::Scope;
 
 /// What makes two pods' policies equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct SetKey {
-    /// Sorted by name.
-    policies: Vec<Named>,
+    /// Indexes, sorted.
+    policies: Vec<u32>,
     /// Those named ports of the pods that the policies' ingress rules name.
     ports: Vec<NamedPort>,
 }
@@ -31,25 +33,43 @@ struct SetKey {
 struct PolicySet {
     key: SetKey,
     members: usize,
-    record: PolicySetRecord,
-    rows: HashMap<(Direction, u32), Rules>,
+    plans: [Plan; 2],
+    installed: Installed,
+}
+
+/// A policy that has an index.
+struct Known {
+    key: ObjectKey,
+    within: Within,
+    pods: Selector,
+    /// That its ingress rules leave to the receiver.
+    port_names: BTreeSet<String>,
 }
 
 /// Index 0 is no policy.
 pub struct Policies {
     ids: Ids,
-    index: HashMap<Named, u32>,
+    index: HashMap<ObjectKey, u32>,
+    known: HashMap<u32, Known>,
+    subjects: PodSelectors,
+    spaces: Spaces,
+    peers: Peers,
+    /// Of the policies that sets are made of.
+    lines: HashMap<u32, Arc<Lines>>,
     /// Policies that found no index.
-    unnumbered: BTreeSet<Named>,
+    unnumbered: BTreeSet<ObjectKey>,
     set_ids: Ids,
     by_key: HashMap<SetKey, u32>,
     sets: BTreeMap<u32, PolicySet>,
+    sets_of: HashMap<u32, BTreeSet<u32>>,
     lists: RuleLists,
     rows_used: usize,
     /// Attachment -> its policy set. Those whose policies are not in force are missing.
     members: HashMap<String, u32>,
     dirty_members: BTreeSet<String>,
     dirty_sets: BTreeSet<u32>,
+    /// Sets that a pod left or never came to.
+    left: BTreeSet<u32>,
     reassigned: BTreeSet<String>,
 }
 
@@ -57,16 +77,23 @@ impl Policies {
     pub fn new() -> Policies {
         Policies {
             ids: Ids::new(Table::Policy.name(), 1, POLICIES_MAX),
-            index: HashMap::new(),
+            index: HashMap::default(),
+            known: HashMap::default(),
+            subjects: PodSelectors::default(),
+            spaces: Spaces::default(),
+            peers: Peers::default(),
+            lines: HashMap::default(),
             unnumbered: BTreeSet::new(),
             set_ids: Ids::new(Table::PolicySet.name(), 1, POLICY_SETS_MAX),
-            by_key: HashMap::new(),
+            by_key: HashMap::default(),
             sets: BTreeMap::new(),
+            sets_of: HashMap::default(),
             lists: RuleLists::new(),
             rows_used: 0,
-            members: HashMap::new(),
+            members: HashMap::default(),
             dirty_members: BTreeSet::new(),
             dirty_sets: BTreeSet::new(),
+            left: BTreeSet::new(),
             reassigned: BTreeSet::new(),
         }
     }
@@ -80,43 +107,115 @@ impl Policies {
         problems: &mut Problems,
     ) {
         self.reassigned.clear();
-        self.forget_gone(state, changes);
-        self.number(state, changes, problems);
+        self.peers.update(state, changes, identities, &mut self.spaces);
+        self.take_policies(state, changes, problems);
         self.mark(state, changes);
         self.assign(state, problems);
         self.drop_empty(batch, problems);
-        self.compile(state, changes, identities, batch, problems);
+        self.write(identities, batch, problems);
+        self.lists.sweep();
     }
 
-    /// New policies get an index. While one has none, the pods that it selects may not speak.
-    fn number(&mut self, state: &State, changes: &Changes, problems: &mut Problems) {
-        let candidates = std::mem::take(&mut self.unnumbered).into_iter().chain(changes.policies.iter().cloned());
-        for id in candidates.collect::<BTreeSet<Named>>() {
-            let subject = Subject::NetworkPolicy(id.clone());
-            if state.policies.get(&id).is_none() || self.index.contains_key(&id) {
-                problems.clear(&subject);
-                continue;
+    fn take_policies(&mut self, state: &State, changes: &Changes, problems: &mut Problems) {
+        if changes.policies.is_empty() && self.unnumbered.is_empty() {
+            return;
+        }
+        let (gone, there): (Vec<_>, Vec<_>) = changes.policies.iter().partition(|key| Source::of(state, key).is_none());
+        // First those that are gone: they leave indexes.
+        for key in gone {
+            self.unnumbered.remove(key);
+            problems.clear(&Subject::Policy(key.clone()));
+            if let Some(index) = self.index.remove(key) {
+                self.forget(index);
+                self.ids.free(index);
             }
-            let index = self.ids.alloc();
-            if !problems.note(subject, index.as_ref().map(|_| ()).map_err(Clone::clone)) {
-                self.unnumbered.insert(id);
-            } else if let Ok(index) = index {
-                self.index.insert(id, index);
+        }
+        let pods = local_pods(state);
+        let waiting = std::mem::take(&mut self.unnumbered);
+        for key in waiting.iter().chain(there).collect::<BTreeSet<_>>() {
+            let Some(source) = Source::of(state, key) else { continue };
+            match self.number(key, problems) {
+                Some(index) => self.put(state, index, key, source, &pods),
+                None => self.dirty_members.extend(selected(state, source, &pods)),
             }
         }
     }
 
+    /// New policies get an index. While one has none, the pods that it selects may not speak.
+    fn number(&mut self, key: &ObjectKey, problems: &mut Problems) -> Option<u32> {
+        let index = self.index.get(key).map_or_else(|| self.ids.alloc(), |&index| Ok(index));
+        problems.note(Subject::Policy(key.clone()), index.as_ref().map(|_| ()).map_err(Clone::clone));
+        match index {
+            Ok(index) => {
+                self.index.insert(key.clone(), index);
+                Some(index)
+            }
+            Err(_) => {
+                self.unnumbered.insert(key.clone());
+                None
+            }
+        }
+    }
+
+    /// The policy of an index is gone, or is another one now.
+    fn forget(&mut self, index: u32) {
+        let members: Vec<String> = self.members_of_index(index).cloned().collect();
+        self.dirty_members.extend(members);
+        self.dirty_sets.extend(self.sets_of.get(&index).into_iter().flatten());
+        if let Some(known) = self.known.remove(&index) {
+            self.subjects.remove(index, &known.within, &known.pods);
+            if let Within::Selected(space) = known.within {
+                self.spaces.release(space);
+            }
+        }
+        if let Some(lines) = self.lines.remove(&index) {
+            lines.release(&mut self.peers, &mut self.spaces);
+        }
+    }
+
+    /// Takes in a policy as it is now.
+    fn put(&mut self, state: &State, index: u32, key: &ObjectKey, source: Source, pods: &LocalPods) {
+        let before: BTreeSet<String> = self.members_of_index(index).cloned().collect();
+        let now = selected(state, source, pods);
+        let within = match source.within {
+            Reach::Namespace(name) => Within::Namespace(name.to_owned()),
+            Reach::Selected(selector) => Within::Selected(self.spaces.acquire(state, selector)),
+        };
+        let port_names: BTreeSet<String> = source.ingress_port_names().into_iter().map(str::to_owned).collect();
+        let known = Known { key: key.clone(), within, pods: source.pods.clone(), port_names };
+        let is_in_use = self.sets_of.contains_key(&index);
+        // What the old one and the new one have in common is not given up on the way.
+        let lines = is_in_use.then(|| Lines::acquire(state, key, index, source, &mut self.peers, &mut self.spaces));
+        let waiting = std::mem::take(&mut self.dirty_members);
+        let names_differ = self.known.get(&index).is_some_and(|old| old.port_names != known.port_names);
+        self.forget(index);
+        self.dirty_members = waiting;
+        match names_differ {
+            true => self.dirty_members.extend(before.union(&now).cloned()),
+            false => self.dirty_members.extend(before.symmetric_difference(&now).cloned()),
+        }
+        self.subjects.insert(index, &known.within, &known.pods);
+        self.known.insert(index, known);
+        self.lines.extend(lines.map(|lines| (index, Arc::new(lines))));
+    }
+
+    fn members_of_index(&self, index: u32) -> impl Iterator<Item = &String> {
+        let sets = self.sets_of.get(&index);
+        let is_in = move |set: &u32| sets.is_some_and(|sets| sets.contains(set));
+        let members = sets.map(|_| &self.members).into_iter().flatten();
+        members.filter(move |(_, set)| is_in(set)).map(|(attachment, _)| attachment)
+    }
+
     fn mark(&mut self, state: &State, changes: &Changes) {
-        let changed = |set: &PolicySet| set.key.policies.iter().any(|policy| changes.policies.contains(policy));
-        self.dirty_sets.extend(self.sets.iter().filter(|(_, set)| changed(set)).map(|(&id, _)| id));
         self.dirty_members.extend(changes.attachments.iter().cloned());
         for pod in &changes.pods {
             self.dirty_members.extend(state.attachments_of(pod).cloned());
         }
-        let namespaces: BTreeSet<&str> = changes.policies.iter().map(|id| id.namespace.as_str()).collect();
-        if !namespaces.is_empty() {
+        // NetworkPolicies do not ask for the labels of their own namespace.
+        let asks = self.known.values().any(|known| matches!(known.within, Within::Selected(_)));
+        if asks && !changes.namespaces.is_empty() {
             let endpoints = state.local().endpoints.iter();
-            let concerned = endpoints.filter(|(_, endpoint)| namespaces.contains(endpoint.pod.namespace.as_str()));
+            let concerned = endpoints.filter(|(_, endpoint)| changes.namespaces.contains(&endpoint.pod.namespace));
             self.dirty_members.extend(concerned.map(|(key, _)| key.clone()));
         }
     }
@@ -142,6 +241,7 @@ impl Policies {
         }
         if let Some(left) = before.and_then(|id| self.sets.get_mut(&id)) {
             left.members -= 1;
+            self.left.extend(before);
         }
         match set {
             Some(id) => self.members.insert(attachment.clone(), id),
@@ -160,45 +260,62 @@ impl Policies {
             return Ok(id);
         }
         let id = self.set_ids.alloc()?;
+        for &policy in &key.policies {
+            self.sets_of.entry(policy).or_default().insert(id);
+            if !self.lines.contains_key(&policy)
+                && let Some(known) = self.known.get(&policy)
+                && let Some(source) = Source::of(state, &known.key)
+            {
+                let lines = Lines::acquire(state, &known.key, policy, source, &mut self.peers, &mut self.spaces);
+                self.lines.insert(policy, Arc::new(lines));
+            }
+        }
         self.by_key.insert(key.clone(), id);
-        let set = PolicySet { key, members: 0, record: PolicySetRecord::zeroed(), rows: HashMap::new() };
-        self.sets.insert(id, set);
+        let plans = DIRECTIONS.map(|direction| Plan::new(&[], direction));
+        self.sets.insert(id, PolicySet { key, members: 0, plans, installed: Installed::new() });
         self.dirty_sets.insert(id);
+        self.left.insert(id);
         Ok(id)
     }
 
-    fn key_for(&self, state: &State, pod: &Pod) -> Result<SetKey, TableFull> {
-        let mut key = SetKey { policies: Vec::new(), ports: Vec::new() };
-        let mut names = BTreeSet::new();
-        for policy in state.policies.in_namespace(&pod.id.namespace).into_iter().flat_map(|all| all.values()) {
-            if !policy.pods.matches(&pod.labels) {
-                continue;
-            }
-            if !self.index.contains_key(&policy.id) {
-                return Err(TableFull { table: Table::Policy.name(), limit: POLICIES_MAX });
-            }
-            names.extend(rules::ingress_port_names(policy));
-            key.policies.push(policy.id.clone());
+    fn key_for(&mut self, state: &State, pod: &Pod) -> Result<SetKey, TableFull> {
+        let labels = state.namespace_labels(&pod.id.namespace);
+        let selects = |key: &ObjectKey| Source::of(state, key).is_some_and(|source| selects(source, &labels, pod));
+        if self.unnumbered.iter().any(selects) {
+            return Err(TableFull { table: Table::Policy.name(), limit: POLICIES_MAX });
         }
-        key.policies.sort();
-        key.ports = pod.ports.iter().filter(|port| names.contains(port.name.as_str())).cloned().collect();
-        key.ports.sort();
-        Ok(key)
+        let spaces = self.spaces.of(state, &pod.id.namespace);
+        let candidates = self.subjects.candidates(&pod.id.namespace, spaces, &pod.labels);
+        let selecting = |index: &u32| self.known.get(index).is_some_and(|known| known.pods.matches(&pod.labels));
+        let mut policies: Vec<u32> = candidates.filter(selecting).collect();
+        policies.sort_unstable();
+        let named = |port: &&NamedPort| {
+            let known = policies.iter().filter_map(|index| self.known.get(index));
+            known.into_iter().any(|known| known.port_names.contains(&port.name))
+        };
+        let mut ports: Vec<NamedPort> = pod.ports.iter().filter(named).cloned().collect();
+        ports.sort();
+        Ok(SetKey { policies, ports })
     }
 
     /// Sets that the last pod left.
     fn drop_empty(&mut self, batch: &mut Batch, problems: &mut Problems) {
-        let empty: Vec<u32> = self.sets.iter().filter(|(_, set)| set.members == 0).map(|(&id, _)| id).collect();
-        for id in empty {
-            let Some(set) = self.sets.remove(&id) else { continue };
-            for ((direction, identity), rules) in &set.rows {
-                batch.remove(Table::Policy, &PolicyKey::new(id, *direction, *identity));
-                self.lists.release(rules);
+        for id in std::mem::take(&mut self.left) {
+            if self.sets.get(&id).is_none_or(|set| set.members > 0) {
+                continue;
             }
-            self.rows_used -= set.rows.len();
+            let Some(set) = self.sets.remove(&id) else { continue };
+            for (direction, rows) in DIRECTIONS.into_iter().zip(set.installed.rows) {
+                self.rows_used -= rows.len();
+                for (identity, list) in rows {
+                    batch.remove(Table::Policy, &PolicyKey::new(id, direction, identity));
+                    self.lists.release(list);
+                }
+            }
             // Cannot fail: the index is within the table.
             let _ = batch.set(Table::PolicySet, id as usize, &PolicySetRecord::zeroed());
             batch.touch(Scope::PolicySet(id));
+            set.key.policies.iter().for_each(|policy| self.leave(*policy, id));
             self.by_key.remove(&set.key);
             self.dirty_sets.remove(&id);
             self.set_ids.free(id);
@@ -206,31 +323,60 @@ impl Policies {
         }
     }
 
-    fn compile(
-        &mut self,
-        state: &State,
-        changes: &Changes,
-        identities: &Identities,
-        batch: &mut Batch,
-        problems: &mut Problems,
-    ) {
-        let relabelled = |class: &Class| class.traits().is_some_and(|t| changes.namespaces.contains(&t.namespace));
-        let mut peers: BTreeSet<u32> = identities.born().collect();
-        if !changes.namespaces.is_empty() {
-            peers.extend(identities.iter().filter(|(_, class)| relabelled(class)).map(|(id, _)| id));
+    /// A set is made of a policy no more.
+    fn leave(&mut self, policy: u32, set: u32) {
+        let Some(sets) = self.sets_of.get_mut(&policy) else { return };
+        sets.remove(&set);
+        if sets.is_empty() {
+            self.sets_of.remove(&policy);
+            if let Some(lines) = self.lines.remove(&policy) {
+                lines.release(&mut self.peers, &mut self.spaces);
+            }
         }
+    }
+
+    fn write(&mut self, identities: &Identities, batch: &mut Batch, problems: &mut Problems) {
         let dirty = std::mem::take(&mut self.dirty_sets);
-        let ids: Vec<u32> = self.sets.keys().copied().collect();
-        for id in ids {
-            let mut rows = Rows { state, identities, lists: &mut self.lists, rows_used: &mut self.rows_used, batch };
-            let Some(set) = self.sets.get_mut(&id) else { continue };
-            let outcome = if dirty.contains(&id) {
-                rows.compile_all(id, set, &self.index)
-            } else {
-                rows.compile_some(id, set, &self.index, &peers)
-            };
-            self.settle(id, outcome, dirty.contains(&id), problems);
+        for id in &dirty {
+            let Some(set) = self.sets.get_mut(id) else { continue };
+            let mut policies: Vec<_> = set.key.policies.iter().filter_map(|p| self.lines.get(p)).cloned().collect();
+            policies.sort_by(|a, b| a.order().cmp(&b.order()));
+            set.plans = DIRECTIONS.map(|direction| Plan::new(&policies, direction));
         }
+        let moved = self.moved(&dirty);
+        let born: BTreeSet<u32> = identities.born().collect();
+        let (peers, lists, used) = (&self.peers, &mut self.lists, &mut self.rows_used);
+        let mut rows = Rows { identities, born: &born, peers, lists, used, batch };
+        let mut outcomes = Vec::new();
+        for id in dirty.iter().chain(moved.keys()) {
+            let Some(PolicySet { key, plans, installed, .. }) = self.sets.get_mut(id) else { continue };
+            let mut target = Target { id: *id, plans, ports: &key.ports, installed };
+            outcomes.push(match moved.get(id) {
+                None => (*id, true, rows.write_all(&mut target)),
+                Some(identities) => (*id, false, rows.write_some(&mut target, identities)),
+            });
+        }
+        for (id, is_whole, outcome) in outcomes {
+            self.settle(id, outcome, is_whole, problems);
+        }
+    }
+
+    /// Sets of which only some rows may differ, and the identities of these.
+    fn moved(&self, dirty: &BTreeSet<u32>) -> BTreeMap<u32, BTreeSet<u32>> {
+        let mut by_peer: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for &(identity, peer) in self.peers.moves() {
+            by_peer.entry(peer).or_default().push(identity);
+        }
+        let mut moved: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for (&id, set) in self.sets.iter().filter(|(id, _)| !dirty.contains(id)) {
+            let concerned = by_peer.iter().filter(|(peer, _)| set.plans.iter().any(|p| !p.of_peer(**peer).is_empty()));
+            let mut identities: BTreeSet<u32> = concerned.flat_map(|(_, identities)| identities).copied().collect();
+            identities.extend(self.peers.own_moves());
+            if !identities.is_empty() {
+                moved.insert(id, identities);
+            }
+        }
+        moved
     }
 
     fn settle(&mut self, id: u32, outcome: Outcome, was_whole: bool, problems: &mut Problems) {
@@ -245,15 +391,6 @@ impl Policies {
         }
     }
 
-    /// Sets that still name these policies lose their last pod in this very update.
-    fn forget_gone(&mut self, state: &State, changes: &Changes) {
-        for id in changes.policies.iter().filter(|id| state.policies.get(id).is_none()) {
-            if let Some(index) = self.index.remove(id) {
-                self.ids.free(index);
-            }
-        }
-    }
-
     /// The policy set of an attachment; None while its policies are not in force.
     pub fn set_of(&self, attachment: &str) -> Option<u32> {
         self.members.get(attachment).copied()
@@ -264,22 +401,26 @@ impl Policies {
         &self.reassigned
     }
 
-    pub fn index_of(&self, policy: &Named) -> Option<u32> {
+    pub fn index_of(&self, policy: &ObjectKey) -> Option<u32> {
         self.index.get(policy).copied()
     }
 
-    pub fn name_of(&self, index: u32) -> Option<&Named> {
-        self.index.iter().find(|(_, i)| **i == index).map(|(id, _)| id)
+    pub fn name_of(&self, index: u32) -> Option<&ObjectKey> {
+        self.known.get(&index).map(|known| &known.key)
     }
 
     /// Which policies make up a set.
-    pub fn policies_of_set(&self, set: u32) -> &[Named] {
-        self.sets.get(&set).map_or(&[], |set| &set.key.policies)
+    pub fn policies_of_set(&self, set: u32) -> Vec<&ObjectKey> {
+        let indexes = self.sets.get(&set).map_or(&[][..], |set| &set.key.policies);
+        let mut keys: Vec<_> = indexes.iter().filter_map(|index| self.name_of(*index)).collect();
+        keys.sort();
+        keys
     }
 
     /// Attachments whose set a policy is part of.
-    pub fn members_of(&self, policy: &Named) -> usize {
-        self.sets.values().filter(|set| set.key.policies.contains(policy)).map(|set| set.members).sum()
+    pub fn members_of(&self, policy: &ObjectKey) -> usize {
+        let sets = self.index_of(policy).and_then(|index| self.sets_of.get(&index)).into_iter().flatten();
+        sets.filter_map(|set| self.sets.get(set)).map(|set| set.members).sum()
     }
 
     /// (policies, sets, rows, rules) in use.
@@ -293,140 +434,43 @@ impl Policies {
     }
 }
 
-struct Outcome {
-    full: Result<(), TableFull>,
-    /// A row had more rules than fit.
-    cut: bool,
+/// Attachments here and their pods, by namespace.
+type LocalPods<'a> = HashMap<&'a str, Vec<(&'a String, &'a Pod)>>;
+
+fn local_pods(state: &State) -> LocalPods<'_> {
+    let mut pods = LocalPods::default();
+    for (attachment, endpoint) in &state.local().endpoints {
+        if let Some(pod) = state.pod(&endpoint.pod) {
+            pods.entry(endpoint.pod.namespace.as_str()).or_default().push((attachment, pod));
+        }
+    }
+    pods
 }
 
-/// Writes the rows of one set after another.
-struct Rows<'a, 'b> {
-    state: &'a State,
-    identities: &'a Identities,
-    lists: &'a mut RuleLists,
-    rows_used: &'a mut usize,
-    batch: &'a mut Batch<'b>,
+/// The attachments here that a policy selects.
+fn selected(state: &State, source: Source, pods: &LocalPods) -> BTreeSet<String> {
+    let namespaces: Vec<&str> = match source.within {
+        Reach::Namespace(name) => vec![name],
+        Reach::Selected(selector) => {
+            pods.keys().copied().filter(|name| selector.matches(&state.namespace_labels(name))).collect()
+        }
+    };
+    let pods = namespaces.into_iter().filter_map(|name| pods.get(name)).flatten();
+    pods.filter(|(_, pod)| source.pods.matches(&pod.labels)).map(|(attachment, _)| (*attachment).clone()).collect()
 }
 
-type Index = HashMap<Named, u32>;
-
-impl Rows<'_, '_> {
-    fn compile_all(&mut self, id: u32, set: &mut PolicySet, index: &Index) -> Outcome {
-        let mut wanted: HashMap<(Direction, u32), Cover> = HashMap::new();
-        let mut record = PolicySetRecord::zeroed();
-        for (isolated, side) in sides(self.state, &set.key, index) {
-            let direction = side.direction as usize;
-            if isolated && record.modes[direction] == MODE_OPEN {
-                record.modes[direction] = MODE_ISOLATED;
-                record.deny_policy[direction] = side.index;
-            }
-        }
-        for direction in DIRECTIONS.into_iter().filter(|d| record.modes[*d as usize] != MODE_OPEN) {
-            for (identity, class) in self.identities.iter() {
-                wanted.insert((direction, identity), self.cover(&set.key, index, direction, Some(class)));
-            }
-            let mut node = Cover::default();
-            node.lay(rules::allow_all());
-            wanted.insert((direction, IDENTITY_NODE), node);
-            wanted.insert((direction, IDENTITY_ANY), self.cover(&set.key, index, direction, None));
-        }
-        let gone: Vec<_> = set.rows.keys().filter(|key| !wanted.contains_key(*key)).copied().collect();
-        let mut all: Vec<_> = gone.into_iter().map(|key| (key, Cover::default())).chain(wanted).collect();
-        // First what the others are compared with.
-        all.sort_by_key(|((_, identity), _)| *identity != IDENTITY_ANY);
-        let outcome = self.put_all(id, set, all, |_| true);
-        if record != set.record {
-            // Cannot fail: the index is within the table.
-            let _ = self.batch.set(Table::PolicySet, id as usize, &record);
-            self.batch.touch(Scope::PolicySet(id));
-            set.record = record;
-        }
-        outcome
-    }
-
-    /// Only the rows of some identities, and of those that are gone.
-    fn compile_some(&mut self, id: u32, set: &mut PolicySet, index: &Index, peers: &BTreeSet<u32>) -> Outcome {
-        let mut wanted = Vec::new();
-        for &identity in peers {
-            let Some(class) = self.identities.class(identity) else { continue };
-            wanted.extend(DIRECTIONS.map(|d| ((d, identity), self.cover(&set.key, index, d, Some(class)))));
-        }
-        let gone = self.identities.died().iter();
-        wanted.extend(gone.flat_map(|&identity| DIRECTIONS.map(|d| ((d, identity), Cover::default()))));
-        // No flow depends on an identity that was not there before, or is no more.
-        let born: BTreeSet<u32> = self.identities.born().collect();
-        let identities = self.identities;
-        self.put_all(id, set, wanted, |identity| !born.contains(&identity) && identities.class(identity).is_some())
-    }
-
-    fn cover(&self, key: &SetKey, index: &Index, direction: Direction, class: Option<&Class>) -> Cover {
-        let mut cover = Cover::default();
-        let sides = sides(self.state, key, index).filter(|(_, side)| side.direction == direction);
-        sides.for_each(|(_, side)| side.lay(self.state, class, &mut cover));
-        cover
-    }
-
-    fn put_all(
-        &mut self,
-        id: u32,
-        set: &mut PolicySet,
-        rows: Vec<((Direction, u32), Cover)>,
-        matters: impl Fn(u32) -> bool,
-    ) -> Outcome {
-        let mut outcome = Outcome { full: Ok(()), cut: false };
-        for (key, cover) in rows {
-            let (mut rules, fits) = cover.into_rules();
-            outcome.cut |= !fits;
-            if key.1 != IDENTITY_ANY && set.rows.get(&(key.0, IDENTITY_ANY)).is_some_and(|any| **any == *rules) {
-                rules.clear();
-            }
-            match self.put(id, set, key, rules) {
-                Ok(true) if matters(key.1) => self.batch.touch(Scope::PolicySet(id)),
-                Ok(_) => {}
-                Err(full) => outcome.full = Err(full),
-            }
-        }
-        outcome
-    }
-
-    /// True if the row changed. No rules: no row.
-    fn put(
-        &mut self,
-        id: u32,
-        set: &mut PolicySet,
-        (direction, identity): (Direction, u32),
-        rules: Vec<RuleRecord>,
-    ) -> Result<bool, TableFull> {
-        let installed = set.rows.get(&(direction, identity));
-        if installed.map_or(&[][..], |rules| rules) == rules {
-            return Ok(false);
-        }
-        let key = PolicyKey::new(id, direction, identity);
-        let before = if rules.is_empty() {
-            self.batch.remove(Table::Policy, &key);
-            set.rows.remove(&(direction, identity))
-        } else {
-            let rules: Rules = rules.into();
-            let row = self.lists.acquire(&rules, self.batch)?;
-            self.batch.insert(Table::Policy, &key, &row).inspect_err(|_| self.lists.release(&rules))?;
-            set.rows.insert((direction, identity), rules)
-        };
-        *self.rows_used =
-            *self.rows_used + set.rows.contains_key(&(direction, identity)) as usize - before.is_some() as usize;
-        if let Some(before) = before {
-            self.lists.release(&before);
-        }
-        Ok(true)
-    }
+fn selects(source: Source, namespace: &crate::object::Labels, pod: &Pod) -> bool {
+    let is_within = match source.within {
+        Reach::Namespace(name) => name == pod.id.namespace,
+        Reach::Selected(selector) => selector.matches(namespace),
+    };
+    is_within && source.pods.matches(&pod.labels)
 }
 
-/// Each policy of a set in each direction, and whether it isolates in it.
-fn sides<'a>(state: &'a State, key: &'a SetKey, index: &'a Index) -> impl Iterator<Item = (bool, Side<'a>)> {
-    let policies = key.policies.iter().filter_map(|id| Some((state.policies.get(id)?, *index.get(id)?)));
-    policies.flat_map(|(policy, index)| {
-        DIRECTIONS.map(|direction| {
-            let isolated = policy.rules[direction as usize].is_some();
-            (isolated, Side { policy, index, direction, ports: &key.ports })
-        })
-    })
+/// How people call a policy: a NetworkPolicy by namespace and name, others by kind and name.
+pub fn shown(key: &ObjectKey) -> String {
+    match key.kind {
+        Kind::NetworkPolicy => format!("{}/{}", key.namespace, key.name),
+        kind => format!("{} {}", kind.name(), key.name),
+    }
 }

@@ -1,6 +1,6 @@
 //! What could not be put in force, kept until it is.
 
-use crate::object::Named;
+use crate::object::{Named, ObjectKey};
 use std::collections::BTreeMap;
 use std::fmt;
 use tables::limits::{RULES_PER_ROW_MAX, SOURCES_PER_SERVICE_MAX};
@@ -35,7 +35,8 @@ pub enum Subject {
     Service(Named),
     /// One with host ports.
     Pod(Named),
-    NetworkPolicy(Named),
+    /// Of any kind.
+    Policy(ObjectKey),
     /// The policies that select some pod of a namespace.
     PolicySet(u32),
     Identity(Prefix),
@@ -53,7 +54,7 @@ impl fmt::Display for Subject {
         match self {
             Subject::Service(id) => write!(f, "Service {id}"),
             Subject::Pod(id) => write!(f, "Pod {id}"),
-            Subject::NetworkPolicy(id) => write!(f, "NetworkPolicy {id}"),
+            Subject::Policy(key) => write!(f, "{key}"),
             Subject::PolicySet(id) => write!(f, "policy set {id}"),
             Subject::Identity(prefix) => write!(f, "identity of {prefix}"),
             Subject::Route(prefix) => write!(f, "route {prefix}"),

@@ -1,50 +1,90 @@
-//! Port rules in the rule table; equal lists are kept once.
+//! Port rules in the rule table; equal lists are kept once, under one number.
 
 use crate::alloc::{Range, Ranges};
-use std::collections::HashMap;
+use crate::state::HashMap;
 use std::sync::Arc;
 use tables::layout::Table;
 use tables::limits::RULES_MAX;
 use tables::policy::{PolicyRow, RuleRecord};
 use tables::publish::{Batch, TableFull};
 
-pub type Rules = Arc<[RuleRecord]>;
+pub type ListId = u32;
 
 struct List {
+    rules: Arc<[RuleRecord]>,
     range: Range,
     users: usize,
 }
 
 pub struct RuleLists {
-    lists: HashMap<Rules, List>,
+    ids: HashMap<Arc<[RuleRecord]>, ListId>,
+    lists: Vec<Option<List>>,
+    free: Vec<ListId>,
+    /// Those that may have no user.
+    idle: Vec<ListId>,
     ranges: Ranges,
 }
 
 impl RuleLists {
     pub fn new() -> RuleLists {
-        RuleLists { lists: HashMap::new(), ranges: Ranges::new(Table::Rule.name(), RULES_MAX) }
-    }
-
-    /// The place of this list, for one more user.
-    pub fn acquire(&mut self, rules: &Rules, batch: &mut Batch) -> Result<PolicyRow, TableFull> {
-        if !self.lists.contains_key(rules) {
-            let range = self.ranges.alloc(rules.len())?;
-            for (i, rule) in rules.iter().enumerate() {
-                batch.set(Table::Rule, range.first as usize + i, rule)?;
-            }
-            self.lists.insert(rules.clone(), List { range, users: 0 });
+        RuleLists {
+            ids: HashMap::default(),
+            lists: Vec::new(),
+            free: Vec::new(),
+            idle: Vec::new(),
+            ranges: Ranges::new(Table::Rule.name(), RULES_MAX),
         }
-        let list = self.lists.get_mut(rules).expect("just made");
-        list.users += 1;
-        Ok(PolicyRow { rules_first: list.range.first, rules_count: list.range.count })
     }
 
-    pub fn release(&mut self, rules: &Rules) {
-        let Some(list) = self.lists.get_mut(rules) else { return };
+    /// The number of this list. It stays while it has users, and until the next sweep.
+    pub fn intern(&mut self, rules: &[RuleRecord], batch: &mut Batch) -> Result<ListId, TableFull> {
+        if let Some(&id) = self.ids.get(rules) {
+            return Ok(id);
+        }
+        let range = self.ranges.alloc(rules.len())?;
+        for (i, rule) in rules.iter().enumerate() {
+            batch.set(Table::Rule, range.first as usize + i, rule)?;
+        }
+        let rules: Arc<[RuleRecord]> = rules.into();
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.lists.push(None);
+            self.lists.len() as ListId - 1
+        });
+        self.lists[id as usize] = Some(List { rules: rules.clone(), range, users: 0 });
+        self.ids.insert(rules, id);
+        self.idle.push(id);
+        Ok(id)
+    }
+
+    fn list(&mut self, id: ListId) -> &mut List {
+        self.lists[id as usize].as_mut().expect("it has users")
+    }
+
+    /// One more user of a list.
+    pub fn acquire(&mut self, id: ListId) -> PolicyRow {
+        let list = self.list(id);
+        list.users += 1;
+        PolicyRow { rules_first: list.range.first, rules_count: list.range.count }
+    }
+
+    pub fn release(&mut self, id: ListId) {
+        let list = self.list(id);
         list.users -= 1;
         if list.users == 0 {
-            self.ranges.free(list.range);
-            self.lists.remove(rules);
+            self.idle.push(id);
+        }
+    }
+
+    /// Gives back what nobody uses.
+    pub fn sweep(&mut self) {
+        for id in std::mem::take(&mut self.idle) {
+            if self.lists[id as usize].as_ref().is_some_and(|list| list.users == 0)
+                && let Some(list) = self.lists[id as usize].take()
+            {
+                self.ids.remove(&list.rules);
+                self.ranges.free(list.range);
+                self.free.push(id);
+            }
         }
     }
 

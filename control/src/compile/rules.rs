@@ -1,94 +1,208 @@
-//! What one policy says to one peer, as port rules. Pure.
+//! What policies say, in the form that rows are made of: whom each rule speaks of as peers that are known once for all
+//! policies, and which ports as places. Pure.
 
-use super::cover::Cover;
-use crate::identity::Class;
-use crate::object::{NamedPort, NetworkPolicy, Peer, PolicyRule, PortMatch, PortRange};
+use super::cover::FLAG_PASS;
+use super::policy_peers::{PeerId, Peers, Whom};
+use super::spaces::{Spaces, Within};
+use crate::object::{Action, Kind, NamedPort, ObjectKey, Peer, PolicyRule, PortRange, Selector, Tier};
 use crate::state::State;
 use std::collections::BTreeSet;
-use tables::policy::{Direction, FLAG_ALLOW, FLAG_NAMESPACED, RULE_NONE, RuleRecord};
+use tables::Protocol;
+use tables::policy::{Direction, FLAG_ALLOW, FLAG_NAMESPACED, RuleRecord, place};
 
 pub const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// One policy in one direction, seen from the pods of one policy set.
+/// A policy of any kind, as it was written.
 #[derive(Clone, Copy)]
-pub struct Side<'a> {
-    pub policy: &'a NetworkPolicy,
+pub struct Source<'a> {
+    pub within: Reach<'a>,
+    pub pods: &'a Selector,
+    pub level: Level,
+    pub priority: u16,
+    /// None: it says nothing in this direction.
+    pub rules: [Option<&'a [PolicyRule]>; 2],
+}
+
+/// The namespaces whose pods a policy may select.
+#[derive(Clone, Copy)]
+pub enum Reach<'a> {
+    Namespace(&'a str),
+    Selected(&'a Selector),
+}
+
+/// In the order in which policies are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Admin,
+    Namespaced,
+    Baseline,
+}
+
+impl<'a> Source<'a> {
+    pub fn of(state: &'a State, key: &'a ObjectKey) -> Option<Source<'a>> {
+        if key.kind == Kind::NetworkPolicy {
+            let policy = state.policies.in_namespace(&key.namespace)?.get(&key.name)?;
+            let rules = [0, 1].map(|direction: usize| policy.rules[direction].as_deref());
+            let within = Reach::Namespace(&key.namespace);
+            return Some(Source { within, pods: &policy.pods, level: Level::Namespaced, priority: 0, rules });
+        }
+        let policy = state.cluster_policies.get(key)?;
+        let speaks = |rules: &'a Vec<PolicyRule>| (!rules.is_empty()).then_some(rules.as_slice());
+        Some(Source {
+            within: Reach::Selected(&policy.subject.namespaces),
+            pods: &policy.subject.pods,
+            level: if policy.tier == Tier::Admin { Level::Admin } else { Level::Baseline },
+            priority: policy.priority,
+            rules: [speaks(&policy.rules[0]), speaks(&policy.rules[1])],
+        })
+    }
+
+    /// Names of the ports that its ingress rules leave to the receiving pod.
+    pub fn ingress_port_names(&self) -> BTreeSet<&'a str> {
+        let rules = self.rules[Direction::Ingress as usize].into_iter().flatten();
+        let ports = rules.flat_map(|rule| &rule.ports);
+        ports
+            .filter_map(|port| match &port.port {
+                PortRange::Name(name) => Some(name.as_str()),
+                PortRange::Numbers(..) => None,
+            })
+            .collect()
+    }
+}
+
+/// A rule.
+#[derive(Debug)]
+pub struct Line {
+    flags: u16,
+    /// None: it speaks of everybody.
+    pub peers: Option<Vec<PeerId>>,
+    /// Of a rule for everybody: peers for whom it says more, by their own ports' names.
+    pub named: Vec<PeerId>,
+    places: Vec<(u32, u32)>,
+    /// Ports that the receiver names.
+    names: Vec<(String, Protocol)>,
+}
+
+impl Line {
+    /// What it says of a receiver with these named ports.
+    pub fn records<'a>(&'a self, ports: &'a [NamedPort]) -> impl Iterator<Item = RuleRecord> + 'a {
+        let named = self.names.iter().filter_map(|(name, protocol)| {
+            let found = ports.iter().find(|port| port.name == *name && port.protocol == *protocol)?;
+            Some((place(*protocol, found.port), place(*protocol, found.port)))
+        });
+        let zeroed: RuleRecord = bytemuck::Zeroable::zeroed();
+        let record = move |(first, last)| RuleRecord { first, last, flags: self.flags, ..zeroed };
+        self.places.iter().copied().chain(named).map(record)
+    }
+
+    pub fn allows(&self) -> bool {
+        self.flags & FLAG_ALLOW != 0
+    }
+
+    pub fn has_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+}
+
+/// A policy whose peers are acquired.
+#[derive(Debug)]
+pub struct Lines {
     /// The policy's index.
     pub index: u32,
-    pub direction: Direction,
-    /// Named ports of the set's own pods.
-    pub ports: &'a [NamedPort],
+    pub level: Level,
+    pub priority: u16,
+    pub key: ObjectKey,
+    /// By direction. None: it says nothing in it.
+    pub sides: [Option<Vec<Line>>; 2],
 }
 
-impl Side<'_> {
-    fn rules(&self) -> &[PolicyRule] {
-        self.policy.rules[self.direction as usize].as_deref().unwrap_or_default()
+impl Lines {
+    pub fn acquire(
+        state: &State,
+        key: &ObjectKey,
+        index: u32,
+        source: Source,
+        peers: &mut Peers,
+        spaces: &mut Spaces,
+    ) -> Lines {
+        let sides = DIRECTIONS.map(|direction| {
+            let mut acquire = |rule| line(state, key, source.level, direction, rule, (&mut *peers, &mut *spaces));
+            source.rules[direction as usize].map(|rules| rules.iter().map(&mut acquire).collect())
+        });
+        Lines { index, level: source.level, priority: source.priority, key: key.clone(), sides }
     }
 
-    /// What holds for a class, from the first rule on; for those without one if there is none.
-    pub fn lay(&self, state: &State, class: Option<&Class>, cover: &mut Cover) {
-        for (number, rule) in self.rules().iter().enumerate() {
-            let is_peer = |peer| class.is_some_and(|class| self.is_peer(state, peer, class));
-            if rule.peers.is_empty() || rule.peers.iter().any(is_peer) {
-                self.lay_ports(number, rule, class, cover);
-            }
+    pub fn release(&self, peers: &mut Peers, spaces: &mut Spaces) {
+        for line in self.sides.iter().flatten().flatten() {
+            line.peers.iter().flatten().chain(&line.named).for_each(|&peer| peers.release(peer, spaces));
         }
     }
 
-    fn is_peer(&self, state: &State, peer: &Peer, class: &Class) -> bool {
-        match (peer, class.traits()) {
-            (Peer::Block { cidr, except }, _) => {
-                class.atom().is_some_and(|atom| cidr.covers(&atom) && !except.iter().any(|e| e.covers(&atom)))
-            }
-            (Peer::Pods { .. }, None) => false,
-            (Peer::Pods { namespaces, pods }, Some(traits)) => {
-                let in_namespace = match namespaces {
-                    None => traits.namespace == self.policy.id.namespace,
-                    Some(selector) => selector.matches(&state.namespace_labels(&traits.namespace)),
-                };
-                in_namespace && pods.matches(&traits.labels)
-            }
-        }
-    }
-
-    fn lay_ports(&self, number: usize, rule: &PolicyRule, class: Option<&Class>, cover: &mut Cover) {
-        let (rule_number, flags) = (number as u16, FLAG_ALLOW | FLAG_NAMESPACED);
-        let mut lay = |places| cover.lay(RuleRecord { policy: self.index, rule: rule_number, flags, ..places });
-        if rule.ports.is_empty() {
-            lay(RuleRecord::everything());
-        }
-        rule.ports.iter().filter_map(|port| self.numbered(port, class)).for_each(lay);
-    }
-
-    fn numbered(&self, port: &PortMatch, class: Option<&Class>) -> Option<RuleRecord> {
-        let (first, last) = match &port.port {
-            PortRange::Numbers(first, last) => (*first, *last),
-            PortRange::Name(name) => {
-                let receiver = match self.direction {
-                    Direction::Ingress => self.ports,
-                    Direction::Egress => &class?.traits()?.ports,
-                };
-                let found = receiver.iter().find(|p| p.name == *name && p.protocol == port.protocol)?;
-                (found.port, found.port)
-            }
-        };
-        Some(RuleRecord::ports(port.protocol, first, last))
+    /// Policies are asked in this order: of equal priority the first by name.
+    pub fn order(&self) -> (Level, u16, &str, &ObjectKey) {
+        (self.level, self.priority, &self.key.name, &self.key)
     }
 }
 
-/// Every protocol and port, by no policy in particular.
-pub fn allow_all() -> RuleRecord {
-    RuleRecord { rule: RULE_NONE, flags: FLAG_ALLOW, ..RuleRecord::everything() }
+fn line(
+    state: &State,
+    key: &ObjectKey,
+    level: Level,
+    direction: Direction,
+    rule: &PolicyRule,
+    (peers, spaces): (&mut Peers, &mut Spaces),
+) -> Line {
+    let mut line = Line {
+        flags: flags(level, rule.action),
+        peers: None,
+        named: Vec::new(),
+        places: Vec::new(),
+        names: Vec::new(),
+    };
+    if rule.ports.is_empty() {
+        line.places.push((0, tables::policy::PLACE_LAST));
+    }
+    for port in &rule.ports {
+        match &port.port {
+            PortRange::Numbers(first, last) => {
+                line.places.push((place(port.protocol, *first), place(port.protocol, *last)));
+            }
+            PortRange::Name(name) => line.names.push((name.clone(), port.protocol)),
+        }
+    }
+    if !rule.peers.is_empty() {
+        let whom = rule.peers.iter().filter_map(|peer| whom(state, key, peer, spaces)).collect::<Vec<_>>();
+        line.peers = Some(whom.into_iter().map(|whom| peers.acquire(whom, spaces)).collect());
+    } else if direction == Direction::Egress {
+        let names: BTreeSet<&String> = line.names.iter().map(|(name, _)| name).collect();
+        let named = names.into_iter().map(|name| peers.acquire(Whom::Port(name.clone()), spaces));
+        line.named = named.collect();
+    }
+    line
 }
 
-/// Names of the ports that a policy's ingress rules leave to the receiving pod.
-pub fn ingress_port_names(policy: &NetworkPolicy) -> BTreeSet<&str> {
-    let rules = policy.rules[Direction::Ingress as usize].iter().flatten();
-    let ports = rules.flat_map(|rule| &rule.ports);
-    ports
-        .filter_map(|port| match &port.port {
-            PortRange::Name(name) => Some(name.as_str()),
-            PortRange::Numbers(..) => None,
-        })
-        .collect()
+fn flags(level: Level, action: Action) -> u16 {
+    let of_level = if level == Level::Namespaced { FLAG_NAMESPACED } else { 0 };
+    of_level
+        | match action {
+            Action::Accept => FLAG_ALLOW,
+            Action::Deny => 0,
+            Action::Pass => FLAG_PASS,
+        }
+}
+
+/// None for nobody.
+fn whom(state: &State, key: &ObjectKey, peer: &Peer, spaces: &mut Spaces) -> Option<Whom> {
+    Some(match peer {
+        Peer::Block { cidr, except } => Whom::Block { cidr: *cidr, except: except.clone() },
+        Peer::Nodes(nodes) => Whom::Nodes(nodes.clone()),
+        Peer::Nobody => return None,
+        Peer::Pods { namespaces, pods } => {
+            let within = match namespaces {
+                None => Within::Namespace(key.namespace.clone()),
+                Some(namespaces) => Within::Selected(spaces.acquire(state, namespaces)),
+            };
+            Whom::Pods { within, pods: pods.clone() }
+        }
+    })
 }

@@ -3,6 +3,9 @@
 mod cases;
 mod naive;
 mod naive_services;
+mod policies;
+mod policy;
+mod policy_scale;
 mod scale;
 mod world;
 
@@ -128,17 +131,33 @@ fn endpoint(view: &View, addr: Addr) -> Option<EndpointRecord> {
     view.find(Table::Endpoint, &addr)
 }
 
-fn verdict(view: &View, own: &EndpointRecord, direction: Direction, peer: Addr, protocol: Protocol, port: u16) -> bool {
+/// Whether it is allowed; which policy and rule says so.
+fn judged(
+    view: &View,
+    own: &EndpointRecord,
+    direction: Direction,
+    peer: Addr,
+    (protocol, port): (Protocol, u16),
+) -> (bool, Option<(u32, Option<u16>)>) {
     let set: PolicySetRecord = view.row(Table::PolicySet, own.policy_set as usize);
-    if set.modes[direction as usize] == MODE_OPEN {
-        return true;
+    let mode = set.modes[direction as usize];
+    if mode == MODE_OPEN {
+        return (true, None);
     }
     let row = |identity| view.find(Table::Policy, &PolicyKey::new(own.policy_set, direction, identity));
     let row: Option<PolicyRow> = row(identity(view, peer)).or_else(|| row(IDENTITY_ANY));
     let rules = row.map_or(0..0, |row| row.rules_first..row.rules_first + row.rules_count);
     let mut rules = rules.map(|i| view.row::<RuleRecord>(Table::Rule, i as usize));
-    let found = rules.find(|rule| rule.holds(place(protocol, port)));
-    found.map_or(set.modes[direction as usize] == MODE_TIERED, |rule| rule.allows())
+    match rules.find(|rule| rule.holds(place(protocol, port))) {
+        Some(rule) if rule.policy == 0 => (rule.allows(), None),
+        Some(rule) => (rule.allows(), Some((rule.policy, Some(rule.rule)))),
+        None if mode == MODE_TIERED => (true, None),
+        None => (false, Some((set.deny_policy[direction as usize], None))),
+    }
+}
+
+fn verdict(view: &View, own: &EndpointRecord, direction: Direction, peer: Addr, protocol: Protocol, port: u16) -> bool {
+    judged(view, own, direction, peer, (protocol, port)).0
 }
 
 fn identity(view: &View, addr: Addr) -> u32 {
@@ -185,7 +204,8 @@ fn verdicts(view: &View, addr: Addr, own: &EndpointRecord, all: &mut BTreeMap<St
     }
 }
 
-fn check_against_naive(view: &View, truth: &Truth) -> Result<(), TestCaseError> {
+fn check_against_naive(rig: &Rig, truth: &Truth) -> Result<(), TestCaseError> {
+    let view = &rig.view();
     for addr in world::addrs() {
         for (protocol, port) in PORTS.into_iter().filter(|(_, port)| *port > 0) {
             let found = service(view, addr, port, protocol).0;
@@ -203,29 +223,11 @@ fn check_against_naive(view: &View, truth: &Truth) -> Result<(), TestCaseError> 
             let pod = truth.pod(&attached.pod);
             prop_assert_eq!(own.flags & FLAG_POLICY_IN_FORCE != 0, pod.is_some());
             let Some(pod) = pod else { continue };
-            check_verdicts(view, truth, pod, &own)?;
+            policy::check(view, truth, &rig.compiler, pod, &own)?;
         }
     }
     let attached = truth.local.endpoints.values().map(|endpoint| endpoint.addrs.len()).sum::<usize>();
     prop_assert_eq!(view.rows::<Addr, EndpointRecord>(Table::Endpoint).count(), 8 + attached);
-    Ok(())
-}
-
-fn check_verdicts(
-    view: &View,
-    truth: &Truth,
-    pod: &crate::object::Pod,
-    own: &EndpointRecord,
-) -> Result<(), TestCaseError> {
-    for peer in world::addrs() {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            for (protocol, port) in PORTS {
-                let found = verdict(view, own, direction, peer, protocol, port);
-                let naive = truth.allows(pod, direction, peer, protocol, port);
-                prop_assert_eq!(found, naive, "{} {:?} {} {}/{}", pod.id, direction, peer, port, protocol);
-            }
-        }
-    }
     Ok(())
 }
 
@@ -268,7 +270,7 @@ proptest! {
                 }
             }
         }
-        check_against_naive(&rig.view(), &truth)?;
+        check_against_naive(&rig, &truth)?;
         let mut fresh = Rig::new(truth.local.clone());
         truth.objects.values().for_each(|object| fresh.state.apply(crate::object::ObjectChange::Put(object.clone())));
         let report = fresh.update();

@@ -107,14 +107,21 @@ impl Reading<'_> {
                 return self.report(locate(self.document.text, at), message);
             }
         };
-        let typed::Outcome { object, unknown } = typed::object(kind, value);
+        let typed::Outcome { object, unknown, closed } = typed::object(kind, value);
         let path = |field: &str| if at.is_empty() { field.to_owned() } else { format!("{at}.{field}") };
         for field in unknown.iter().map(|field| path(field)) {
             let message = format!("{field}: is no field that the API has; it has no effect");
             self.report(locate(self.document.text, &field), message);
         }
         match object {
-            Ok(object) => self.parsed.objects.push(object),
+            Ok(object) => {
+                for wrong in closed {
+                    let field = path(&wrong.field);
+                    let message = format!("{field}: {}; {} is closed where this counts", wrong.message, object.key());
+                    self.report(locate(self.document.text, &field), message);
+                }
+                self.parsed.objects.push(object);
+            }
             Err(wrong) => {
                 let field = path(&wrong.field);
                 self.refuse(locate(self.document.text, &field), format!("{field}: {}", wrong.message));

@@ -214,12 +214,6 @@ const BROKEN: &[(&str, u64, &str, bool)] = &[
         true,
     ),
     ("apiVersion: v1\nkind: Pod\nmetadata: {}\n", 3, "metadata.name: is missing", true),
-    (
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec:\n  ingress:\n  - form:\n    - podSelector: {}\n",
-        7,
-        "spec.ingress[0].form: is no field of a NetworkPolicy",
-        true,
-    ),
 ];
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::object::{Object, ObjectChange, Pod, PolicyRule, Selector};
+use crate::object::{NetworkPolicy, Object, ObjectChange, Pod, PolicyRule, Selector};
 use tables::Publisher;
 
 fn pod(name: &str, app: &str, addr: &str) -> Pod {
@@ -14,7 +14,7 @@ fn pod(name: &str, app: &str, addr: &str) -> Pod {
 
 fn blocking(name: &str, cidr: &str) -> NetworkPolicy {
     let peers = vec![Peer::Block { cidr: cidr.parse().unwrap(), except: Vec::new() }];
-    let rules = [Some(vec![PolicyRule { peers, ports: Vec::new() }]), None];
+    let rules = [Some(vec![PolicyRule { peers, ..PolicyRule::default() }]), None];
     NetworkPolicy { id: Named::new("a", name), pods: Selector::default(), rules }
 }
 
@@ -33,6 +33,15 @@ impl Rig {
         let id = pod.id.clone();
         self.state.apply(ObjectChange::Put(Object::Pod(pod)));
         self.identities.set_pod(&self.state, &id);
+    }
+
+    fn policy(&mut self, name: &str, policy: Option<NetworkPolicy>) {
+        let key = crate::state::policy_key(&Named::new("a", name));
+        self.state.apply(match policy {
+            Some(policy) => ObjectChange::Put(Object::NetworkPolicy(policy)),
+            None => ObjectChange::Delete(key.clone()),
+        });
+        self.identities.set_policy(&self.state, &key);
     }
 
     fn settle(&mut self) {
@@ -60,11 +69,11 @@ fn equal_pods_share_an_identity_until_a_block_tells_them_apart() {
     assert_eq!(rig.of("10.1.0.4"), rig.of("10.2.0.4"));
     assert_ne!(rig.of("10.2.0.4"), rig.of("10.2.0.5"));
     assert_eq!(rig.of("10.2.0.6"), IDENTITY_WORLD);
-    rig.identities.set_blocks(&Named::new("a", "n"), Some(&blocking("n", "10.2.0.0/16")));
+    rig.policy("n", Some(blocking("n", "10.2.0.0/16")));
     rig.settle();
     assert_ne!(rig.of("10.1.0.4"), rig.of("10.2.0.4"));
     assert_ne!(rig.of("10.2.0.6"), IDENTITY_WORLD);
-    rig.identities.set_blocks(&Named::new("a", "n"), None);
+    rig.policy("n", None);
     rig.settle();
     assert_eq!(rig.of("10.1.0.4"), rig.of("10.2.0.4"));
     assert_eq!(rig.of("10.2.0.6"), IDENTITY_WORLD);
@@ -74,14 +83,14 @@ fn equal_pods_share_an_identity_until_a_block_tells_them_apart() {
 fn a_block_named_twice_stays_until_both_are_gone() {
     let mut rig = Rig::new();
     for name in ["n", "m"] {
-        rig.identities.set_blocks(&Named::new("a", name), Some(&blocking(name, "8.8.0.0/16")));
+        rig.policy(name, Some(blocking(name, "8.8.0.0/16")));
     }
     rig.settle();
     let id = rig.of("8.8.8.8");
-    rig.identities.set_blocks(&Named::new("a", "n"), None);
+    rig.policy("n", None);
     rig.settle();
     assert_eq!(rig.of("8.8.8.8"), id);
-    rig.identities.set_blocks(&Named::new("a", "m"), None);
+    rig.policy("m", None);
     rig.settle();
     assert_eq!((rig.of("8.8.8.8"), rig.identities.died().contains(&id)), (IDENTITY_WORLD, true));
 }
@@ -89,11 +98,11 @@ fn a_block_named_twice_stays_until_both_are_gone() {
 #[test]
 fn the_nodes_own_addresses_are_the_nodes_whoever_claims_them() {
     let mut rig = Rig::new();
-    rig.identities.set_node(["192.168.0.1".parse().unwrap()].into_iter());
+    rig.identities.set_own(["192.168.0.1".parse().unwrap()].into_iter());
     rig.pod(pod("p1", "web", "192.168.0.1"));
     rig.settle();
     assert_eq!(rig.of("192.168.0.1"), IDENTITY_NODE);
-    rig.identities.set_node(std::iter::empty());
+    rig.identities.set_own(std::iter::empty());
     rig.settle();
     assert!(rig.of("192.168.0.1") >= IDENTITY_FIRST);
 }

@@ -1,10 +1,13 @@
 //! From upstream types to ours. Every refusal names the field. What the API server would have refused is refused here
 //! too, because a directory has no API server before it.
 
+mod cluster_policy;
 mod policy;
 mod service;
 mod slice;
 
+pub use cluster_policy::{Dialect, Rule, SubjectUpstream, subject};
+pub use policy::selector;
 pub use service::load_balancer_ips;
 #[cfg(test)]
 mod tests;
@@ -93,12 +96,15 @@ impl TryFrom<core::Node> for Node {
             _ => Vec::new(),
         };
         let addresses = node.status.unwrap_or_default().addresses.unwrap_or_default();
-        let mut addrs = Vec::new();
-        for (i, address) in addresses.iter().enumerate().filter(|(_, a)| a.type_ == "InternalIP") {
-            addrs.push(read(&format!("status.addresses[{i}].address"), &address.address)?);
-        }
+        let of_type = |kind: &str| {
+            let chosen = addresses.iter().enumerate().filter(|(_, a)| a.type_ == kind);
+            chosen.map(|(i, a)| read(&format!("status.addresses[{i}].address"), &a.address)).collect::<Parsed<Vec<_>>>()
+        };
+        let (addrs, external_addrs) = (of_type("InternalIP")?, of_type("ExternalIP")?);
         let zone = label(&node.metadata, ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
-        Ok(Node { name: name(&node.metadata)?, zone, addrs, pod_cidrs })
+        let name = name(&node.metadata)?;
+        let labels = node.metadata.labels.unwrap_or_default();
+        Ok(Node { name, zone, labels, addrs, external_addrs, pod_cidrs })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What changed since the last compile, by key. A key may stand for something that is gone.
 
-use super::NumberSet;
-use crate::object::Named;
+use super::NameSet;
+use crate::object::{Named, ObjectKey};
 use std::collections::BTreeSet;
 use tables::Addr;
 
@@ -12,22 +12,13 @@ pub struct Changes {
     pub namespaces: BTreeSet<String>,
     /// Pods whose object or addresses changed.
     pub pods: BTreeSet<Named>,
-    /// Services whose object or backends changed, by their numbers.
-    pub services: NumberSet,
-    pub policies: BTreeSet<Named>,
+    /// Services whose object or backends changed.
+    pub services: NameSet,
+    /// Of all kinds.
+    pub policies: BTreeSet<ObjectKey>,
     pub attachments: BTreeSet<String>,
     pub neighbours: BTreeSet<Addr>,
     pub kernel_routes: bool,
     /// Facts about this node other than the above.
     pub node: bool,
-}
-
-impl Changes {
-    pub fn are_none(&self) -> bool {
-        let Changes { nodes, namespaces, pods, services, policies, attachments, neighbours, kernel_routes, node } =
-            self;
-        let names = [nodes, namespaces, attachments].into_iter().all(|names| names.is_empty());
-        let ids = pods.is_empty() && policies.is_empty() && services.is_empty();
-        names && ids && neighbours.is_empty() && !kernel_routes && !node
-    }
 }

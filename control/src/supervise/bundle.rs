@@ -64,7 +64,7 @@ impl Supervisor {
     }
 
     fn names(&self) -> Names {
-        let services = self.state.services().map(|service| (service.id.to_string(), service.cluster_ips.clone()));
+        let services = self.state.services().map(|(id, service)| (id.to_string(), service.cluster_ips.clone()));
         let pods = self.state.pods().map(|(id, pod)| (id.to_string(), pod.addrs.clone()));
         let attached = self.store.iter().map(|a| (a.pod_id().to_string(), a.addrs.clone()));
         let known = services.chain(pods).chain(attached).filter(|(_, addrs)| !addrs.is_empty());
@@ -73,7 +73,7 @@ impl Supervisor {
             addrs: known.collect(),
             pods: self.store.iter().map(|a| (a.key(), a.pod_id().to_string())).collect(),
             own_addrs: self.own_addrs(),
-            policies: policies.filter_map(|p| Some((p.index?, format!("{}/{}", p.namespace, p.name)))).collect(),
+            policies: policies.filter_map(|p| Some((p.index?, p.shown()))).collect(),
             services: self.compiler.service_names().collect(),
             nodes: self.state.nodes.values().map(|node| (node.name.clone(), node.addrs.clone())).collect(),
         }
@@ -126,6 +126,10 @@ impl Directory for Supervisor {
 
     fn policy_name(&self, index: u32) -> Option<String> {
         self.compiler.policy_name(index)
+    }
+
+    fn rule_name(&self, policy: u32, rule: &str) -> Option<String> {
+        self.compiler.rule_name(&self.state, policy, rule)
     }
 
     fn service_name(&self, id: u32) -> Option<String> {

@@ -183,8 +183,7 @@ impl Supervisor {
         let mut found: Vec<_> = (self.compiler.policies(&self.state).into_iter())
             .filter_map(|policy| {
                 let count = dataplane.policy_drops(policy.index?);
-                let name = format!("{}/{}", policy.namespace, policy.name);
-                (count > 0).then(|| (name, egress_only(&policy.types), count))
+                (count > 0).then(|| (policy.shown(), egress_only(&policy.types), count))
             })
             .collect();
         found.sort();
@@ -215,6 +214,7 @@ impl Supervisor {
             _ => 0,
         };
         let view = |policy: crate::compile::PolicyListing| PolicyView {
+            kind: policy.kind.name().to_owned(),
             types: policy.types.iter().map(|direction| (*direction).to_owned()).collect(),
             local_endpoints: policy.local_endpoints,
             drops: drops(policy.index),

@@ -140,3 +140,41 @@ fn a_pod_whose_policy_is_not_in_force_neither_speaks_nor_is_spoken_to() {
     node.publish(|rows| rows.pod(4, 0, 0));
     assert_eq!(node.pass(POD_A, &spoken), node.tunnelled(spoken.hop()), "in force again: the flow goes on");
 }
+
+#[test]
+fn a_rule_that_denies_denies_whatever_holds_elsewhere_and_is_counted_for_its_policy() {
+    let mut node = node();
+    node.publish(|rows| {
+        rows.tiered(1, Ingress, identity(1, 4), (Protocol::TCP, 80), DENYING);
+        rows.pod(5, 0, 1);
+    });
+    let denied = Outcome::dropped(DropReason::PolicyIngress);
+    assert_eq!(node.pass(POD_A, &tcp((A, 1000), (B, 80), SYN)), denied);
+    let other = tcp((A, 1000), (B, 81), SYN);
+    assert_eq!(node.pass(POD_A, &other), node.delivered(POD_B, other.hop()), "what no rule denies is allowed");
+    let another = tcp((C, 1000), (B, 80), SYN);
+    assert_eq!(node.pass(POD_C, &another), node.delivered(POD_B, another.hop()));
+    assert_eq!(counted(&node), 1);
+}
+
+#[test]
+fn what_a_service_leads_back_to_who_asked_is_judged_by_cluster_wide_policies_alone() {
+    let mut node = node();
+    let (itself, port) = (identity(1, 4), (Protocol::TCP, 8080));
+    node.publish(|rows| {
+        rows.policy(1, Ingress, &[]);
+        rows.policy(1, Egress, &[]);
+        rows.pod(4, 0, 1);
+        rows.service(1, (SERVICE, 80, Protocol::TCP), &[(A, 8080)]);
+    });
+    let asked = |from| tcp((A, from), (SERVICE, 80), SYN);
+    assert!(node.pass(POD_A, &asked(1000)).dropped.is_empty(), "no NetworkPolicy parts a pod from itself");
+    for (direction, reason, from) in
+        [(Egress, DropReason::PolicyEgress, 1001), (Ingress, DropReason::PolicyIngress, 1002)]
+    {
+        node.publish(|rows| rows.tiered(2, direction, itself, port, DENYING));
+        node.publish(|rows| rows.pod(4, 0, 2));
+        assert_eq!(node.pass(POD_A, &asked(from)), Outcome::dropped(reason));
+        node.publish(|rows| rows.forbid(2, direction, itself));
+    }
+}

@@ -7,7 +7,9 @@ use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
 use tables::node::{Encapsulation, NodeRecord, PeerRecord, family};
-use tables::policy::{Direction, IDENTITY_NODE, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::policy::{
+    Direction, IDENTITY_NODE, MODE_ISOLATED, MODE_TIERED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord,
+};
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
 use tables::scope::Scope;
@@ -287,6 +289,26 @@ impl Rows<'_, '_> {
             let row = PolicyRow { rules_first: at as u32, rules_count: 1 };
             self.batch.insert(Table::Policy, &PolicyKey::new(set, direction, identity), &row).unwrap();
         }
+        self.batch.touch(Scope::PolicySet(set));
+    }
+
+    /// A policy set that allows all in one direction but what this rule of a cluster-wide policy denies an identity.
+    pub fn tiered(
+        &mut self,
+        set: u32,
+        direction: Direction,
+        identity: u32,
+        (protocol, port): (Protocol, u16),
+        policy: u32,
+    ) {
+        let mut record: PolicySetRecord = self.batch.view().row(Table::PolicySet, set as usize);
+        record.modes[direction as usize] = MODE_TIERED;
+        self.batch.set(Table::PolicySet, set as usize, &record).unwrap();
+        let at = set as usize * 64 + direction as usize * 32;
+        let rule = RuleRecord { policy, ..RuleRecord::ports(protocol, port, port) };
+        self.batch.set(Table::Rule, at, &rule).unwrap();
+        let row = PolicyRow { rules_first: at as u32, rules_count: 1 };
+        self.batch.insert(Table::Policy, &PolicyKey::new(set, direction, identity), &row).unwrap();
         self.batch.touch(Scope::PolicySet(set));
     }
 

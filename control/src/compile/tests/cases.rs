@@ -176,7 +176,7 @@ fn more_port_ranges_than_a_row_holds_are_refused_by_name() {
     let policy = NetworkPolicy {
         id: Named::new("a", "wide"),
         pods: Selector::default(),
-        rules: [Some(vec![PolicyRule { peers: Vec::new(), ports }]), None],
+        rules: [Some(vec![PolicyRule { ports, ..PolicyRule::default() }]), None],
     };
     let mut rig = rig([pod_object(0), Object::NetworkPolicy(policy)]);
     attach(&mut rig, 0, "10.1.0.4");
@@ -194,6 +194,7 @@ fn a_peer_behind_a_gateway_is_reached_through_it_and_the_gateway_is_asked_for() 
         zone: None,
         addrs: vec![addr("192.168.7.3")],
         pod_cidrs: vec![prefix("10.2.0.0/24")],
+        ..crate::object::Node::default()
     })]);
     let via = Some(addr("192.168.0.254"));
     rig.state.set_kernel_routes(vec![
@@ -220,6 +221,7 @@ fn routes_to(encapsulation: Encapsulation, own: &[&str], other: &[&str]) -> [(Ro
         zone: None,
         addrs: other.iter().map(|a| addr(a)).collect(),
         pod_cidrs,
+        ..crate::object::Node::default()
     };
     put(&mut rig, [Object::Node(node)]);
     ["10.2.0.9", "fd00:2::9"].map(|to| {

@@ -1,9 +1,8 @@
 //! The objects read slowly and straight from the API's documentation, without any table: what tests compare with.
 
 use super::world::{Truth, addr};
-use crate::object::selector::{Requirement, Test};
 use crate::object::*;
-use tables::policy::Direction;
+use crate::reference::End;
 use tables::{Addr, Prefix, Protocol};
 
 /// Where a packet to an address goes.
@@ -30,10 +29,6 @@ impl Truth {
 
     pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
         self.objects.values().filter_map(|o| if let Object::EndpointSlice(s) = o { Some(s) } else { None })
-    }
-
-    fn policies(&self) -> impl Iterator<Item = &NetworkPolicy> {
-        self.objects.values().filter_map(|o| if let Object::NetworkPolicy(p) = o { Some(p) } else { None })
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
@@ -71,49 +66,13 @@ impl Truth {
         own.into_iter().any(|own| *own == addr)
     }
 
-    /// Whether the policies of a pod let it exchange packets with a peer.
-    pub fn allows(&self, pod: &Pod, direction: Direction, peer: Addr, protocol: Protocol, port: u16) -> bool {
-        let selecting = self.policies().filter(|p| p.id.namespace == pod.id.namespace && selects(&p.pods, &pod.labels));
-        let isolating: Vec<_> = selecting.filter(|policy| policy.rules[direction as usize].is_some()).collect();
-        if isolating.is_empty() || self.is_own(peer) {
-            return true;
-        }
-        let peer_pod = self.pod_at(peer);
-        isolating.iter().any(|policy| {
-            policy.rules[direction as usize].iter().flatten().any(|rule| {
-                let from = rule.peers.is_empty() || rule.peers.iter().any(|p| self.is_peer(policy, p, peer, peer_pod));
-                let receiver = if direction == Direction::Ingress { Some(pod) } else { peer_pod };
-                let to = rule.ports.is_empty()
-                    || rule.ports.iter().filter(|p| p.protocol == protocol).any(|p| match &p.port {
-                        PortRange::Numbers(first, last) => (*first..=*last).contains(&port),
-                        PortRange::Name(name) => {
-                            receiver.and_then(|pod| named(&pod.ports, name, protocol)) == Some(port)
-                        }
-                    });
-                from && to
-            })
-        })
-    }
-
-    fn is_peer(&self, policy: &NetworkPolicy, peer: &Peer, addr: Addr, pod: Option<&Pod>) -> bool {
-        match (peer, pod) {
-            (Peer::Block { cidr, except }, _) => cidr.contains(addr) && !except.iter().any(|e| e.contains(addr)),
-            (Peer::Pods { .. }, None) => false,
-            (Peer::Pods { namespaces, pods }, Some(pod)) => {
-                let namespace = match namespaces {
-                    None => pod.id.namespace == policy.id.namespace,
-                    Some(selector) => selects(selector, &self.namespace_labels(&pod.id.namespace)),
-                };
-                namespace && selects(pods, &pod.labels)
-            }
-        }
-    }
-
-    fn namespace_labels(&self, name: &str) -> Labels {
-        let namespaces =
-            self.objects.values().filter_map(|o| if let Object::Namespace(n) = o { Some(n) } else { None });
-        let labels = namespaces.filter(|n| n.name == name).map(|n| n.labels.clone()).next();
-        labels.unwrap_or_else(|| [("kubernetes.io/metadata.name".to_owned(), name.to_owned())].into())
+    /// Who an address is to policies. The node's own addresses are the node's whoever claims them.
+    pub fn end(&self, addr: Addr) -> End<'_> {
+        let is_own_node = self.is_own(addr);
+        let pod = if is_own_node { None } else { self.pod_at(addr) };
+        let has = |node: &&Node| node.addrs.contains(&addr) || node.external_addrs.contains(&addr);
+        let node = if pod.is_some() { None } else { self.nodes().find(has) };
+        End { addr, pod, node, is_own_node }
     }
 
     /// The kernel's route: None if it has none, Some(None) for on the link.
@@ -163,17 +122,6 @@ impl Truth {
 
 pub fn named(ports: &[NamedPort], name: &str, protocol: Protocol) -> Option<u16> {
     ports.iter().find(|p| p.name == name && p.protocol == protocol).map(|p| p.port)
-}
-
-fn selects(selector: &Selector, labels: &Labels) -> bool {
-    selector.0.iter().all(|Requirement { key, test }| match (test, labels.get(key)) {
-        (Test::In(values), Some(value)) => values.contains(value),
-        (Test::In(_), None) => false,
-        (Test::NotIn(values), Some(value)) => !values.contains(value),
-        (Test::NotIn(_), None) => true,
-        (Test::Exists, value) => value.is_some(),
-        (Test::DoesNotExist, value) => value.is_none(),
-    })
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A small world for property tests: few names, addresses and labels, so that everything meets everything.
 
+use super::policies::{cluster_policy, policy};
 use crate::object::forwarding::Forwarding;
-use crate::object::selector::{Requirement, Test};
 use crate::object::*;
 use crate::state::{DetectLocal, KernelRoute, Local, LocalEndpoint, ServiceOptions, State, Uplink};
 use proptest::prelude::*;
@@ -134,7 +134,7 @@ pub fn local() -> Local {
     }
 }
 
-fn labels() -> impl Strategy<Value = Labels> {
+pub fn labels() -> impl Strategy<Value = Labels> {
     let value = || prop::sample::select(vec!["x", "y"]);
     (prop::option::of(value()), prop::option::of(value())).prop_map(|(app, tier)| {
         let pair = |key: &str, value: Option<&str>| Some((key.to_owned(), value?.to_owned()));
@@ -142,28 +142,15 @@ fn labels() -> impl Strategy<Value = Labels> {
     })
 }
 
-fn selector() -> impl Strategy<Value = Selector> {
-    let values = || prop::sample::subsequence(vec!["x".to_owned(), "y".to_owned()], 1..=2);
-    let test = prop_oneof![
-        values().prop_map(Test::In),
-        values().prop_map(Test::NotIn),
-        Just(Test::Exists),
-        Just(Test::DoesNotExist)
-    ];
-    let requirement = (prop::sample::select(vec!["app", "tier"]), test);
-    prop::collection::vec(requirement.prop_map(|(key, test)| Requirement { key: key.into(), test }), 0..2)
-        .prop_map(Selector)
-}
-
-fn protocol() -> impl Strategy<Value = Protocol> {
+pub fn protocol() -> impl Strategy<Value = Protocol> {
     prop::sample::select(vec![Protocol::TCP, Protocol::UDP])
 }
 
-fn namespace_name() -> impl Strategy<Value = &'static str> {
+pub fn namespace_name() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["a", "b"])
 }
 
-fn namespace() -> impl Strategy<Value = Object> {
+pub fn namespace() -> impl Strategy<Value = Object> {
     (namespace_name(), labels()).prop_map(|(name, labels)| {
         Object::Namespace(Namespace { name: name.into(), labels: parse::namespace_labels(name, labels) })
     })
@@ -188,7 +175,7 @@ fn options() -> impl Strategy<Value = ServiceOptions> {
     })
 }
 
-fn pod() -> impl Strategy<Value = Object> {
+pub fn pod() -> impl Strategy<Value = Object> {
     let flags = prop::array::uniform3(prop::bool::weighted(0.15));
     let ready = prop::bool::weighted(0.8);
     let node = prop::option::of(prop::sample::select(vec!["n1".to_owned(), "n2".to_owned()]));
@@ -333,52 +320,7 @@ fn slice() -> impl Strategy<Value = Object> {
     )
 }
 
-fn peer() -> impl Strategy<Value = Peer> {
-    let blocks = [
-        ("0.0.0.0/0", vec!["10.0.0.0/8"]),
-        ("0.0.0.0/0", vec![]),
-        ("10.2.0.0/24", vec!["10.2.0.8/31"]),
-        ("10.1.0.5/32", vec![]),
-        ("8.8.0.0/16", vec!["8.8.8.0/24", "8.8.4.4/32"]),
-        ("::/0", vec!["fd00::/16"]),
-        ("fd00:2::/64", vec![]),
-        ("192.168.0.0/16", vec![]),
-    ];
-    let block = |(cidr, except): (&str, Vec<&str>)| Peer::Block {
-        cidr: prefix(cidr),
-        except: except.into_iter().map(prefix).collect(),
-    };
-    prop_oneof![
-        2 => (prop::option::of(selector()), selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
-        1 => prop::sample::select(blocks.to_vec()).prop_map(block),
-    ]
-}
-
-fn rules() -> impl Strategy<Value = Option<Vec<PolicyRule>>> {
-    let range = prop_oneof![
-        Just(PortRange::Numbers(0, u16::MAX)),
-        (79u16..84, 0u16..3).prop_map(|(first, more)| PortRange::Numbers(first, first + more)),
-        Just(PortRange::Name("http".into())),
-    ];
-    let port = (protocol(), range).prop_map(|(protocol, port)| PortMatch { protocol, port });
-    let rule = (prop::collection::vec(peer(), 0..3), prop::collection::vec(port, 0..3));
-    prop::option::weighted(
-        0.6,
-        prop::collection::vec(rule.prop_map(|(peers, ports)| PolicyRule { peers, ports }), 0..3),
-    )
-}
-
-fn policy() -> impl Strategy<Value = Object> {
-    (namespace_name(), 0..3, selector(), rules(), rules()).prop_map(|(namespace, i, pods, ingress, egress)| {
-        Object::NetworkPolicy(NetworkPolicy {
-            id: Named::new(namespace, format!("n{i}")),
-            pods,
-            rules: [ingress, egress],
-        })
-    })
-}
-
-fn node() -> impl Strategy<Value = Object> {
+pub fn node() -> impl Strategy<Value = Object> {
     let addrs = prop::sample::subsequence(vec![addr("192.168.0.2"), addr("192.168.7.3"), addr("fd99::2")], 0..=2)
         .prop_shuffle();
     let cidrs = prop::sample::subsequence(
@@ -386,8 +328,12 @@ fn node() -> impl Strategy<Value = Object> {
         0..=2,
     );
     let zone = prop::option::of(prop::sample::select(vec!["z1".to_owned(), "z2".to_owned()]));
-    (1..4, zone, addrs, cidrs)
-        .prop_map(|(i, zone, addrs, pod_cidrs)| Object::Node(Node { name: format!("n{i}"), zone, addrs, pod_cidrs }))
+    let external_addrs = prop::sample::subsequence(vec![addr("8.8.4.4"), addr("192.168.0.1")], 0..=1);
+    (1..4, zone, (addrs, external_addrs), cidrs, labels()).prop_map(
+        |(i, zone, (addrs, external_addrs), pod_cidrs, labels)| {
+            Object::Node(Node { name: format!("n{i}"), zone, labels, addrs, external_addrs, pod_cidrs })
+        },
+    )
 }
 
 fn kernel_routes() -> impl Strategy<Value = Vec<KernelRoute>> {
@@ -412,7 +358,9 @@ fn neighbour() -> impl Strategy<Value = Step> {
 }
 
 fn object() -> impl Strategy<Value = Object> {
-    prop_oneof![1 => namespace(), 4 => pod(), 3 => service(), 3 => slice(), 4 => policy(), 2 => node()]
+    prop_oneof![
+        1 => namespace(), 4 => pod(), 3 => service(), 3 => slice(), 3 => policy(), 2 => cluster_policy(), 2 => node()
+    ]
 }
 
 pub fn step() -> impl Strategy<Value = Step> {

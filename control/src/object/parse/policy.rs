@@ -46,6 +46,8 @@ fn rule(
 ) -> Parsed<PolicyRule> {
     let (peers, ports) = (peers.as_deref().unwrap_or_default(), ports.as_deref().unwrap_or_default());
     Ok(PolicyRule {
+        name: String::new(),
+        action: Action::Accept,
         peers: indexed(peers, &format!("{field}.{peers_field}"), peer)?,
         ports: indexed(ports, &format!("{field}.ports"), port_match)?,
     })
@@ -98,7 +100,7 @@ fn port_match(field: &str, upstream: &networking::NetworkPolicyPort) -> Parsed<P
     Ok(PortMatch { protocol, port: range })
 }
 
-fn selector(field: &str, upstream: &LabelSelector) -> Parsed<Selector> {
+pub fn selector(field: &str, upstream: &LabelSelector) -> Parsed<Selector> {
     let labels = upstream.match_labels.iter().flatten();
     let mut all: Vec<_> =
         labels.map(|(key, value)| Requirement { key: key.clone(), test: Test::In(vec![value.clone()]) }).collect();

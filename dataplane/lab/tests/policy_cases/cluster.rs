@@ -117,7 +117,7 @@ fn underlay(number: u8) -> Addr {
 fn node_object(name: &str, number: u8, homes: &Homes) -> NodeObject {
     let here = homes.values().filter(|(_, node)| node == name);
     let pod_cidrs = here.map(|(address, _)| Prefix::host(addr(address))).collect();
-    NodeObject { name: name.into(), zone: None, addrs: vec![underlay(number)], pod_cidrs }
+    NodeObject { name: name.into(), addrs: vec![underlay(number)], pod_cidrs, ..NodeObject::default() }
 }
 
 fn attach(state: &mut State, pod: &str, addr: Addr, interface: u32) {

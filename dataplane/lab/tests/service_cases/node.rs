@@ -131,9 +131,9 @@ fn local(case: &Case) -> Local {
 fn other_nodes() -> Vec<NodeObject> {
     let node = |i: u8, name: &str| NodeObject {
         name: format!("worker-{name}"),
-        zone: None,
         addrs: vec![addr(&format!("192.168.0.{}", 2 + i)), addr(&format!("2001:db8::{}", 2 + i))],
         pod_cidrs: vec![prefix(&format!("10.1.{i}.0/24")), prefix(&format!("fd00:10:1:{i}::/64"))],
+        ..NodeObject::default()
     };
     vec![node(1, "b"), node(2, "c"), node(3, "d")]
 }

@@ -1,0 +1,103 @@
+//! Policies: whom they select, of whom they speak, and what they say.
+
+use super::{Kind, Labels, Named, ObjectKey, Selector};
+use tables::{Prefix, Protocol};
+
+/// NetworkPolicy: all of its rules accept, and what none of a pod's policies accepts is denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkPolicy {
+    pub id: Named,
+    pub pods: Selector,
+    /// By direction (see [`tables::policy::Direction`]): None if the policy does not isolate in it.
+    pub rules: [Option<Vec<PolicyRule>>; 2],
+}
+
+/// ClusterNetworkPolicy, and its forerunners AdminNetworkPolicy and BaselineAdminNetworkPolicy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterPolicy {
+    pub kind: Kind,
+    pub name: String,
+    pub tier: Tier,
+    /// Lower ones come first; of equal ones the first by name.
+    pub priority: u16,
+    pub subject: Subject,
+    /// By direction: the first rule that matches decides.
+    pub rules: [Vec<PolicyRule>; 2],
+}
+
+impl ClusterPolicy {
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { kind: self.kind, namespace: String::new(), name: self.name.clone() }
+    }
+}
+
+/// Whether it goes before the NetworkPolicies, or holds for pods that none of these isolates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    Admin,
+    Baseline,
+}
+
+/// Pods of namespaces. Never those of the host's network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    pub namespaces: Selector,
+    pub pods: Selector,
+}
+
+impl Subject {
+    pub fn selects(&self, namespace: &Labels, pod: &Labels) -> bool {
+        self.namespaces.matches(namespace) && self.pods.matches(pod)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Action {
+    #[default]
+    Accept,
+    Deny,
+    /// Leaves it to the next tier.
+    Pass,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// Empty: it has none.
+    pub name: String,
+    pub action: Action,
+    /// Empty: every peer.
+    pub peers: Vec<Peer>,
+    /// Empty: every protocol and port.
+    pub ports: Vec<PortMatch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Block {
+        cidr: Prefix,
+        except: Vec<Prefix>,
+    },
+    /// Pods of the namespaces selected, or of the policy's own one.
+    Pods {
+        namespaces: Option<Selector>,
+        pods: Selector,
+    },
+    /// The addresses of nodes, and so of the pods of their networks.
+    Nodes(Selector),
+    /// Of an accepting rule that could not be read.
+    Nobody,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMatch {
+    pub protocol: Protocol,
+    pub port: PortRange,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortRange {
+    /// Inclusive.
+    Numbers(u16, u16),
+    /// A container port of the pod that receives.
+    Name(String),
+}
