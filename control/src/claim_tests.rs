@@ -375,7 +375,12 @@ fn with_no_living_socket_everything_passes() {
 
 #[test]
 fn geneve_that_names_a_backend_is_ours_whatever_the_overlay_and_other_geneve_is_the_kernels() {
-    let bench = Bench::new();
+    for encapsulation in [Encapsulation::Vxlan, Encapsulation::Ipip, Encapsulation::None] {
+        geneve_that_names_a_backend(&Bench::with((encapsulation, 4789)));
+    }
+}
+
+fn geneve_that_names_a_backend(bench: &Bench) {
     let with = |src, dst, header: &[u8]| {
         let mut bytes = Vec::new();
         v4(src, dst).udp(50_000, 6081).write(&mut bytes, &[header, &[7; 64]].concat()).unwrap();

@@ -6,14 +6,16 @@ use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
-use tables::node::{Encapsulation, NodeRecord};
+use tables::node::{Encapsulation, NodeRecord, PeerRecord};
 use tables::policy::{
     Direction, IDENTITY_FIRST, IDENTITY_NODE, MODE_ISOLATED, MODE_OPEN, PolicyKey, PolicyRow, PolicySetRecord,
     RuleRecord,
 };
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
-use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, Rows, ServiceKey, ServiceRecord};
+use tables::service::{
+    BackendRecord, FLAG_ADDRESS_ONLY, FLAG_DIRECT, FLAG_MASQUERADE_ALL, Rows, ServiceKey, ServiceRecord,
+};
 use tables::{Addr, Mac, Prefix, Protocol, Publisher};
 
 pub const UPLINK: u32 = 1;
@@ -24,6 +26,8 @@ pub const INTERFACES: [u32; 4] = [UPLINK, HOST, PODS[0], PODS[1]];
 
 pub const VNI: u32 = 1;
 pub const TUNNEL_PORT: u16 = 4789;
+/// Of direct server return, where tunnels are not Geneve themselves.
+pub const DIRECT_PORT: u16 = 6081;
 pub const UPLINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
 pub const HOST_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
@@ -89,6 +93,9 @@ pub fn publisher_of(overlay: Overlay) -> Publisher {
     let mut batch = publisher.batch([]).expect("nobody reads yet");
     batch.set(Table::Node, 0, &node(overlay)).expect("room");
     batch.set(Table::Neighbour, 1, &neighbour(OTHER_NODE[overlay.family])).expect("room");
+    for addr in OTHER_NODE {
+        batch.insert(Table::Peer, &addr, &PeerRecord { nodes: 1, reserved: 0 }).expect("room");
+    }
     endpoints(&mut batch);
     routes(&mut batch, overlay);
     services(&mut batch);
@@ -113,8 +120,13 @@ fn node(overlay: Overlay) -> NodeRecord {
         gateway_mac: GATEWAY_MAC,
         ready: 1,
         host_interface: HOST,
+        direct_port: direct_port(overlay),
         ..NodeRecord::zeroed()
     }
+}
+
+pub fn direct_port(overlay: Overlay) -> u16 {
+    if overlay.encap == Encap::Geneve { TUNNEL_PORT } else { DIRECT_PORT }
 }
 
 fn neighbour(addr: Addr) -> NeighbourRecord {
@@ -163,7 +175,7 @@ fn routes(batch: &mut Batch, overlay: Overlay) {
     }
 }
 
-/// TCP 80 with a local, a remote and again a local backend; UDP 53 with one, UDP 54 with none.
+/// TCP 80, and 8000 by direct server return, with a local, a remote and again a local backend; UDP 53 with one, UDP 54 with none.
 fn services(batch: &mut Batch) {
     for family in [0, 1] {
         let first = 16 * family as u32;
@@ -179,6 +191,7 @@ fn services(batch: &mut Batch) {
             batch.insert(Table::Service, &key, &record).expect("room");
         };
         put(80, Protocol::TCP, 1, 3, 0);
+        put(8000, Protocol::TCP, 4, 3, FLAG_MASQUERADE_ALL | FLAG_DIRECT);
         put(53, Protocol::UDP, 2, 1, 0);
         put(54, Protocol::UDP, 3, 0, 0);
         put(0, Protocol(0), 0, 0, FLAG_ADDRESS_ONLY);

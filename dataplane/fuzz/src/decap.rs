@@ -1,8 +1,8 @@
 //! What comes out of tunnels: whatever frame the uplink receives, a pod is given nothing but the packet that etherparse
-//! finds inside, of our network, from the peer behind which its source lies.
+//! finds inside, of our network, from the peer behind which its source lies, or of a client outside that the peer says asked it.
 
-use super::cluster::{self, GATEWAY_MAC, OTHER_NODE, OVERLAYS, Overlay, PODS, REMOTE_POD, UPLINK, UPLINK_MAC};
-use super::frames::{L4, encapsulated, frame};
+use super::cluster::{self, GATEWAY_MAC, OTHER_NODE, OUTSIDE, OVERLAYS, Overlay, PODS, REMOTE_POD, UPLINK, UPLINK_MAC};
+use super::frames::{L4, direct, encapsulated, frame};
 use super::input::Input;
 use super::path::Node;
 use dataplane::overlay::Encap;
@@ -34,17 +34,22 @@ pub fn run(input: &[u8]) {
 /// A packet of the remote pod in some overlay's headers, edited inside and out.
 fn received(input: &mut Input) -> Vec<u8> {
     let (family, pod) = (input.byte() as usize % 2, input.byte() as usize % 2);
-    let l4 = match input.byte() % 4 {
+    let kind = input.byte();
+    let l4 = match kind % 4 {
         0 => L4::Tcp(80, 8080),
         1 => L4::Udp(53, 80),
         2 => L4::Echo(7),
         _ => L4::Raw([47, 89, 253, 254][input.byte() as usize % 4]),
     };
     let macs = (GATEWAY_MAC, UPLINK_MAC);
-    let mut inner = frame(macs, REMOTE_POD[family], cluster::pod_addr(pod, family), l4, input.take(40));
+    let pod = cluster::pod_addr(pod, family);
+    let is_direct = kind >= 128;
+    let (src, dst) = if is_direct { (OUTSIDE[family], cluster::SERVICE[family]) } else { (REMOTE_POD[family], pod) };
+    let mut inner = frame(macs, src, dst, l4, input.take(40));
     input.edit(&mut inner);
     let inner = if inner.len() > 14 { inner } else { vec![0x45; 15] };
-    let mut bytes = encapsulated(&inner, OVERLAYS[input.byte() as usize % OVERLAYS.len()]);
+    let overlay = OVERLAYS[input.byte() as usize % OVERLAYS.len()];
+    let mut bytes = if is_direct { direct(&inner, overlay, (pod, 80)) } else { encapsulated(&inner, overlay) };
     input.edit(&mut bytes);
     input.resize(&mut bytes);
     bytes
@@ -75,6 +80,12 @@ fn check(received: &[u8], delivered: &[u8], overlay: Overlay) {
     if !cluster::NODE.contains(&around.dst) {
         return same(&delivered, &around);
     }
+    if let Some(TransportSlice::Udp(udp)) = &outer.transport
+        && udp.destination_port() == cluster::direct_port(overlay)
+        && udp.payload()[1] & 0x40 != 0
+    {
+        return check_direct(&delivered, &around, udp.payload());
+    }
     assert_eq!(around.src, OTHER_NODE[overlay.family], "only the peer tunnels");
     let inside = match (around.protocol, &outer.transport) {
         (4 | 41, _) if overlay.encap == Encap::Ip => SlicedPacket::from_ip(around.payload),
@@ -88,9 +99,31 @@ fn check(received: &[u8], delivered: &[u8], overlay: Overlay) {
     };
     let inside = inside.expect("what was taken out is a packet");
     let inside = read(&inside).expect("IP");
-    let behind: [Prefix; 2] = ["10.2.0.0/24", "2001:db8:2::/64"].map(|prefix| prefix.parse().expect("a prefix"));
-    assert!(behind.iter().any(|range| range.covers(&Prefix::host(inside.src))), "{} is not the peer's", inside.src);
+    assert!(lies_in(inside.src, ["10.2.0.0/24", "2001:db8:2::/64"]), "{} is not the peer's", inside.src);
     same(&delivered, &inside);
+}
+
+fn lies_in(addr: Addr, ranges: [&str; 2]) -> bool {
+    let ranges = ranges.map(|prefix| prefix.parse::<Prefix>().expect("a prefix"));
+    ranges.iter().any(|range| range.covers(&Prefix::host(addr)))
+}
+
+/// A client's packet: to the backend that the one option names, all else as it was but for what names the service.
+fn check_direct(delivered: &Read, around: &Read, geneve: &[u8]) {
+    assert!(OTHER_NODE.contains(&around.src), "only a node says what it was asked");
+    let options = 4 * (geneve[0] & 0x3f) as usize;
+    let (option, frame) = geneve[8..].split_at(options);
+    assert_eq!((geneve[4..7].to_vec(), option[..3].to_vec()), (vec![0, 0, 1], vec![0xff, 0x46, 0x81]));
+    let backend = match option.len() {
+        12 => Addr::v4(option[4..8].try_into().expect("four bytes")),
+        24 => Addr::v6(option[4..20].try_into().expect("sixteen bytes")),
+        other => panic!("an option of {other} bytes"),
+    };
+    let inside = SlicedPacket::from_ethernet(frame).expect("what was taken out is a packet");
+    let inside = read(&inside).expect("IP");
+    assert!(!lies_in(inside.src, ["10.0.0.0/8", "2001:db8::/32"]), "{} is not outside", inside.src);
+    assert_eq!((delivered.src, delivered.dst, delivered.protocol), (inside.src, backend, inside.protocol));
+    assert_eq!(delivered.payload.len(), inside.payload.len());
 }
 
 fn same(delivered: &Read, inside: &Read) {

@@ -63,6 +63,17 @@ pub fn encapsulated(inner: &[u8], overlay: Overlay) -> Vec<u8> {
     frame((GATEWAY_MAC, UPLINK_MAC), src, dst, l4, &[header, inner].concat())
 }
 
+/// What a client outside asked the other node, for a backend of this one.
+pub fn direct(inner: &[u8], overlay: Overlay, (addr, port): (Addr, u16)) -> Vec<u8> {
+    let addr = if addr.is_v4() { addr.v4_octets().to_vec() } else { addr.v6_octets().to_vec() };
+    let words = (addr.len() / 4) as u8;
+    let geneve = [words + 2, 0x40, 0x65, 0x58, 0, 0, cluster::VNI as u8, 0];
+    let [high, low] = port.to_be_bytes();
+    let payload = [&geneve[..], &[0xff, 0x46, 0x81, words + 1], &addr, &[high, low, 0, 0], inner].concat();
+    let (src, dst) = (OTHER_NODE[overlay.family], NODE[overlay.family]);
+    frame((GATEWAY_MAC, UPLINK_MAC), src, dst, L4::Udp(50_000, cluster::direct_port(overlay)), &payload)
+}
+
 /// Who-has the gateway.
 pub fn arp(mac: Mac, addr: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let head = [&[0xff; 6][..], &mac.0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac.0];
@@ -124,6 +135,15 @@ fn from_outside() -> Vec<Vec<u8>> {
     for family in [0, 1] {
         frames.push(frame(macs, OUTSIDE[family], NODE[family], L4::Udp(53, 40_000), &[2; 20]));
         frames.push(frame(macs, OUTSIDE[family], NODE[family], L4::EchoReply(40_001), &[2; 20]));
+        let (pod, service) = (cluster::pod_addr(0, family), cluster::SERVICE[family]);
+        let asked = frame(macs, OUTSIDE[family], service, L4::Tcp(5000, 8000), &[3; 20]);
+        let (answer, error) =
+            (frame(macs, service, OUTSIDE[family], L4::Tcp(8000, 5000), &[]), [(3, 4), (2, 0)][family]);
+        let about = frame(macs, OUTSIDE[family], service, L4::Error(error.0, error.1), &answer[14..]);
+        for inner in [&asked, &about] {
+            frames.extend(OVERLAYS.iter().map(|overlay| direct(inner, *overlay, (pod, 8080))));
+        }
+        frames.extend([asked, about]);
     }
     frames
 }

@@ -206,3 +206,37 @@ proptest! {
         }
     }
 }
+
+/// A connection of which only what the local end sends passes here.
+fn half(segments: &[(u8, u32, u32)]) -> Connection {
+    let mut connection = Connection::new();
+    segments.iter().for_each(|segment| unseen(&mut connection, *segment));
+    connection
+}
+
+fn unseen(connection: &mut Connection, (flags, seq, ack): (u8, u32, u32)) {
+    connection.pass(Way::Out, flags, seq, ack);
+    let header = header(ISS[0].wrapping_add(seq), ISS[1].wrapping_add(ack));
+    note_unseen(&mut connection.0, flags, &header);
+}
+
+#[test]
+fn of_one_half_alone_a_connection_is_established_when_its_opener_goes_on_and_closing_when_it_closes() {
+    assert_eq!(half(&[(SYN, 0, 0), (SYN, 0, 0)]).state(), FlowState::TcpOpening, "nobody has answered");
+    let mut connection = half(&[(SYN, 0, 0), (ACK, 1, 1)]);
+    assert_eq!(connection.state(), FlowState::TcpEstablished);
+    unseen(&mut connection, (FIN | ACK, 100, 1));
+    assert_eq!(connection.state(), FlowState::TcpClosing);
+    unseen(&mut connection, (ACK, 101, 2000));
+    assert_eq!(connection.state(), FlowState::TcpClosing, "it only acknowledges");
+}
+
+#[test]
+fn of_one_half_alone_a_reset_is_believed_near_what_was_sent_last() {
+    for (seq, state) in [(100 << 20, FlowState::TcpReset), (7 << 20, FlowState::TcpEstablished)] {
+        let sent = (1..=100).map(|i| (ACK, i << 20, 1));
+        let mut connection = half(&[(SYN, 0, 0)].into_iter().chain(sent).collect::<Vec<_>>());
+        unseen(&mut connection, (RST, seq, 0));
+        assert_eq!(connection.state(), state, "{seq}");
+    }
+}

@@ -6,7 +6,7 @@ use crate::support::rows::{Rule, Served};
 use crate::support::segments::{announced, opening};
 use crate::support::*;
 use tables::Protocol;
-use tables::counters::DropReason;
+use tables::counters::{DropReason, WorkerCounter};
 use tables::policy::{Direction, IDENTITY_WORLD};
 use tables::service::{FLAG_DIRECT, FLAG_MASQUERADE_ALL};
 
@@ -376,4 +376,28 @@ fn explain_names_the_node_that_answers() {
             .iter()
             .any(|(what, result)| what.ends_with("direct server return") && result.contains("192.168.0.2"))
     );
+}
+
+#[test]
+fn a_flood_leaves_connections_whose_clients_went_on_and_new_ones_find_no_room_at_last() {
+    let mut pair = Pair::new(&Shape { flows_max: 64, ..Shape::default() });
+    for (id, protocol) in [(1, Protocol::TCP), (2, Protocol::UDP)] {
+        pair.serves(id, (NODE, NODE_PORT, protocol), &[(REMOTE, 8080)]);
+    }
+    let asked = |port, flags| tcp((CLIENT, port), (NODE, NODE_PORT), flags);
+    for port in 5000..5032 {
+        pair.asked.pass(UPLINK, &asked(port, SYN)).packet();
+        pair.asked.pass(UPLINK, &asked(port, ACK)).packet();
+    }
+    // Forged: each comes once, be it a SYN, amid a connection, or a datagram.
+    for port in 6000..6100 {
+        pair.asked.pass(UPLINK, &asked(port, SYN));
+        pair.asked.pass(UPLINK, &asked(port + 1000, ACK));
+        pair.asked.pass(UPLINK, &udp((CLIENT, port), (NODE, NODE_PORT)));
+    }
+    let evicted = |pair: &Pair| pair.asked.count(WorkerCounter::FlowsEvicted);
+    assert_eq!((pair.asked.flows(), evicted(&pair)), (64, 300 - 32));
+    let inserted = pair.asked.count(WorkerCounter::FlowsInserted);
+    (5000..5032).for_each(|port| drop(pair.asked.pass(UPLINK, &asked(port, ACK)).packet().clone()));
+    assert_eq!(pair.asked.count(WorkerCounter::FlowsInserted), inserted, "all were there");
 }

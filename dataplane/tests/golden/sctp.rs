@@ -1,6 +1,7 @@
 //! SCTP: opened by INIT, ports translated with CRC32c under them, ended by the shutdown or ABORT. etherparse knows no SCTP:
 //! packets are put together here, with a checksum computed bit by bit.
 
+use crate::direct::Pair;
 use crate::node;
 use crate::support::packets::{error, raw};
 use crate::support::*;
@@ -224,5 +225,24 @@ fn fragments_pass_where_ports_stay_and_are_named_where_they_change() {
             Outcome { sent: Vec::new(), dropped: vec![DropReason::Fragment; 3] }
         };
         assert_eq!(passed.together(), expected);
+    }
+}
+
+#[test]
+fn an_association_by_direct_server_return_keeps_its_clients_address() {
+    let mut pair = Pair::new(&Shape::default());
+    let (client, service, backend) = ((CLIENT, 6000), (NODE, 30_999), (REMOTE, 5000));
+    pair.serves(1, (service.0, service.1, Protocol::SCTP), &[backend]);
+    for (is_clients, tag, chunks) in association() {
+        if is_clients {
+            let asked = sctp(client, service, tag, &chunks);
+            assert_eq!(pair.asked.pass(UPLINK, &asked), pair.forwarded(backend, asked.clone().hop()));
+            let heard = sctp(client, backend, tag, &chunks).hop().hop();
+            assert_eq!(pair.arrives(backend, &asked.hop()), pair.serving.delivered(POD_A, heard));
+        } else {
+            let told = sctp(service, client, tag, &chunks).hop();
+            let answer = sctp(backend, client, tag, &chunks);
+            assert_eq!(pair.serving.pass(POD_A, &answer), pair.serving.routed(ROUTER_MAC, told));
+        }
     }
 }
