@@ -211,6 +211,24 @@ fn when_a_backend_goes_datagrams_move_and_connections_are_reset() {
 }
 
 #[test]
+fn what_is_open_goes_on_over_a_restart_of_either_nodes_dataplane() {
+    let mut stage = Stage::enter();
+    let ask_both = |(udp, tcp): &(UdpSocket, TcpStream)| [who(ask_udp(udp, WHO)), ask(tcp)];
+    let open: Vec<_> = stage.far(FAR + 1).into_iter().map(|to| (stage.udp(to), stage.tcp(to))).collect();
+    let before: Vec<_> = open.iter().map(ask_both).collect();
+    assert!(before.iter().flatten().all(Result::is_ok), "{before:?}");
+    for number in [0, 1] {
+        let node = &mut stage.0.nodes[number];
+        node.kill_dataplane().expect("the dataplane runs");
+        node.wait_dataplane_gone().expect("control misses it");
+        node.start_dataplane().expect("the dataplane starts");
+        stage.0.settle().expect("tables in force");
+        let after: Vec<_> = open.iter().map(ask_both).collect();
+        assert_eq!(after, before, "node {} was restarted", number + 1);
+    }
+}
+
+#[test]
 fn people_are_told_how_a_service_is_reached() {
     let stage = Stage::enter();
     let node = &stage.0.nodes[0];
