@@ -167,8 +167,8 @@ impl Decision {
 
 /// A packet that may be the first of its flow.
 pub trait Expected {
-    /// The tuple of a flow that a local end opens, and its hash.
-    fn opens(&self) -> Option<(Tuple, u64)>;
+    /// The tuple of a flow that a local end or a client outside opens, its hash, and whether it is the latter.
+    fn opens(&self) -> Option<(Tuple, u64, bool)>;
 }
 
 /// Packets of this burst will be judged: fetches what they will be judged by, step by step for all, so that none waits
@@ -176,12 +176,13 @@ pub trait Expected {
 #[cold]
 pub fn expect(context: &Context, burst: &[impl Expected], seed: u64) {
     let (view, first) = (&context.view, || burst.iter().filter_map(Expected::opens).take(BURST_MAX));
-    first().for_each(|(tuple, _)| service::expect(view, &tuple));
+    first().for_each(|(tuple, ..)| service::expect(view, &tuple));
     let mut backends = [None; BURST_MAX];
-    for ((tuple, hash), backend) in first().zip(&mut backends) {
-        *backend = service::expect_backend(view, &tuple, hash ^ seed);
+    for ((tuple, hash, is_outside), backend) in first().zip(&mut backends) {
+        *backend = service::expect_backend(view, &tuple, hash ^ seed, is_outside);
     }
-    for ((tuple, _), backend) in first().zip(backends) {
+    // A client outside is judged at its backend, if at all.
+    for ((tuple, ..), backend) in first().zip(backends).filter(|((.., is_outside), _)| !is_outside) {
         let remote = backend.map_or(tuple.remote, |row| view.row::<BackendRecord>(Table::Backend, row as usize).addr);
         let local: Option<EndpointRecord> = view.find(Table::Endpoint, &tuple.local);
         let policy_set = local.map_or(0, |local| local.policy_set);

@@ -45,6 +45,8 @@ pub struct Worker {
     burst: Burst,
     idle: Idle,
     housekept_ms: u32,
+    /// The tables changed since what waits for a neighbour was last tried.
+    changed: bool,
     stopped: bool,
 }
 
@@ -52,7 +54,7 @@ impl Worker {
     pub fn new(path: Path, mailboxes: Arc<[Mailbox]>, polling: Polling) -> std::io::Result<Worker> {
         let idle = Idle::new(polling, mailboxes[path.id as usize].bell())?;
         let housekept_ms = now_ms();
-        Ok(Worker { path, mailboxes, burst: Burst::default(), idle, housekept_ms, stopped: false })
+        Ok(Worker { path, mailboxes, burst: Burst::default(), idle, housekept_ms, changed: false, stopped: false })
     }
 
     pub fn path(&mut self) -> &mut Path {
@@ -77,7 +79,8 @@ impl Worker {
         self.path.runtime.begin();
         self.commands();
         self.path.now_ms = now_ms();
-        if self.path.pin() && !self.path.held.is_empty() {
+        self.pin();
+        if std::mem::take(&mut self.changed) && !self.path.held.is_empty() {
             self.path.retry_held();
         }
         self.path.runtime.mark(WorkStage::Pin, 0);
@@ -90,6 +93,12 @@ impl Worker {
             self.show_runtime();
         }
         packets
+    }
+
+    /// For each burst: of a round with many interfaces the last ones should not wait for new tables until the next.
+    #[inline]
+    fn pin(&mut self) {
+        self.changed |= self.path.pin();
     }
 
     fn commands(&mut self) {
@@ -141,6 +150,7 @@ impl Worker {
         if self.burst.is_empty() {
             return 0;
         }
+        self.pin();
         let (packets, bytes) = weight(&self.burst);
         let status = self.path.status.block(self.path.id as usize);
         status.count_interface(id as usize, InterfaceCounter::RxPackets, packets);
@@ -156,6 +166,7 @@ impl Worker {
         while packets < BURSTS_PER_ROUND * BURST_MAX {
             let Some(mut batch) = mailbox.take() else { break };
             let count = batch.len();
+            self.changed |= self.path.pin();
             self.path.forward_handed(batch.drain(..));
             mailbox.give_back(batch);
             self.path.runtime.count_burst(count);

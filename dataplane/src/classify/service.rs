@@ -79,10 +79,11 @@ pub fn expect(view: &View, tuple: &Tuple) {
 }
 
 /// ... and then the backend that it will get, whose row this is.
-pub fn expect_backend(view: &View, tuple: &Tuple, pick: u64) -> Option<u32> {
+pub fn expect_backend(view: &View, tuple: &Tuple, pick: u64, is_outside: bool) -> Option<u32> {
     let key = ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol);
     let service = view.find::<_, ServiceRecord>(Table::Service, &key)?;
-    let row = service.inside.get(picked(pick, service.inside.count))?;
+    let backends = if is_outside { service.outside } else { service.inside };
+    let row = backends.get(picked(pick, backends.count))?;
     view.expect_row(Table::Backend, row);
     Some(row as u32)
 }

@@ -60,8 +60,9 @@ pub struct Item {
 }
 
 impl Expected for Item {
-    fn opens(&self) -> Option<(Tuple, u64)> {
-        (self.likely.is_none() && self.way == Way::Out).then(|| (self.tuple(), self.hash))
+    fn opens(&self) -> Option<(Tuple, u64, bool)> {
+        let is_outside = !self.origin.is_here();
+        (self.likely.is_none() && self.way == Way::Out).then(|| (self.tuple(), self.hash, is_outside))
     }
 }
 
