@@ -15,6 +15,11 @@ use tables::policy::{Direction, IDENTITY_ANY, MODE_CLOSED, MODE_OPEN, PolicyKey,
 use tables::publish::{Batch, TableFull};
 use tables::scope::Scope;
 
+/// Rows that are fetched ahead.
+const AHEAD: usize = 8;
+/// Stands for no rule, behind all others.
+const RULES_NONE: u32 = u32::MAX;
+
 /// What is installed of a policy set.
 pub struct Installed {
     pub record: PolicySetRecord,
@@ -61,19 +66,19 @@ struct Answers {
     cut: bool,
 }
 
+/// The list that the row of an identity is to have; None: no row.
+type Change = (u32, Option<ListId>);
+
 impl Rows<'_, '_> {
     pub fn write_all(&mut self, target: &mut Target) -> Outcome {
         let mut outcome = Outcome { full: Ok(()), cut: false };
         for direction in DIRECTIONS {
             let wanted = self.wanted(target, direction, &mut outcome);
             let rows = &target.installed.rows[direction as usize];
-            let gone: Vec<u32> = rows.keys().filter(|identity| !wanted.contains_key(*identity)).copied().collect();
-            let all = gone.into_iter().map(|identity| (identity, None));
-            for (identity, list) in all.chain(wanted.into_iter().map(|(identity, list)| (identity, Some(list)))) {
-                if self.put(target, direction, identity, list, &mut outcome) {
-                    self.batch.touch(Scope::PolicySet(target.id));
-                }
-            }
+            let is_gone = |identity: &&u32| wanted.binary_search_by_key(*identity, |(wanted, _)| *wanted).is_err();
+            let mut changes: Vec<Change> = rows.keys().filter(is_gone).map(|&identity| (identity, None)).collect();
+            changes.extend(wanted.into_iter().map(|(identity, list)| (identity, Some(list))));
+            self.put_all(target, direction, changes, |_| true, &mut outcome);
         }
         self.conclude(target, &outcome);
         outcome
@@ -82,30 +87,30 @@ impl Rows<'_, '_> {
     /// Only the rows of these identities.
     pub fn write_some(&mut self, target: &mut Target, identities: &BTreeSet<u32>) -> Outcome {
         let mut outcome = Outcome { full: Ok(()), cut: false };
+        // No flow depends on an identity that was not there before, or is no more.
+        let (born, known) = (self.born, self.identities);
+        let matters = |identity: u32| !born.contains(&identity) && known.class(identity).is_some();
         for direction in DIRECTIONS {
             let mut answers = Answers::of(target, direction);
+            let mut changes = Vec::with_capacity(identities.len());
             for &identity in identities {
-                let list = self.answer(target, direction, identity, &mut answers, &mut outcome);
-                // No flow depends on an identity that was not there before, or is no more.
-                let matters = !self.born.contains(&identity) && self.identities.class(identity).is_some();
-                if self.put(target, direction, identity, list, &mut outcome) && matters {
-                    self.batch.touch(Scope::PolicySet(target.id));
-                }
+                changes.push((identity, self.answer(target, direction, identity, &mut answers, &mut outcome)));
             }
             outcome.cut |= answers.cut;
+            self.put_all(target, direction, changes, matters, &mut outcome);
         }
         self.conclude(target, &outcome);
         outcome
     }
 
-    /// Every row of a direction.
-    fn wanted(&mut self, target: &Target, direction: Direction, outcome: &mut Outcome) -> HashMap<u32, ListId> {
+    /// Every row of a direction, by identity.
+    fn wanted(&mut self, target: &Target, direction: Direction, outcome: &mut Outcome) -> Vec<(u32, ListId)> {
         let plan = &target.plans[direction as usize];
-        let mut wanted = HashMap::default();
         if plan.mode == MODE_OPEN {
-            return wanted;
+            return Vec::new();
         }
         let mut answers = Answers::of(target, direction);
+        let mut wanted = Vec::new();
         let mut put = |identity, list: Result<Option<ListId>, TableFull>| match list {
             Ok(list) => wanted.extend(list.map(|list| (identity, list))),
             Err(full) => outcome.full = Err(full),
@@ -113,24 +118,29 @@ impl Rows<'_, '_> {
         if !answers.any.is_empty() {
             put(IDENTITY_ANY, self.lists.intern(&answers.any, self.batch).map(Some));
         }
-        for (identity, speaking) in self.spoken_of(plan) {
-            put(identity, self.list(target, direction, identity, speaking, &mut answers));
+        let pairs = self.spoken_of(plan);
+        let mut rules: &[u32] = &pairs.iter().map(|(_, rule)| *rule).collect::<Vec<_>>();
+        for run in pairs.chunk_by(|a, b| a.0 == b.0) {
+            let (mut speaking, rest) = rules.split_at(run.len());
+            rules = rest;
+            if let [before @ .., RULES_NONE] = speaking {
+                speaking = before;
+            }
+            put(run[0].0, self.list(target, direction, run[0].0, speaking, &mut answers));
         }
         outcome.cut |= answers.cut;
         wanted
     }
 
-    /// The identities of which rules speak, and the rules that do.
-    fn spoken_of(&self, plan: &Plan) -> Vec<(u32, Vec<u32>)> {
-        const NONE: u32 = u32::MAX;
-        let mut pairs: Vec<(u32, u32)> = self.peers.own().iter().map(|&identity| (identity, NONE)).collect();
+    /// Each identity of which rules speak with each rule that does, sorted; and those of this node with none.
+    fn spoken_of(&self, plan: &Plan) -> Vec<(u32, u32)> {
+        let mut pairs: Vec<_> = self.peers.own().iter().map(|&identity| (identity, RULES_NONE)).collect();
         for (peer, rules) in plan.peers() {
             pairs.extend(self.peers.members(peer).flat_map(|identity| rules.iter().map(move |&rule| (identity, rule))));
         }
         pairs.sort_unstable();
         pairs.dedup();
-        let rules = |run: &[(u32, u32)]| run.iter().map(|(_, rule)| *rule).filter(|rule| *rule != NONE).collect();
-        pairs.chunk_by(|a, b| a.0 == b.0).map(|run| (run[0].0, rules(run))).collect()
+        pairs
     }
 
     /// The list of an identity; None: it needs no row.
@@ -150,7 +160,7 @@ impl Rows<'_, '_> {
         let mut speaking: Vec<u32> = among.flat_map(|peer| plan.of_peer(*peer)).copied().collect();
         speaking.sort_unstable();
         speaking.dedup();
-        self.list(target, direction, identity, speaking, answers).unwrap_or_else(|full| {
+        self.list(target, direction, identity, &speaking, answers).unwrap_or_else(|full| {
             outcome.full = Err(full);
             None
         })
@@ -161,25 +171,48 @@ impl Rows<'_, '_> {
         target: &Target,
         direction: Direction,
         identity: u32,
-        speaking: Vec<u32>,
+        speaking: &[u32],
         answers: &mut Answers,
     ) -> Result<Option<ListId>, TableFull> {
         let plan = &target.plans[direction as usize];
         let class = self.identities.class(identity).map(|class| &**class);
         let is_plain = !plan.asks_ports && !class.is_some_and(crate::identity::Class::is_own_node);
-        if let Some(list) = answers.found.get(&speaking).filter(|_| is_plain) {
+        if let Some(list) = answers.found.get(speaking).filter(|_| is_plain) {
             return Ok(*list);
         }
-        let (rules, fits) = plan.answer(&speaking, class, target.ports);
+        let (rules, fits) = plan.answer(speaking, class, target.ports);
         answers.cut |= !fits;
         let list = if rules == answers.any { None } else { Some(self.lists.intern(&rules, self.batch)?) };
         if is_plain {
-            answers.found.insert(speaking, list);
+            answers.found.insert(speaking.to_vec(), list);
         }
         Ok(list)
     }
 
-    /// True if the row changed. No list: no row. Where there is no room the old row goes, too: without one less is allowed.
+    /// Writes what differs; a scope is touched if a row that matters does.
+    fn put_all(
+        &mut self,
+        target: &mut Target,
+        direction: Direction,
+        mut changes: Vec<Change>,
+        matters: impl Fn(u32) -> bool,
+        outcome: &mut Outcome,
+    ) {
+        let rows = &target.installed.rows[direction as usize];
+        changes.retain(|(identity, list)| rows.get(identity) != list.as_ref());
+        for (i, &(identity, list)) in changes.iter().enumerate() {
+            // Rows lie scattered: each is fetched while others are written.
+            if let Some((ahead, _)) = changes.get(i + AHEAD) {
+                self.batch.view().expect(Table::Policy, &PolicyKey::new(target.id, direction, *ahead));
+            }
+            self.put(target, direction, identity, list, outcome);
+        }
+        if changes.iter().any(|(identity, _)| matters(*identity)) {
+            self.batch.touch(Scope::PolicySet(target.id));
+        }
+    }
+
+    /// No list: no row. Where there is no room the old row goes, too: without one less is allowed.
     fn put(
         &mut self,
         target: &mut Target,
@@ -187,11 +220,8 @@ impl Rows<'_, '_> {
         identity: u32,
         list: Option<ListId>,
         outcome: &mut Outcome,
-    ) -> bool {
+    ) {
         let rows = &mut target.installed.rows[direction as usize];
-        if rows.get(&identity).copied() == list {
-            return false;
-        }
         let key = PolicyKey::new(target.id, direction, identity);
         let before = rows.remove(&identity);
         let mut is_there = false;
@@ -213,7 +243,6 @@ impl Rows<'_, '_> {
         }
         *self.used = *self.used + is_there as usize - before.is_some() as usize;
         before.into_iter().for_each(|list| self.lists.release(list));
-        true
     }
 
     /// Writes what holds where no row says anything. Where deny rules are missing all is denied.
