@@ -6,10 +6,10 @@ use crate::clock;
 use crate::cluster::{SERVICES_USED, Shape};
 use crate::node::{Kind, shuffled, traffic};
 use anyhow::Result;
-use dataplane::classify::policy::judge;
 use dataplane::parse::{parse, parse_plain};
 use std::hint::black_box;
 use tables::flow::FlowLayout;
+use tables::judge::judge;
 use tables::policy::{Direction, IDENTITY_FIRST};
 use tables::{Protocol, Publisher};
 

@@ -29,6 +29,12 @@ pub enum Request {
     ServicesWide,
     Addresses,
     Policies,
+    /// What the objects of this file, whose path is absolute, would do to flows.
+    PoliciesDiff {
+        file: PathBuf,
+    },
+    /// What is odd about policies.
+    PoliciesLint,
     Routes,
     Flows,
     Drops,

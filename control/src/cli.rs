@@ -2,6 +2,7 @@
 //! a usage error. It must not know more than the listings.
 
 mod many;
+mod policies;
 mod runtime;
 mod source;
 mod table;
@@ -78,9 +79,9 @@ pub enum Command {
     /// Addresses of load balancers and external ones, and which node of the link announces each.
     #[command(visible_aliases = ["address", "addr"])]
     Addresses,
-    /// NetworkPolicies and what they kept away.
+    /// Policies, what they let in and what they kept away.
     #[command(visible_aliases = ["policy", "networkpolicies", "networkpolicy", "netpol"])]
-    Policies,
+    Policies(policies::Policies),
     /// Where destinations lie.
     #[command(visible_aliases = ["route"])]
     Routes,
@@ -201,7 +202,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
         Command::Services if wide => list::<ServiceView>(cli, out, asks(source, Request::ServicesWide)),
         Command::Services => list::<ServiceView>(cli, out, asks(source, Request::Services)),
         Command::Addresses => list::<AddressView>(cli, out, asks(source, Request::Addresses)),
-        Command::Policies => list::<PolicyView>(cli, out, asks(source, Request::Policies)),
+        Command::Policies(command) => policies::run(cli, source, command, out),
         Command::Routes => list::<RouteView>(cli, out, asks(source, Request::Routes)),
         Command::Flows => list::<FlowView>(cli, out, asks(source, Request::Flows)),
         Command::Drops => list::<DropView>(cli, out, asks(source, Request::Drops)),

@@ -7,7 +7,7 @@
 //! address moved; a route that changed or went, and the route under which a new one's addresses were before
 //! (`Scope::Route(0)` where there was none: ids begin at 1).
 
-mod cover;
+pub(crate) mod cover;
 mod endpoint;
 mod listing;
 mod neighbour;

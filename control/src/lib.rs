@@ -32,6 +32,7 @@ pub mod http;
 pub mod identity;
 pub mod ipam;
 pub mod link;
+pub mod lint;
 pub mod listing;
 pub mod netlink;
 pub mod node;
@@ -51,6 +52,7 @@ pub mod sys;
 pub mod sysctl;
 pub mod tap;
 pub mod topology;
+pub mod trial;
 pub mod uplink;
 pub mod watch;
 

@@ -292,6 +292,45 @@ pub struct PolicyView {
     pub local_endpoints: usize,
     /// Packets that it kept away.
     pub drops: u64,
+    /// Flows that its rules let in.
+    #[serde(default)]
+    pub flows: u64,
+    /// Flows that passed although it would keep them away: it is only being tried.
+    #[serde(default)]
+    pub audited: u64,
+}
+
+/// `fairway policies diff`: a flow that a change would cut or admit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowChange {
+    /// `cut` or `admitted`.
+    pub change: String,
+    pub protocol: String,
+    /// Who opened it, as the network sees it: backends, not services.
+    pub source: String,
+    pub source_pod: Option<String>,
+    pub destination: String,
+    pub destination_pod: Option<String>,
+    /// The policy that cuts it, or that allows it if one does.
+    pub policy: Option<String>,
+    /// None if it is cut because no rule allows it.
+    pub rule: Option<String>,
+    /// `ingress` or `egress`: whose policy that is, the destination's or the source's.
+    pub direction: String,
+    /// That it has carried so far, both ways.
+    pub packets: u32,
+}
+
+/// `fairway policies --lint`: something about a policy that its author may not have meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LintView {
+    pub kind: String,
+    /// Empty for policies of the whole cluster.
+    pub namespace: String,
+    pub name: String,
+    /// Such as `ingress[0]`; none if it is about the whole policy.
+    pub rule: Option<String>,
+    pub finding: String,
 }
 
 /// `fairway routes`

@@ -10,7 +10,6 @@
 pub mod direct;
 pub mod egress;
 pub mod outside;
-pub mod policy;
 pub mod ring;
 pub mod route;
 pub mod service;
@@ -21,6 +20,7 @@ use service::Choose;
 use tables::counters::DropReason;
 use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::flow::{Hop, HopKind, Tuple};
+pub use tables::judge as policy;
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::owner::Worker;
@@ -106,6 +106,8 @@ pub struct Decision {
     /// The policy that allowed or denied it, and which of its rules in which direction.
     pub policy: Option<u32>,
     pub rule: Option<(Direction, u16)>,
+    /// The policy would deny it, and is only being tried.
+    pub is_audit: bool,
     pub policy_set: Option<u32>,
     pub identity: u32,
     /// The remote end's route.
@@ -128,6 +130,7 @@ impl Decision {
             service: None,
             policy: None,
             rule: None,
+            is_audit: false,
             policy_set: None,
             identity: 0,
             route: None,
@@ -140,7 +143,8 @@ impl Decision {
     }
 
     fn judged(self, judged: policy::Judged, direction: Direction) -> Decision {
-        Decision { policy: judged.policy, rule: judged.rule.map(|rule| (direction, rule)), ..self }
+        let rule = judged.rule.map(|rule| (direction, rule));
+        Decision { policy: judged.policy, rule, is_audit: judged.is_audit, ..self }
     }
 
     /// What the flow must be looked at again for. Where five things would be named one goes without saying: a backend on

@@ -13,6 +13,9 @@ use tables::{Addr, View};
 /// Backends that are named: more would not fit one message of the control socket.
 const BACKENDS_TOLD: u32 = 512;
 
+/// The reason of what passes although a policy that is only being tried would drop it.
+const AUDIT: &str = "PolicyAudit";
+
 /// Answers a query on a pinned view.
 pub fn explain(view: View<'_>, query: &ExplainQuery) -> Explained {
     let node: NodeRecord = view.row(Table::Node, 0);
@@ -71,18 +74,19 @@ fn opened(context: &Context<'_>, tuple: &Tuple, decision: Decision) -> Explained
     let second = classify::to_local(context, &other, origin);
     note(context, &mut told, "towards", &other, &second);
     let half = worded(context, &other, &second);
-    if half.verdict != "forward" {
+    // Who only tries the first half is named, unless there is something to say of the other.
+    if half.reason.is_some() || told.reason.is_none() {
         (told.verdict, told.reason) = (half.verdict, half.reason);
-    }
-    if half.policy.is_some() {
-        (told.policy, told.rule) = (half.policy, half.rule);
+        if half.policy.is_some() {
+            (told.policy, told.rule) = (half.policy, half.rule);
+        }
     }
     told
 }
 
 fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explained {
     let (verdict, reason) = match decision.verdict {
-        Verdict::Forward => ("forward", None),
+        Verdict::Forward => ("forward", decision.is_audit.then(|| AUDIT.to_owned())),
         Verdict::Drop(reason) => ("drop", Some(reason.name().to_owned())),
         Verdict::Reject => ("reject", None),
         Verdict::Punt => ("punt", None),

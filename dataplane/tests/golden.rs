@@ -7,6 +7,8 @@ mod support;
 mod affinity;
 #[path = "golden/answers.rs"]
 mod answers;
+#[path = "golden/audit.rs"]
+mod audit;
 #[path = "golden/cut.rs"]
 mod cut;
 #[path = "golden/direct.rs"]

@@ -4,7 +4,7 @@ use super::{Agreement, Cursor, Lookups, keys, program, resident, short};
 use crate::case::{Case, Group, Planned, Target};
 use anyhow::Result;
 use bytemuck::Zeroable;
-use dataplane::classify::policy::judge;
+use tables::judge::judge;
 use tables::layout::Table;
 use tables::policy::{Direction, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;

@@ -5,9 +5,15 @@ use super::session::SessionError;
 use crate::api::{Failure, QUESTIONS_MAX, Question, Reply, Request, code};
 use crate::attachment;
 use crate::explain::{self, Directory};
+use crate::file::parse::{Syntax, parse};
 use crate::flows::{self, Names};
+use crate::lint;
 use crate::listing::ExplainView;
+use crate::object::ObjectChange;
 use crate::serve::ReplyTo;
+use crate::state::State;
+use crate::trial;
+use std::path::Path;
 
 impl Supervisor {
     pub(super) async fn answer(&mut self, request: Request, reply: ReplyTo) {
@@ -20,6 +26,8 @@ impl Supervisor {
             Request::ServicesWide => return self.answer_services(reply),
             Request::Addresses => Reply::of(Ok(self.address_views())),
             Request::Policies => Reply::of(Ok(self.policy_views())),
+            Request::PoliciesDiff { file } => return self.answer_diff(&file, reply),
+            Request::PoliciesLint => return self.answer_lint(reply),
             Request::Routes => Reply::of(Ok(self.route_views())),
             Request::Drops => Reply::of(self.need_dataplane().map(|()| self.drop_views())),
             Request::Flows => return self.answer_flows(reply),
@@ -63,6 +71,42 @@ impl Supervisor {
             let listed = listed.and_then(|regions| flows::list(regions, &names).map_err(|error| error.to_string()));
             let _ = reply.send(Reply::of(listed.map_err(|text| Failure::new(code::FAILED, text))));
         });
+    }
+
+    fn answer_lint(&self, reply: ReplyTo) {
+        let state = self.state.for_policies();
+        std::thread::spawn(move || reply.send(Reply::of(Ok(lint::findings(&state)))));
+    }
+
+    /// The state with the file's objects in it is tried on a thread of its own.
+    fn answer_diff(&self, file: &Path, reply: ReplyTo) {
+        let changed = match self.state_with(file) {
+            Ok(changed) => changed,
+            Err(failure) => return drop(reply.send(Reply::Failed(failure))),
+        };
+        let copies = self.flow_regions();
+        std::thread::spawn(move || {
+            let changes = copies.map_err(|error| error.to_string());
+            let changes =
+                changes.and_then(|regions| trial::flow_changes(changed, regions).map_err(|error| error.to_string()));
+            let _ = reply.send(Reply::of(changes.map_err(|text| Failure::new(code::FAILED, text))));
+        });
+    }
+
+    /// Everything about policies, with the objects of a file in place of those that there are.
+    fn state_with(&self, file: &Path) -> Result<State, Failure> {
+        self.need_dataplane()?;
+        let failed = |what: &dyn std::fmt::Display| Failure::new(code::FAILED, format!("{}: {what}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
+        let is_json = file.extension().is_some_and(|extension| extension == "json");
+        let parsed = parse(&text, if is_json { Syntax::Json } else { Syntax::Yaml });
+        if let Some(problem) = parsed.problems.first() {
+            let line = problem.line.map_or(String::new(), |line| format!("line {line}: "));
+            return Err(failed(&format!("{line}{}", problem.message)));
+        }
+        let mut state = self.state.for_policies();
+        parsed.objects.into_iter().for_each(|object| state.apply(ObjectChange::Put(object)));
+        Ok(state)
     }
 
     /// With what goes to each backend.

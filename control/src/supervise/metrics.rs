@@ -24,6 +24,7 @@ impl Supervisor {
         if let Some(dataplane) = &self.dataplane {
             drop_metrics(&mut registry, dataplane);
             self.interface_metrics(&mut registry);
+            self.policy_metrics(&mut registry);
             worker_metrics(&mut registry, dataplane);
             runtime_metrics(&mut registry, dataplane);
         }
@@ -64,6 +65,23 @@ impl Supervisor {
         registry.register("table_limit", "Rows that fit", limit);
         let addresses = self.store.ipam().used() as u64;
         registry.register("pod_addresses_used", "Pod addresses given out on this node", ConstGauge::new(addresses));
+    }
+
+    /// Only of policies that did something: there may be thousands.
+    fn policy_metrics(&self, registry: &mut Registry) {
+        let (drops, flows, audited) = (counters(), counters(), counters());
+        for view in self.policy_views() {
+            let labels = vec![("kind", view.kind), ("namespace", view.namespace), ("name", view.name)];
+            for (family, count) in [(&drops, view.drops), (&flows, view.flows), (&audited, view.audited)] {
+                if count > 0 {
+                    family.get_or_create(&labels).inc_by(count);
+                }
+            }
+        }
+        registry.register("policy_drops", "Packets that a policy kept away", drops);
+        registry.register("policy_flows", "Flows that a policy's rules let in", flows);
+        let help = "Flows that passed although a policy would keep them away, since it is only being tried";
+        registry.register("policy_audited_flows", help, audited);
     }
 
     fn interface_metrics(&self, registry: &mut Registry) {

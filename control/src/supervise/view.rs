@@ -13,6 +13,7 @@ use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
 use tables::endpoint::FLAG_POLICY_IN_FORCE;
 use tables::limits::POLICIES_MAX;
 use tables::message::{InterfaceInfo, InterfaceKind, XdpMode};
+use tables::status::PolicyFlows;
 
 fn mode_name(mode: XdpMode) -> String {
     match mode {
@@ -33,6 +34,10 @@ impl Dataplane {
 
     pub fn policy_drops(&self, policy: u32) -> u64 {
         self.status.blocks().map(|block| block.policy_drops(policy as usize)).sum()
+    }
+
+    pub fn policy_flows(&self, what: PolicyFlows, policy: u32) -> u64 {
+        self.status.blocks().map(|block| block.policy_flows(what, policy as usize)).sum()
     }
 
     pub fn workers(&self) -> Vec<WorkerView> {
@@ -213,11 +218,17 @@ impl Supervisor {
             (Some(dataplane), Some(index)) if (index as usize) < POLICIES_MAX => dataplane.policy_drops(index),
             _ => 0,
         };
+        let flows = |what: PolicyFlows, index: Option<u32>| match (&self.dataplane, index) {
+            (Some(dataplane), Some(index)) => dataplane.policy_flows(what, index),
+            _ => 0,
+        };
         let view = |policy: crate::compile::PolicyListing| PolicyView {
             kind: policy.kind.name().to_owned(),
             types: policy.types.iter().map(|direction| (*direction).to_owned()).collect(),
             local_endpoints: policy.local_endpoints,
             drops: drops(policy.index),
+            flows: flows(PolicyFlows::Allowed, policy.index),
+            audited: flows(PolicyFlows::Audited, policy.index),
             namespace: policy.namespace,
             name: policy.name,
         };

@@ -108,6 +108,9 @@ pub struct Explanation {
     pub reason: Option<String>,
     #[serde(default)]
     pub policy: Option<String>,
+    /// Which of its rules, as in `ingress[0]`.
+    #[serde(default)]
+    pub rule: Option<String>,
 }
 
 impl Status {

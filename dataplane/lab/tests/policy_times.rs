@@ -43,9 +43,7 @@ fn first_answer(beats: &[Beat]) -> Option<Instant> {
 /// Pods of the namespace may be asked by those of namespaces whose team is not bad, and ask those whose team is good, on
 /// one port each.
 fn not_bad(namespace: &str) -> Value {
-    let team = |operator: &str, value: &str| {
-        json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": operator, "values": [value]}]}})
-    };
+    let team = |operator: &str, value: &str| json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": operator, "values": [value]}]}});
     let ports = json!([{"protocol": "UDP", "port": ALLOWED}]);
     let spec = json!({
         "podSelector": {"matchLabels": {"app": "web"}},
@@ -234,7 +232,12 @@ fn switches(world: &World) -> Result<Vec<Switch>> {
     Ok(vec![
         Switch { what: "a policy", file: "policy", closed: allowing("other"), open: allowing("good") },
         Switch { what: "a pod's label", file: "pod-team-asker", closed: asker("other")?, open: asker("good")? },
-        Switch { what: "a namespace's", file: "team", closed: namespace("team", "other"), open: namespace("team", "good") },
+        Switch {
+            what: "a namespace's",
+            file: "team",
+            closed: namespace("team", "other"),
+            open: namespace("team", "good"),
+        },
     ])
 }
 
@@ -253,7 +256,14 @@ fn a_change_among_ten_thousand_policies_is_in_force_at_once() -> Result<()> {
     switches.iter().try_for_each(|switch| world.apply(switch.file, slice::from_ref(&switch.open)))?;
     let probe = || Pulse::start(world.netns("team/asker"), to, PACE);
     let since = Instant::now();
-    while first_answer(&{ let pulse = probe(); sleep_ms(20); pulse.stop()? }).is_none() || world.policies(0)? <= POLICIES {
+    while first_answer(&{
+        let pulse = probe();
+        sleep_ms(20);
+        pulse.stop()?
+    })
+    .is_none()
+        || world.policies(0)? <= POLICIES
+    {
         ensure!(since.elapsed() < Duration::from_secs(60), "the objects are not read");
     }
     println!("{POLICIES} policies and {PODS} pods were read in {:?}", since.elapsed());
@@ -283,7 +293,10 @@ fn a_change_among_ten_thousand_policies_is_in_force_at_once() -> Result<()> {
         let told = |all: &[Duration]| format!("{:?}, {:?}", quantile(all, 0.5), quantile(all, 0.99));
         println!(
             "{}: file to last packet that passes {}; to first one that does {}; control to workers {} (p50, p99)",
-            switch.what, told(&cut), told(&opened), told(&lags)
+            switch.what,
+            told(&cut),
+            told(&opened),
+            told(&lags)
         );
         for all in [&cut, &opened, &lags] {
             assert!(quantile(all, 0.5) < CHANGE_MAX, "{} takes {:?}", switch.what, quantile(all, 0.5));

@@ -21,6 +21,7 @@ use tables::layout::Table;
 use tables::owner::{Worker, owner};
 use tables::route::{RouteKind, RouteRecord};
 use tables::service::Algorithm;
+use tables::status::PolicyFlows;
 use tables::{Addr, Protocol};
 
 const _: () = assert!(tables::limits::ROUTES_MAX <= NO_ROUTE as usize);
@@ -201,6 +202,10 @@ impl Path {
         self.status().count(WorkerCounter::FlowsEvicted, evicted);
         let id = inserted?;
         self.status().count(WorkerCounter::FlowsInserted, 1);
+        if let Some(policy) = decision.policy {
+            let what = if decision.is_audit { PolicyFlows::Audited } else { PolicyFlows::Allowed };
+            self.status().count_policy_flow(what, policy as usize);
+        }
         Ok(id)
     }
 

@@ -26,6 +26,7 @@ pub mod endpoint;
 pub mod flow;
 pub mod hash;
 pub mod image;
+pub mod judge;
 pub mod layout;
 pub mod limits;
 pub mod lpm;

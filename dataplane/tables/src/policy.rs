@@ -31,6 +31,9 @@ pub const FLAG_ALLOW: u16 = 1;
 /// It comes of a NetworkPolicy, which cannot part a pod from itself.
 pub const FLAG_NAMESPACED: u16 = 2;
 
+/// With [`FLAG_ALLOW`]: the policy, which is only being tried, would deny it.
+pub const FLAG_AUDIT: u16 = 4;
+
 /// [`RuleRecord::rule`] of what no rule in particular says.
 pub const RULE_NONE: u16 = u16::MAX;
 

@@ -24,7 +24,9 @@ const DROPS: usize = 64;
 const REQUESTS: usize = 192;
 const INTERFACES: usize = REQUESTS + 2 * REQUESTS_MAX;
 const POLICY_DROPS: usize = INTERFACES + INTERFACES_MAX * InterfaceCounter::COUNT;
-const RUNTIME: usize = (POLICY_DROPS + POLICIES_MAX).next_multiple_of(8);
+/// By [`PolicyFlows`].
+const POLICY_FLOWS: [usize; 2] = [POLICY_DROPS + POLICIES_MAX, POLICY_DROPS + 2 * POLICIES_MAX];
+const RUNTIME: usize = (POLICY_DROPS + 3 * POLICIES_MAX).next_multiple_of(8);
 const BLOCK_WORDS: usize = (RUNTIME + size_of::<RuntimeRecord>() / 8).next_multiple_of(8);
 
 const _: () = assert!(WORKER_COUNTERS + WorkerCounter::COUNT <= REQUEST_HEAD && DropReason::COUNT <= REQUESTS - DROPS);
@@ -107,6 +109,15 @@ impl Status {
     pub fn worker_acks(&self) -> impl Iterator<Item = &AtomicU64> {
         self.acks().take(self.workers)
     }
+}
+
+/// What is counted of a policy besides the packets that it drops: flows, by their first packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PolicyFlows {
+    Allowed = 0,
+    /// Allowed although the policy would deny it, since it is only being tried.
+    Audited = 1,
 }
 
 /// Burst sizes are counted by powers of two: 0 (a round that found nothing), 1, 2-3, 4-7, ..., 64 and more.
@@ -246,6 +257,15 @@ impl<'a> Block<'a> {
         self.0[POLICY_DROPS + policy.min(POLICIES_MAX - 1)].load(Ordering::Relaxed)
     }
 
+    #[inline(always)]
+    pub fn count_policy_flow(&self, what: PolicyFlows, policy: usize) {
+        add_single_writer(&self.0[POLICY_FLOWS[what as usize] + policy.min(POLICIES_MAX - 1)], 1);
+    }
+
+    pub fn policy_flows(&self, what: PolicyFlows, policy: usize) -> u64 {
+        self.0[POLICY_FLOWS[what as usize] + policy.min(POLICIES_MAX - 1)].load(Ordering::Relaxed)
+    }
+
     /// Shows what the worker does with its time.
     pub fn set_runtime(&self, runtime: &RuntimeRecord) {
         write_record(self.0, RUNTIME, runtime);
@@ -318,6 +338,8 @@ mod tests {
         assert!((one - 0.5 / 1f64.exp()).abs() < 1e-3 && (ten - 0.5 / 0.1f64.exp()).abs() < 1e-3, "{one} {ten}");
         // The neighbours of the record are other counters.
         ours.block(0).count_policy_drop(POLICIES_MAX - 1, 1);
+        ours.block(0).count_policy_flow(PolicyFlows::Allowed, POLICIES_MAX - 1);
+        ours.block(0).count_policy_flow(PolicyFlows::Audited, 0);
         assert_eq!(theirs.block(0).runtime(), written);
     }
 

@@ -65,8 +65,7 @@ impl World {
 
     /// CNI ADD.
     pub fn attach(&mut self, place: &Place, netns: Netns) -> Result<IpAddr> {
-        let container =
-            Container { namespace: place.namespace.into(), name: place.name.into(), netns: netns.clone() };
+        let container = Container { namespace: place.namespace.into(), name: place.name.into(), netns: netns.clone() };
         let address = self.lab.nodes[place.node].plugin().add(&container)?.addresses[0];
         if let IpAddr::V4(address) = address {
             self.last[place.node] = address.octets()[3];

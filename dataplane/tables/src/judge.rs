@@ -1,14 +1,15 @@
-//! Policies of all tiers: at most two row look-ups and a bounded search among port rules, whatever the number of
-//! policies. Which policy goes before which was decided by control.
+//! What the tables say of a packet to policies of all tiers: at most two row look-ups and a bounded search among port
+//! rules, whatever the number of policies. Which policy goes before which was decided by control. Workers judge by this,
+//! and control what a change would do, so that there is one reading of the rows.
 
-use tables::layout::Table;
-use tables::limits::RULES_PER_ROW_MAX;
-use tables::lpm::Lpm;
-use tables::policy::{
-    Direction, FLAG_NAMESPACED, IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD, MODE_CLOSED, MODE_OPEN, MODE_TIERED,
-    PolicyKey, PolicyRow, PolicySetRecord, RULE_NONE, RuleRecord, place,
+use crate::layout::Table;
+use crate::limits::RULES_PER_ROW_MAX;
+use crate::lpm::Lpm;
+use crate::policy::{
+    Direction, FLAG_AUDIT, FLAG_NAMESPACED, IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD, MODE_CLOSED, MODE_OPEN,
+    MODE_TIERED, PolicyKey, PolicyRow, PolicySetRecord, RULE_NONE, RuleRecord, place,
 };
-use tables::{Addr, Protocol, View};
+use crate::{Addr, Protocol, View};
 
 /// What a policy set says of a packet, and which policy says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +20,12 @@ pub struct Judged {
     pub rule: Option<u16>,
     /// A NetworkPolicy says it.
     pub is_namespaced: bool,
+    /// It is allowed because the policy, which would deny it, is only being tried.
+    pub is_audit: bool,
 }
 
 impl Judged {
-    const OPEN: Judged = Judged { allowed: true, policy: None, rule: None, is_namespaced: false };
+    const OPEN: Judged = Judged { allowed: true, policy: None, rule: None, is_namespaced: false, is_audit: false };
 
     fn by(rule: RuleRecord) -> Judged {
         Judged {
@@ -30,6 +33,7 @@ impl Judged {
             policy: (rule.policy != 0).then_some(rule.policy),
             rule: (rule.rule != RULE_NONE).then_some(rule.rule),
             is_namespaced: rule.flags & FLAG_NAMESPACED != 0,
+            is_audit: rule.flags & FLAG_AUDIT != 0,
         }
     }
 
@@ -72,7 +76,7 @@ pub fn judge(
         None if mode == MODE_TIERED => Judged::OPEN,
         None => {
             let policy = Some(set.deny_policy[direction as usize]);
-            Judged { allowed: false, policy, rule: None, is_namespaced: mode != MODE_CLOSED }
+            Judged { allowed: false, policy, rule: None, is_namespaced: mode != MODE_CLOSED, is_audit: false }
         }
     }
 }
