@@ -8,7 +8,7 @@ mod tests;
 
 use crate::compile::cover::Cover;
 use crate::listing::LintView;
-use crate::object::PortRange;
+use crate::object::{NamedPort, PortMatch, PortRange};
 use crate::state::State;
 use bytemuck::Zeroable;
 use cast::{Cast, Item, Party};
@@ -97,9 +97,12 @@ impl Reach {
     fn take(&mut self, cast: &Cast, speaking: &[RuleId], own: &Party, peer: &Party) {
         let mut cover = Cover::default();
         let mut level = None;
+        let mut deciding: BTreeSet<RuleId> = BTreeSet::new();
         for &id in speaking {
             let item = &cast.items[id.0];
             if level.is_some_and(|level| level != item.level) {
+                // What passes on has been reached, too.
+                deciding.extend(cover.laid().iter().map(|rule| speaking[rule.policy as usize - 1]));
                 cover.next_tier();
             }
             level = Some(item.level);
@@ -110,7 +113,7 @@ impl Reach {
             }
         }
         let (decided, fits) = cover.into_rules();
-        let deciding: BTreeSet<RuleId> = decided.iter().map(|rule| speaking[rule.policy as usize - 1]).collect();
+        deciding.extend(decided.iter().map(|rule| speaking[rule.policy as usize - 1]));
         for &id in speaking {
             if !fits || deciding.contains(&id) {
                 self.reached.insert(id);
@@ -128,12 +131,12 @@ fn record(speaking: &[RuleId], id: RuleId, item: &Item, cast: &Cast) -> RuleReco
 }
 
 /// Where a rule says something to a receiver with these named ports.
-fn places(cast: &Cast, id: RuleId, named: &[crate::object::NamedPort]) -> Vec<(u32, u32)> {
+fn places(cast: &Cast, id: RuleId, named: &[NamedPort]) -> Vec<(u32, u32)> {
     let rule = cast.rule(id);
     if rule.ports.is_empty() {
         return vec![(0, PLACE_LAST)];
     }
-    let of = |port: &crate::object::PortMatch| match &port.port {
+    let of = |port: &PortMatch| match &port.port {
         PortRange::Numbers(first, last) => Some((place(port.protocol, *first), place(port.protocol, *last))),
         PortRange::Name(name) => {
             let found = named.iter().find(|found| found.name == *name && found.protocol == port.protocol)?;
@@ -147,7 +150,7 @@ fn places(cast: &Cast, id: RuleId, named: &[crate::object::NamedPort]) -> Vec<(u
 /// every peer, but of those of whom the same rules speak and that name ports alike only one.
 fn reach(cast: &Cast) -> Reach {
     let mut reach = Reach::default();
-    let mut subjects: BTreeMap<(Vec<usize>, &[crate::object::NamedPort]), usize> = BTreeMap::new();
+    let mut subjects: BTreeMap<(&[usize], &[NamedPort]), usize> = BTreeMap::new();
     for pod in 0..cast.pods {
         let policies = cast.selecting(pod);
         if !policies.is_empty() {
@@ -156,8 +159,8 @@ fn reach(cast: &Cast) -> Reach {
     }
     for ((policies, _), pod) in subjects {
         for direction in 0..DIRECTIONS.len() {
-            let rules: Vec<RuleId> = cast.asked(&policies, direction);
-            let mut seen: BTreeSet<(Vec<RuleId>, &[crate::object::NamedPort])> = BTreeSet::new();
+            let rules: Vec<RuleId> = cast.asked(policies, direction);
+            let mut seen: BTreeSet<(Vec<RuleId>, &[NamedPort])> = BTreeSet::new();
             for (number, peer) in cast.parties.iter().enumerate() {
                 let speaking: Vec<RuleId> =
                     rules.iter().copied().filter(|id| cast.peers_of(*id).contains(&number)).collect();

@@ -170,6 +170,8 @@ pub struct Namespace {
     pub name: String,
     /// Always with `kubernetes.io/metadata.name`, as the API server sees to.
     pub labels: Labels,
+    /// All of its NetworkPolicies are only being tried.
+    pub audit: bool,
 }
 
 /// A container port that has a name.

@@ -79,9 +79,9 @@ impl<'a> Reference<'a> {
     /// would take the highest precedence"; Pass "skips all further ClusterNetworkPolicy rules in the current tier".
     fn tier(&self, tier: Tier, question: &Question) -> Option<Verdict> {
         for policy in self.cluster_policies.iter().filter(|policy| policy.tier == tier) {
-            let namespace = self.labels_of(&question.pod.id.namespace);
-            if !selects(&policy.subject.namespaces, &namespace) || !selects(&policy.subject.pods, &question.pod.labels)
-            {
+            let denies = policy.rules.iter().flatten().any(|rule| rule.action == Action::Deny);
+            let is_within = self.selects_namespace(&policy.subject.namespaces, &question.pod.id.namespace, denies);
+            if !is_within || !selects(&policy.subject.pods, &question.pod.labels) {
                 continue;
             }
             for (i, rule) in policy.rules[question.direction as usize].iter().enumerate() {
@@ -126,7 +126,8 @@ impl<'a> Reference<'a> {
     /// Peers are joined by or, ports are joined by or, both must match.
     fn matches(&self, rule: &PolicyRule, own_namespace: Option<&str>, question: &Question) -> bool {
         let other = &question.other;
-        let peer = rule.peers.is_empty() || rule.peers.iter().any(|peer| self.is_peer(peer, own_namespace, other));
+        let peer = rule.peers.is_empty()
+            || rule.peers.iter().any(|peer| self.is_peer(peer, rule.action, own_namespace, other));
         let receiver = if question.direction == Direction::Ingress { Some(question.pod) } else { other.pod };
         let is_port = |wanted: &PortMatch| {
             wanted.protocol == question.protocol
@@ -142,7 +143,7 @@ impl<'a> Reference<'a> {
         peer && (rule.ports.is_empty() || rule.ports.iter().any(is_port))
     }
 
-    fn is_peer(&self, peer: &Peer, own_namespace: Option<&str>, other: &End) -> bool {
+    fn is_peer(&self, peer: &Peer, action: Action, own_namespace: Option<&str>, other: &End) -> bool {
         match peer {
             Peer::Nobody => false,
             Peer::Block { cidr, except } => {
@@ -152,19 +153,25 @@ impl<'a> Reference<'a> {
             Peer::Pods { namespaces, pods } => other.pod.is_some_and(|pod| {
                 let is_of_namespace = match namespaces {
                     None => own_namespace == Some(pod.id.namespace.as_str()),
-                    Some(selector) => selects(selector, &self.labels_of(&pod.id.namespace)),
+                    Some(selector) => self.selects_namespace(selector, &pod.id.namespace, action == Action::Deny),
                 };
                 is_of_namespace && selects(pods, &pod.labels)
             }),
         }
     }
 
-    /// A namespace has its name as a label, whether or not there is an object of it.
-    fn labels_of(&self, name: &str) -> Labels {
-        let found = self.namespaces.iter().find(|namespace| namespace.name == name);
-        let mut labels = found.map_or_else(Labels::new, |namespace| namespace.labels.clone());
-        labels.insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
-        labels
+    /// A namespace has its name as a label, whether or not there is an object of it. What else a selector asks of one
+    /// without an object holds for who denies, and not for who allows.
+    fn selects_namespace(&self, selector: &Selector, name: &str, denies: bool) -> bool {
+        const NAME: &str = "kubernetes.io/metadata.name";
+        let labels = Labels::from([(NAME.to_owned(), name.to_owned())]);
+        match self.namespaces.iter().find(|namespace| namespace.name == name) {
+            Some(namespace) => selects(selector, &namespace.labels.clone().into_iter().chain(labels).collect()),
+            None => {
+                let (of_name, others): (Vec<_>, Vec<_>) = selector.0.iter().cloned().partition(|r| r.key == NAME);
+                selects(&Selector(of_name), &labels) && (others.is_empty() || denies)
+            }
+        }
     }
 }
 

@@ -111,7 +111,12 @@ impl State {
     }
 
     fn replace_namespace(&mut self, name: &str, namespace: Option<Namespace>) {
-        if self.namespaces.get(name) != namespace.as_ref() {
+        let before = self.namespaces.get(name);
+        if before.map(|n| n.audit).unwrap_or(false) != namespace.as_ref().map(|n| n.audit).unwrap_or(false) {
+            let policies = self.policies.in_namespace(name).into_iter().flat_map(|all| all.values());
+            self.changes.policies.extend(policies.map(|policy| policy_key(&policy.id)));
+        }
+        if before != namespace.as_ref() {
             self.changes.namespaces.insert(name.to_owned());
             set_entry(&mut self.namespaces, name, namespace);
         }
@@ -371,6 +376,24 @@ impl State {
             Some(namespace) => Cow::Borrowed(&namespace.labels),
             None => Cow::Owned(namespace_labels(name, Labels::new())),
         }
+    }
+
+    /// Whether a selector selects a namespace. While there is no object of that, only its name is known; what else is asked
+    /// holds if `unknown`: so that its late arrival opens nothing, rules that allow say false and rules that deny say true.
+    pub fn selects_namespace(&self, selector: &Selector, name: &str, unknown: bool) -> bool {
+        match self.namespaces.get(name) {
+            Some(namespace) => selector.matches(&namespace.labels),
+            None => selector.matches_partly(&namespace_labels(name, Labels::new()), unknown),
+        }
+    }
+
+    pub fn knows_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains_key(name)
+    }
+
+    /// Whether the NetworkPolicies of a namespace are only being tried.
+    pub fn is_audit_namespace(&self, name: &str) -> bool {
+        self.namespaces.get(name).is_some_and(|namespace| namespace.audit)
     }
 
     /// All that policies are made of, as if nothing of it had been compiled yet.

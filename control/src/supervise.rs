@@ -5,6 +5,7 @@
 mod addresses;
 mod answer;
 mod attach;
+mod audit;
 mod bundle;
 mod cluster;
 mod kernel;
@@ -99,6 +100,7 @@ pub struct Supervisor {
     health_wanted: Arc<BTreeMap<Named, HealthPort>>,
     addresses: addresses::Addresses,
     ticks: u64,
+    audited: audit::Audited,
     /// Sentences for `status`, by what they are about.
     problems: BTreeMap<String, String>,
     object_problems: Vec<String>,
@@ -172,6 +174,7 @@ impl Supervisor {
             health_wanted: Arc::default(),
             addresses: addresses::Addresses::default(),
             ticks: 0,
+            audited: audit::Audited::new(),
             problems: BTreeMap::new(),
             object_problems: Vec::new(),
             file_problems: Vec::new(),
@@ -238,6 +241,9 @@ impl Supervisor {
         self.serve_health();
         self.write_statuses().await;
         self.ticks += 1;
+        if self.ticks.is_multiple_of(audit::AUDIT_TICKS) {
+            self.log_audited();
+        }
         self.kernel_changed |= self.ticks.is_multiple_of(KERNEL_READ_TICKS);
     }
 

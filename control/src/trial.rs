@@ -86,14 +86,11 @@ fn change(
         _ => return None,
     };
     let (half, judged) = denied.or(judged.first())?;
-    let opened_locally = record.flags & FLAG_OPENED_LOCALLY != 0;
-    let (inside, outside) = (record.inside, record.outside());
-    let [local, remote] = [(inside.local, inside.local_port), (outside.remote, outside.remote_port)];
-    let (source, destination) = if opened_locally { (local, remote) } else { (remote, local) };
+    let [source, destination] = ends(record);
     let pod = |(addr, _): (Addr, u16)| pods.get(&addr).cloned();
     Some(FlowChange {
         change: what.to_owned(),
-        protocol: inside.protocol.to_string(),
+        protocol: record.inside.protocol.to_string(),
         source_pod: pod(source),
         destination_pod: pod(destination),
         source: endpoint_text(source.0, source.1),
@@ -103,6 +100,20 @@ fn change(
         direction: half.direction.name().to_owned(),
         packets: record.packets,
     })
+}
+
+/// Who opened it, and whom the network sees him ask.
+fn ends(record: &FlowRecord) -> [(Addr, u16); 2] {
+    let (inside, outside) = (record.inside, record.outside());
+    let [local, remote] = [(inside.local, inside.local_port), (outside.remote, outside.remote_port)];
+    if record.flags & FLAG_OPENED_LOCALLY != 0 { [local, remote] } else { [remote, local] }
+}
+
+/// The policy that would keep a flow away and is only being tried, and the flow's ends.
+pub fn audited(view: &View, record: &FlowRecord) -> Option<(u32, [(Addr, u16); 2])> {
+    let judged = halves(record).into_iter().flatten().filter_map(|half| judge_half(view, &half));
+    let policy = judged.into_iter().find(|judged| judged.is_audit)?.policy?;
+    Some((policy, ends(record)))
 }
 
 /// A policy keeps it from going on.

@@ -43,7 +43,7 @@ fn selector(key: &str, value: String) -> Selector {
 fn namespace(i: u32, team: u32) -> Object {
     let pair = |key: &str, value: String| (key.to_owned(), value);
     let labels = [pair("kubernetes.io/metadata.name", name(i)), pair("team", format!("t{}", team % TEAMS))];
-    Object::Namespace(Namespace { name: name(i), labels: labels.into() })
+    Object::Namespace(Namespace { audit: false, name: name(i), labels: labels.into() })
 }
 
 /// The first ones of each namespace are here.
@@ -74,6 +74,7 @@ fn policy(i: u32, j: u32, port: u16) -> Object {
     let block = Peer::Block { cidr: prefix(&format!("10.{}.0.0/16", 100 + j)), except: Vec::new() };
     let egress = vec![rule(vec![block]), rule(vec![pods(None, app(j + 3))])];
     Object::NetworkPolicy(NetworkPolicy {
+        audit: false,
         id: Named::new(name(i), format!("n{j}")),
         pods: if j.is_multiple_of(10) { Selector::default() } else { app(j) },
         rules: [Some(ingress), j.is_multiple_of(2).then_some(egress)],
@@ -86,6 +87,7 @@ fn cluster_policy(i: u32) -> Object {
     let ports = vec![PortMatch { protocol: Protocol::UDP, port: PortRange::Numbers(9, 9) }];
     let rule = PolicyRule { action: Action::Deny, peers, ports, ..PolicyRule::default() };
     Object::ClusterPolicy(ClusterPolicy {
+        audit: false,
         kind: Kind::ClusterNetworkPolicy,
         name: format!("c{i}"),
         tier: Tier::Admin,

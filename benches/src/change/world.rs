@@ -102,7 +102,7 @@ pub fn policy(port_first: u16) -> Object {
     let rules =
         || Some(vec![PolicyRule { peers: vec![peer.clone()], ports: vec![port.clone()], ..PolicyRule::default() }]);
     let (id, pods) = (Named::new(NAMESPACE, "cluster-only"), Selector::default());
-    Object::NetworkPolicy(NetworkPolicy { id, pods, rules: [rules(), rules()] })
+    Object::NetworkPolicy(NetworkPolicy { audit: false, id, pods, rules: [rules(), rules()] })
 }
 
 /// Everything but the services that are loaded.

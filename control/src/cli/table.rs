@@ -151,18 +151,6 @@ impl Row for PolicyView {
         let narrow = vec![namespace, self.name.clone(), self.kind.clone(), joined(&self.types), pods, drops];
         with_wide(narrow, wide, vec![self.flows.to_string(), self.audited.to_string()])
     }
-    }
-
-    fn cells(&self, wide: bool) -> Vec<String> {
-        let (pods, drops) = (self.local_endpoints.to_string(), self.drops.to_string());
-<<<<<<< HEAD
-        let namespace = if self.namespace.is_empty() { "-".to_owned() } else { self.namespace.clone() };
-        vec![namespace, self.name.clone(), self.kind.clone(), joined(&self.types), pods, drops]
-=======
-        let narrow = vec![self.namespace.clone(), self.name.clone(), joined(&self.types), pods, drops];
-        with_wide(narrow, wide, vec![self.flows.to_string(), self.audited.to_string()])
->>>>>>> 0dca18d (Count flows by policy, and tell what a change of policies would do to live flows and what is odd about policies)
-    }
 
     fn namespace(&self) -> Option<&str> {
         (!self.namespace.is_empty()).then_some(&self.namespace)

@@ -1,7 +1,7 @@
 //! Who decides about which protocols and ports, laid one rule over another: what an earlier rule says stays. Pure.
 
 use tables::limits::RULES_PER_ROW_MAX;
-use tables::policy::{FLAG_ALLOW, PLACE_LAST, RuleRecord};
+use tables::policy::{FLAG_ALLOW, FLAG_AUDIT, PLACE_LAST, RuleRecord};
 
 /// What a rule says that leaves the decision to the next tier. Never written into a table.
 pub const FLAG_PASS: u16 = 1 << 15;
@@ -30,9 +30,38 @@ impl Cover {
         self.0.splice(start..end, region);
     }
 
+    /// What was laid so far.
+    pub fn laid(&self) -> &[RuleRecord] {
+        &self.0
+    }
+
     /// Takes away what was left to the next tier, which is laid next.
     pub fn next_tier(&mut self) {
         self.0.retain(|laid| laid.flags & FLAG_PASS == 0);
+    }
+
+    /// The same, but marked where `then`, which would hold if nothing were only being tried, denies what this allows; and
+    /// what both allow is by whoever would allow it then. Both say something of every place.
+    pub fn audited(self, then: Cover) -> Cover {
+        let mut marked = Vec::new();
+        let mut others = then.0.into_iter().peekable();
+        for now in self.0 {
+            while let Some(other) = others.peek().copied().filter(|other| other.first <= now.last) {
+                let (first, last) = (now.first.max(other.first), now.last.min(other.last));
+                let flags = match (now.flags & FLAG_ALLOW, other.flags & FLAG_ALLOW) {
+                    (0, _) => None,
+                    (_, 0) => Some(other.flags | FLAG_ALLOW | FLAG_AUDIT),
+                    _ => Some(other.flags),
+                };
+                let said = flags.map_or(now, |flags| RuleRecord { flags, ..other });
+                marked.push(RuleRecord { first, last, ..said });
+                if other.last > now.last {
+                    break;
+                }
+                others.next();
+            }
+        }
+        Cover(marked)
     }
 
     /// The shortest equal list. False if it had to be cut; then what is beyond is denied by whoever spoke there first.

@@ -4,6 +4,8 @@
 //! The Admin tier goes first, by priority; what it passes on and what it says nothing of is up to the NetworkPolicies.
 //! If any of these isolates the pods, what none of them allows is denied; else it is up to the Baseline tier, and what
 //! that passes on or says nothing of is allowed. The node is always allowed by NetworkPolicies.
+//!
+//! Policies that are only being tried do not decide, but what they would deny is marked in what the others allow.
 
 use super::cover::Cover;
 use super::policy_peers::PeerId;
@@ -23,6 +25,10 @@ pub struct Plan {
     rules: Vec<(u32, u16)>,
     /// The first rule that is not of the Admin tier.
     admin_end: usize,
+    /// The first policy that isolates, of those in force and of all.
+    isolating: [Option<u32>; 2],
+    /// Some policies are only being tried.
+    tries: bool,
     /// Rules for everybody.
     everybody: Vec<u32>,
     by_peer: HashMap<PeerId, Vec<u32>>,
@@ -40,13 +46,17 @@ impl Plan {
     /// `policies` are in the order in which they are asked.
     pub fn new(policies: &[Arc<Lines>], direction: Direction) -> Plan {
         let side = |lines: &Arc<Lines>| lines.sides[direction as usize].is_some();
-        let isolating = policies.iter().find(|lines| lines.level == Level::Namespaced && side(lines));
+        let isolates = |lines: &&Arc<Lines>| lines.level == Level::Namespaced && side(lines);
+        let isolating = policies.iter().filter(isolates).find(|lines| !lines.audit);
+        let any = policies.iter().find(isolates);
         let counts = |lines: &Arc<Lines>| side(lines) && (isolating.is_none() || lines.level != Level::Baseline);
         let policies: Vec<Arc<Lines>> = policies.iter().filter(|lines| counts(lines)).cloned().collect();
         let mut plan = Plan {
             direction,
             rules: Vec::new(),
             admin_end: 0,
+            isolating: [isolating, any].map(|lines| lines.map(|lines| lines.index)),
+            tries: policies.iter().any(|lines| lines.audit),
             everybody: Vec::new(),
             by_peer: HashMap::default(),
             mode: if isolating.is_some() { MODE_ISOLATED } else { MODE_TIERED },
@@ -106,17 +116,43 @@ impl Plan {
         let mut rules = [&self.everybody, speaking].concat();
         rules.sort_unstable();
         rules.dedup();
+        let is_own_node = class.is_some_and(Class::is_own_node);
+        if !self.tries {
+            return self.cover(&rules, self.isolating[0], is_own_node, ports).into_rules();
+        }
+        let in_force: Vec<u32> = rules.iter().copied().filter(|&rule| !self.is_tried(rule)).collect();
+        let [now, then] = [(&in_force, self.isolating[0]), (&rules, self.isolating[1])].map(|(rules, isolating)| {
+            let mut cover = self.cover(rules, isolating, is_own_node, ports);
+            // What no rule says is said, so that the two can be compared.
+            cover.lay(unsaid(isolating));
+            cover
+        });
+        now.audited(then).into_rules()
+    }
+
+    /// What these rules come to. `isolating`: the first policy that isolates.
+    fn cover(&self, rules: &[u32], isolating: Option<u32>, is_own_node: bool, ports: &[NamedPort]) -> Cover {
         let (admin, others) = rules.split_at(rules.partition_point(|&rule| (rule as usize) < self.admin_end));
         let mut cover = Cover::default();
         admin.iter().for_each(|&rule| self.lay(rule, ports, &mut cover));
         cover.next_tier();
-        if self.mode == MODE_ISOLATED && class.is_some_and(Class::is_own_node) {
+        if isolating.is_some() && is_own_node {
             cover.lay(RuleRecord { rule: RULE_NONE, flags: FLAG_ALLOW | FLAG_NAMESPACED, ..RuleRecord::everything() });
         } else {
-            others.iter().for_each(|&rule| self.lay(rule, ports, &mut cover));
+            let is_asked = |rule: u32| isolating.is_none() || self.lines_of(rule).level != Level::Baseline;
+            let asked = others.iter().filter(|&&rule| is_asked(rule));
+            asked.for_each(|&rule| self.lay(rule, ports, &mut cover));
             cover.next_tier();
         }
-        cover.into_rules()
+        cover
+    }
+
+    fn lines_of(&self, rule: u32) -> &Lines {
+        &self.policies[self.rules[rule as usize].0 as usize]
+    }
+
+    fn is_tried(&self, rule: u32) -> bool {
+        self.lines_of(rule).audit
     }
 
     fn lay(&self, rule: u32, ports: &[NamedPort], cover: &mut Cover) {
@@ -126,5 +162,14 @@ impl Plan {
         for record in line.records(ports) {
             cover.lay(RuleRecord { policy: lines.index, rule: number, ..record });
         }
+    }
+}
+
+/// What holds where no rule says anything.
+fn unsaid(isolating: Option<u32>) -> RuleRecord {
+    let record = RuleRecord { rule: RULE_NONE, ..RuleRecord::everything() };
+    match isolating {
+        Some(policy) => RuleRecord { policy, flags: FLAG_NAMESPACED, ..record },
+        None => RuleRecord { flags: FLAG_ALLOW, ..record },
     }
 }

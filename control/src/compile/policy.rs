@@ -179,7 +179,7 @@ impl Policies {
         let now = selected(state, source, pods);
         let within = match source.within {
             Reach::Namespace(name) => Within::Namespace(name.to_owned()),
-            Reach::Selected(selector) => Within::Selected(self.spaces.acquire(state, selector)),
+            Reach::Selected(selector) => Within::Selected(self.spaces.acquire(state, selector, source.denies())),
         };
         let port_names: BTreeSet<String> = source.ingress_port_names().into_iter().map(str::to_owned).collect();
         let known = Known { key: key.clone(), within, pods: source.pods.clone(), port_names };
@@ -279,8 +279,7 @@ impl Policies {
     }
 
     fn key_for(&mut self, state: &State, pod: &Pod) -> Result<SetKey, TableFull> {
-        let labels = state.namespace_labels(&pod.id.namespace);
-        let selects = |key: &ObjectKey| Source::of(state, key).is_some_and(|source| selects(source, &labels, pod));
+        let selects = |key: &ObjectKey| Source::of(state, key).is_some_and(|source| selects(state, source, pod));
         if self.unnumbered.iter().any(selects) {
             return Err(TableFull { table: Table::Policy.name(), limit: POLICIES_MAX });
         }
@@ -452,17 +451,17 @@ fn selected(state: &State, source: Source, pods: &LocalPods) -> BTreeSet<String>
     let namespaces: Vec<&str> = match source.within {
         Reach::Namespace(name) => vec![name],
         Reach::Selected(selector) => {
-            pods.keys().copied().filter(|name| selector.matches(&state.namespace_labels(name))).collect()
+            pods.keys().copied().filter(|name| state.selects_namespace(selector, name, source.denies())).collect()
         }
     };
     let pods = namespaces.into_iter().filter_map(|name| pods.get(name)).flatten();
     pods.filter(|(_, pod)| source.pods.matches(&pod.labels)).map(|(attachment, _)| (*attachment).clone()).collect()
 }
 
-fn selects(source: Source, namespace: &crate::object::Labels, pod: &Pod) -> bool {
+fn selects(state: &State, source: Source, pod: &Pod) -> bool {
     let is_within = match source.within {
         Reach::Namespace(name) => name == pod.id.namespace,
-        Reach::Selected(selector) => selector.matches(namespace),
+        Reach::Selected(selector) => state.selects_namespace(selector, &pod.id.namespace, source.denies()),
     };
     is_within && source.pods.matches(&pod.labels)
 }

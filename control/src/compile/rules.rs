@@ -21,6 +21,8 @@ pub struct Source<'a> {
     pub priority: u16,
     /// None: it says nothing in this direction.
     pub rules: [Option<&'a [PolicyRule]>; 2],
+    /// It is only being tried.
+    pub audit: bool,
 }
 
 /// The namespaces whose pods a policy may select.
@@ -44,7 +46,8 @@ impl<'a> Source<'a> {
             let policy = state.policies.in_namespace(&key.namespace)?.get(&key.name)?;
             let rules = [0, 1].map(|direction: usize| policy.rules[direction].as_deref());
             let within = Reach::Namespace(&key.namespace);
-            return Some(Source { within, pods: &policy.pods, level: Level::Namespaced, priority: 0, rules });
+            let audit = policy.audit || state.is_audit_namespace(&key.namespace);
+            return Some(Source { within, pods: &policy.pods, level: Level::Namespaced, priority: 0, rules, audit });
         }
         let policy = state.cluster_policies.get(key)?;
         let speaks = |rules: &'a Vec<PolicyRule>| (!rules.is_empty()).then_some(rules.as_slice());
@@ -54,7 +57,13 @@ impl<'a> Source<'a> {
             level: if policy.tier == Tier::Admin { Level::Admin } else { Level::Baseline },
             priority: policy.priority,
             rules: [speaks(&policy.rules[0]), speaks(&policy.rules[1])],
+            audit: policy.audit,
         })
+    }
+
+    /// Some rule denies: then it is in force for pods of whose namespace only the name is known.
+    pub fn denies(&self) -> bool {
+        self.rules.into_iter().flatten().flatten().any(|rule| rule.action == Action::Deny)
     }
 
     /// Names of the ports that its ingress rules leave to the receiving pod.
@@ -112,6 +121,8 @@ pub struct Lines {
     pub level: Level,
     pub priority: u16,
     pub key: ObjectKey,
+    /// It is only being tried.
+    pub audit: bool,
     /// By direction. None: it says nothing in it.
     pub sides: [Option<Vec<Line>>; 2],
 }
@@ -129,7 +140,7 @@ impl Lines {
             let mut acquire = |rule| line(state, key, source.level, direction, rule, (&mut *peers, &mut *spaces));
             source.rules[direction as usize].map(|rules| rules.iter().map(&mut acquire).collect())
         });
-        Lines { index, level: source.level, priority: source.priority, key: key.clone(), sides }
+        Lines { index, level: source.level, priority: source.priority, key: key.clone(), audit: source.audit, sides }
     }
 
     pub fn release(&self, peers: &mut Peers, spaces: &mut Spaces) {
@@ -171,7 +182,8 @@ fn line(
         }
     }
     if !rule.peers.is_empty() {
-        let whom = rule.peers.iter().filter_map(|peer| whom(state, key, peer, spaces)).collect::<Vec<_>>();
+        let whom =
+            rule.peers.iter().filter_map(|peer| whom(state, key, (rule.action, peer), spaces)).collect::<Vec<_>>();
         line.peers = Some(whom.into_iter().map(|whom| peers.acquire(whom, spaces)).collect());
     } else if direction == Direction::Egress {
         let names: BTreeSet<&String> = line.names.iter().map(|(name, _)| name).collect();
@@ -192,7 +204,7 @@ fn flags(level: Level, action: Action) -> u16 {
 }
 
 /// None for nobody.
-fn whom(state: &State, key: &ObjectKey, peer: &Peer, spaces: &mut Spaces) -> Option<Whom> {
+fn whom(state: &State, key: &ObjectKey, (action, peer): (Action, &Peer), spaces: &mut Spaces) -> Option<Whom> {
     Some(match peer {
         Peer::Block { cidr, except } => Whom::Block { cidr: *cidr, except: except.clone() },
         Peer::Nodes(nodes) => Whom::Nodes(nodes.clone()),
@@ -200,7 +212,7 @@ fn whom(state: &State, key: &ObjectKey, peer: &Peer, spaces: &mut Spaces) -> Opt
         Peer::Pods { namespaces, pods } => {
             let within = match namespaces {
                 None => Within::Namespace(key.namespace.clone()),
-                Some(namespaces) => Within::Selected(spaces.acquire(state, namespaces)),
+                Some(namespaces) => Within::Selected(spaces.acquire(state, namespaces, action == Action::Deny)),
             };
             Whom::Pods { within, pods: pods.clone() }
         }

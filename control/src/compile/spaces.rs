@@ -17,6 +17,8 @@ pub enum Within {
 #[derive(Debug)]
 struct Known {
     selector: Selector,
+    /// What it asks of a namespace of which only the name is known.
+    unknown: bool,
     users: usize,
     names: BTreeSet<String>,
 }
@@ -24,7 +26,7 @@ struct Known {
 /// Namespace selectors, and the namespaces that anybody asked about.
 #[derive(Debug, Default)]
 pub struct Spaces {
-    ids: HashMap<Selector, u32>,
+    ids: HashMap<(Selector, bool), u32>,
     known: HashMap<u32, Known>,
     next: u32,
     index: SelectorIndex,
@@ -32,8 +34,10 @@ pub struct Spaces {
 }
 
 impl Spaces {
-    pub fn acquire(&mut self, state: &State, selector: &Selector) -> u32 {
-        if let Some(&id) = self.ids.get(selector) {
+    /// `unknown`: see [`State::selects_namespace`].
+    pub fn acquire(&mut self, state: &State, selector: &Selector, unknown: bool) -> u32 {
+        let key = (selector.clone(), unknown);
+        if let Some(&id) = self.ids.get(&key) {
             self.known.get_mut(&id).expect("has an id").users += 1;
             return id;
         }
@@ -41,14 +45,14 @@ impl Spaces {
         self.next = self.next.wrapping_add(1);
         let mut names = BTreeSet::new();
         for (name, of) in &mut self.of {
-            if selector.matches(&state.namespace_labels(name)) {
+            if state.selects_namespace(selector, name, unknown) {
                 names.insert(name.clone());
                 of.insert(id);
             }
         }
         self.index.insert(id, selector);
-        self.ids.insert(selector.clone(), id);
-        self.known.insert(id, Known { selector: selector.clone(), users: 1, names });
+        self.ids.insert(key, id);
+        self.known.insert(id, Known { selector: selector.clone(), unknown, users: 1, names });
         id
     }
 
@@ -65,7 +69,7 @@ impl Spaces {
             }
         }
         self.index.remove(id, &known.selector);
-        self.ids.remove(&known.selector);
+        self.ids.remove(&(known.selector, known.unknown));
     }
 
     /// The selectors that select a namespace.
@@ -81,9 +85,12 @@ impl Spaces {
     }
 
     fn selecting(&self, state: &State, name: &str) -> BTreeSet<u32> {
-        let labels = state.namespace_labels(name);
-        let selects = |id: &u32| self.known.get(id).is_some_and(|known| known.selector.matches(&labels));
-        self.index.candidates(&labels).filter(selects).collect()
+        let is_selected = |known: &Known| state.selects_namespace(&known.selector, name, known.unknown);
+        if !state.knows_namespace(name) {
+            return self.known.iter().filter(|(_, known)| is_selected(known)).map(|(id, _)| *id).collect();
+        }
+        let selects = |id: &u32| self.known.get(id).is_some_and(is_selected);
+        self.index.candidates(&state.namespace_labels(name)).filter(selects).collect()
     }
 
     /// A namespace's labels changed: which selectors select it no more, and which do now.

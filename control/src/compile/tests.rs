@@ -1,5 +1,6 @@
 //! The tables as a worker reads them, against a naive reading of the same objects.
 
+mod audit;
 mod cases;
 mod naive;
 mod naive_services;

@@ -62,18 +62,19 @@ pub fn closed(value: &Value) -> Result<NetworkPolicy, Wrong> {
     };
     let (true, Some(types), Some(pods)) = (!spec.is_empty() && spec.keys().all(is_known), types, selector) else {
         let rules = [Some(Vec::new()), Some(Vec::new())];
-        return Ok(NetworkPolicy { id, pods: Selector::default(), rules });
+        return Ok(NetworkPolicy { audit: false, id, pods: Selector::default(), rules });
     };
     let isolates = [types.is_empty() || types.contains(&"Ingress"), types.contains(&"Egress")];
     let has_egress = types.is_empty() && spec.get("egress").is_some_and(|egress| !egress.is_null());
     let rules = [isolates[0], isolates[1] || has_egress].map(|isolates| isolates.then(Vec::new));
-    Ok(NetworkPolicy { id, pods, rules })
+    Ok(NetworkPolicy { audit: false, id, pods, rules })
 }
 
 /// A cluster-wide policy, closed where it cannot be read, and what cannot.
 pub fn cluster(kind: Kind, value: &Value) -> Result<(ClusterPolicy, Vec<Wrong>), Wrong> {
     let mut wrong = Vec::new();
     let mut policy = ClusterPolicy {
+        audit: false,
         kind,
         name: name(value)?.to_owned(),
         tier: Tier::Admin,
@@ -96,6 +97,9 @@ pub fn cluster(kind: Kind, value: &Value) -> Result<(ClusterPolicy, Vec<Wrong>),
         let is_named = !rules.is_empty() || known_fields(kind, spec).is_err();
         policy.rules[direction as usize] = if !is_whole && is_named { vec![denying_all(String::new())] } else { rules };
     }
+    // What cannot be read is closed, and not just tried.
+    let annotation = value.pointer("/metadata/annotations").and_then(|all| all.get(parse::AUDIT_ANNOTATION));
+    policy.audit = wrong.is_empty() && annotation.is_some_and(|text| text == "true");
     Ok((policy, wrong))
 }
 

@@ -15,7 +15,7 @@ fn pod(name: &str, app: &str, addr: &str) -> Pod {
 fn blocking(name: &str, cidr: &str) -> NetworkPolicy {
     let peers = vec![Peer::Block { cidr: cidr.parse().unwrap(), except: Vec::new() }];
     let rules = [Some(vec![PolicyRule { peers, ..PolicyRule::default() }]), None];
-    NetworkPolicy { id: Named::new("a", name), pods: Selector::default(), rules }
+    NetworkPolicy { audit: false, id: Named::new("a", name), pods: Selector::default(), rules }
 }
 
 struct Rig {

@@ -2,8 +2,12 @@
 //! them; and who is among whose peers. Must not judge.
 
 use super::RuleId;
-use crate::object::{Kind, Labels, NamedPort, ObjectKey, Peer, PolicyRule, PortRange, Selector};
-use crate::state::State;
+use crate::compile::cover::FLAG_PASS;
+use crate::object::{
+    Action, ClusterPolicy, Labels, NamedPort, NetworkPolicy, ObjectKey, Peer, PolicyRule, PortMatch, PortRange,
+    Selector, Tier,
+};
+use crate::state::{State, policy_key};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tables::policy::FLAG_ALLOW;
 use tables::{Addr, Prefix};
@@ -11,25 +15,66 @@ use tables::{Addr, Prefix};
 /// The tiers, in the order in which they are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
+    Admin,
     Namespaced,
+    Baseline,
 }
 
 /// A policy of any kind.
 pub struct Item<'a> {
     pub key: ObjectKey,
     pub level: Level,
+    priority: u16,
+    /// None: its own namespace.
+    namespaces: Option<&'a Selector>,
     pods: &'a Selector,
     /// By direction; None: it says nothing in it.
     pub rules: [Option<&'a [PolicyRule]>; 2],
 }
 
-impl Item<'_> {
-    pub fn flags(&self, _: &PolicyRule) -> u16 {
-        FLAG_ALLOW
+impl<'a> Item<'a> {
+    fn namespaced(policy: &'a NetworkPolicy) -> Item<'a> {
+        Item {
+            key: policy_key(&policy.id),
+            level: Level::Namespaced,
+            priority: 0,
+            namespaces: None,
+            pods: &policy.pods,
+            rules: [0, 1].map(|direction: usize| policy.rules[direction].as_deref()),
+        }
     }
 
-    fn selects(&self, party: &Party) -> bool {
-        party.pod.is_some_and(|pod| *pod.namespace == self.key.namespace && self.pods.matches(pod.labels))
+    fn cluster(policy: &'a ClusterPolicy) -> Item<'a> {
+        Item {
+            key: policy.key(),
+            level: if policy.tier == Tier::Admin { Level::Admin } else { Level::Baseline },
+            priority: policy.priority,
+            namespaces: Some(&policy.subject.namespaces),
+            pods: &policy.subject.pods,
+            rules: [0, 1].map(|direction: usize| Some(policy.rules[direction].as_slice())),
+        }
+    }
+
+    pub fn flags(&self, rule: &PolicyRule) -> u16 {
+        match rule.action {
+            Action::Accept => FLAG_ALLOW,
+            Action::Deny => 0,
+            Action::Pass => FLAG_PASS,
+        }
+    }
+
+    fn selects(&self, state: &State, party: &Party) -> bool {
+        party.pod.is_some_and(|pod| {
+            is_within(state, self.namespaces, &self.key, pod.namespace) && self.pods.matches(pod.labels)
+        })
+    }
+}
+
+/// Whether a namespace is among those of a selector; None: it is the policy's own.
+fn is_within(state: &State, namespaces: Option<&Selector>, own: &ObjectKey, name: &String) -> bool {
+    match namespaces {
+        None => *name == own.namespace,
+        Some(selector) => selector.matches(&state.namespace_labels(name)),
     }
 }
 
@@ -42,9 +87,10 @@ pub struct PodTraits<'a> {
     block: Option<Prefix>,
 }
 
-/// Pods that policies cannot tell apart, or addresses that are no pods'.
+/// Pods that policies cannot tell apart, a node, or addresses that are neither's.
 pub struct Party<'a> {
     pub pod: Option<PodTraits<'a>>,
+    node: Option<&'a Labels>,
     /// The most specific block around its addresses.
     block: Option<Prefix>,
     pub ports: &'a [NamedPort],
@@ -56,28 +102,24 @@ pub struct Cast<'a> {
     /// Pods come first.
     pub parties: Vec<Party<'a>>,
     pub pods: usize,
+    selecting: Vec<Vec<usize>>,
     peers: HashMap<RuleId, BTreeSet<usize>>,
 }
 
 impl<'a> Cast<'a> {
     pub fn of(state: &'a State) -> Cast<'a> {
-        let mut items: Vec<Item> = state
-            .policies()
-            .map(|(id, policy)| Item {
-                key: ObjectKey { kind: Kind::NetworkPolicy, namespace: id.namespace.clone(), name: id.name.clone() },
-                level: Level::Namespaced,
-                pods: &policy.pods,
-                rules: [0, 1].map(|direction: usize| policy.rules[direction].as_deref()),
-            })
-            .collect();
-        items.sort_by(|a, b| (a.level, &a.key).cmp(&(b.level, &b.key)));
+        let namespaced = state.policies().map(|(_, policy)| Item::namespaced(policy));
+        let mut items: Vec<Item> = namespaced.chain(state.cluster_policies().map(Item::cluster)).collect();
+        items.sort_by(|a, b| order(a).cmp(&order(b)));
         let blocks = blocks(&items);
         let mut parties = pods(state, &blocks);
         let pods = parties.len();
-        let others = blocks.iter().copied().map(Some).chain([None]);
-        parties.extend(others.map(|block| Party { pod: None, block, ports: &[] }));
-        let mut cast = Cast { items, parties, pods, peers: HashMap::new() };
-        let rules = (0..cast.items.len()).flat_map(|item| cast.rules_of(item).collect::<Vec<_>>()).collect::<Vec<_>>();
+        parties.extend(others(state, &blocks));
+        let mut cast = Cast { items, parties, pods, peers: HashMap::new(), selecting: Vec::new() };
+        let selecting =
+            |pod: usize| (0..cast.items.len()).filter(|i| cast.items[*i].selects(state, &cast.parties[pod])).collect();
+        cast.selecting = (0..pods).map(selecting).collect();
+        let rules: Vec<RuleId> = (0..cast.items.len()).flat_map(|item| cast.rules_of(item)).collect();
         cast.peers = rules.into_iter().map(|id| (id, cast.find_peers(state, id))).collect();
         cast
     }
@@ -91,19 +133,22 @@ impl<'a> Cast<'a> {
         [0, 1].into_iter().flat_map(move |direction| (0..count(direction)).map(move |number| (item, direction, number)))
     }
 
-    /// Rules of these policies in the order in which they are asked.
+    /// Rules of these policies in the order in which they are asked. Where a NetworkPolicy isolates, the Baseline tier is not.
     pub fn asked(&self, policies: &[usize], direction: usize) -> Vec<RuleId> {
-        policies.iter().flat_map(|item| self.rules_of(*item)).filter(|id| id.1 == direction).collect()
+        let isolates = |item: &Item| item.level == Level::Namespaced && item.rules[direction].is_some();
+        let is_isolated = policies.iter().any(|item| isolates(&self.items[*item]));
+        let asked = policies.iter().filter(|item| !is_isolated || self.items[**item].level != Level::Baseline);
+        asked.flat_map(|item| self.rules_of(*item)).filter(|id| id.1 == direction).collect()
     }
 
     /// Pods that a policy selects.
     pub fn selected(&self, item: usize) -> impl Iterator<Item = usize> + '_ {
-        (0..self.pods).filter(move |pod| self.items[item].selects(&self.parties[*pod]))
+        (0..self.pods).filter(move |pod| self.selecting[*pod].contains(&item))
     }
 
-    /// Policies that select a pod.
-    pub fn selecting(&self, pod: usize) -> Vec<usize> {
-        (0..self.items.len()).filter(|item| self.items[*item].selects(&self.parties[pod])).collect()
+    /// Policies that select a pod, in the order in which they are asked.
+    pub fn selecting(&self, pod: usize) -> &[usize] {
+        &self.selecting[pod]
     }
 
     /// Of whom a rule speaks.
@@ -127,7 +172,7 @@ impl<'a> Cast<'a> {
             let ports = receivers.iter().flat_map(|party| self.parties[*party].ports);
             ports.into_iter().any(|port| port.name == *name && port.protocol == protocol)
         };
-        let missing = |port: &crate::object::PortMatch| match &port.port {
+        let missing = |port: &PortMatch| match &port.port {
             PortRange::Name(name) if !has(name, port.protocol) => Some(name.clone()),
             _ => None,
         };
@@ -141,14 +186,27 @@ fn is_peer(state: &State, item: &Item, peer: &Peer, party: &Party) -> bool {
             party.block.is_some_and(|block| cidr.covers(&block) && !except.iter().any(|out| out.covers(&block)))
         }
         (Peer::Pods { namespaces, pods }, Some(pod)) => {
-            let in_namespace = match namespaces {
-                None => *pod.namespace == item.key.namespace,
-                Some(selector) => selector.matches(&state.namespace_labels(pod.namespace)),
-            };
-            in_namespace && pods.matches(pod.labels)
+            is_within(state, namespaces.as_ref(), &item.key, pod.namespace) && pods.matches(pod.labels)
         }
-        (Peer::Pods { .. }, None) => false,
+        (Peer::Nodes(nodes), _) => party.node.is_some_and(|labels| nodes.matches(labels)),
+        (Peer::Pods { .. }, None) | (Peer::Nobody, _) => false,
     }
+}
+
+fn order<'i>(item: &'i Item) -> (Level, u16, &'i str, &'i ObjectKey) {
+    (item.level, item.priority, &item.key.name, &item.key)
+}
+
+/// Nodes, and what is neither a node nor a pod.
+fn others<'a>(state: &'a State, blocks: &BTreeSet<Prefix>) -> Vec<Party<'a>> {
+    let nodes = state.nodes.values().map(|node| Party {
+        pod: None,
+        node: Some(&node.labels),
+        block: node.addrs.first().and_then(|addr| around(blocks, *addr)),
+        ports: &[],
+    });
+    let of_block = |block| Party { pod: None, node: None, block, ports: &[] };
+    nodes.chain(blocks.iter().copied().map(Some).chain([None]).map(of_block)).collect()
 }
 
 /// Every prefix that a policy names.
@@ -175,6 +233,7 @@ fn pods<'a>(state: &'a State, blocks: &BTreeSet<Prefix>) -> Vec<Party<'a>> {
             found.insert((traits, pod.ports.as_slice()), ());
         }
     }
-    let party = |(pod, ports): (PodTraits<'a>, &'a [NamedPort])| Party { pod: Some(pod), block: pod.block, ports };
+    let party =
+        |(pod, ports): (PodTraits<'a>, &'a [NamedPort])| Party { pod: Some(pod), node: None, block: pod.block, ports };
     found.into_keys().map(party).collect()
 }

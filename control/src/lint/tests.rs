@@ -83,3 +83,24 @@ fn a_port_by_a_name_that_no_receiver_has_is_pointed_out() {
         ["ports ingress[0]: names a port that no pod has: grpc", "udp ingress[0]: names a port that no pod has: http"]
     );
 }
+
+fn cluster(name: &str, tier: &str, priority: u16, action: &str) -> String {
+    format!(
+        "---\n{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {name}}}, spec: \
+         {{tier: {tier}, priority: {priority}, subject: {{namespaces: {{}}}}, ingress: [{{action: {action}, from: \
+         [{{namespaces: {{}}}}]}}]}}}}\n"
+    )
+}
+
+#[test]
+fn a_rule_of_a_cluster_wide_policy_behind_others_of_its_tier_is_pointed_out() {
+    let found = found(&[cluster("first", "Admin", 1, "Deny"), cluster("second", "Admin", 2, "Accept")]);
+    let before = "says nothing that is not said before it by ClusterNetworkPolicy first";
+    assert_eq!(found, [format!("second : {before}")]);
+}
+
+#[test]
+fn what_is_passed_on_reaches_the_next_tier() {
+    let found = found(&[cluster("first", "Admin", 1, "Pass"), cluster("second", "Baseline", 1, "Deny")]);
+    assert_eq!(found, [""; 0]);
+}

@@ -116,8 +116,17 @@ impl TryFrom<core::Namespace> for Namespace {
     type Error = FieldError;
     fn try_from(namespace: core::Namespace) -> Parsed<Namespace> {
         let name = name(&namespace.metadata)?;
-        Ok(Namespace { labels: namespace_labels(&name, namespace.metadata.labels.unwrap_or_default()), name })
+        let audit = is_audit(&namespace.metadata);
+        Ok(Namespace { labels: namespace_labels(&name, namespace.metadata.labels.unwrap_or_default()), audit, name })
     }
+}
+
+/// On a policy, or on a namespace for all of its NetworkPolicies.
+pub const AUDIT_ANNOTATION: &str = "fairway.dev/policy-audit";
+
+/// Whether policies are only to be tried. Anything but `true` keeps them in force.
+fn is_audit(meta: &ObjectMeta) -> bool {
+    meta.annotations.as_ref().and_then(|all| all.get(AUDIT_ANNOTATION)).is_some_and(|text| text == "true")
 }
 
 /// The labels of a namespace, with the one that the API server always adds.

@@ -10,6 +10,8 @@ pub struct NetworkPolicy {
     pub pods: Selector,
     /// By direction (see [`tables::policy::Direction`]): None if the policy does not isolate in it.
     pub rules: [Option<Vec<PolicyRule>>; 2],
+    /// It is only being tried, as its annotation says: what it would deny is counted.
+    pub audit: bool,
 }
 
 /// ClusterNetworkPolicy, and its forerunners AdminNetworkPolicy and BaselineAdminNetworkPolicy.
@@ -23,6 +25,8 @@ pub struct ClusterPolicy {
     pub subject: Subject,
     /// By direction: the first rule that matches decides.
     pub rules: [Vec<PolicyRule>; 2],
+    /// It is only being tried, see [`NetworkPolicy::audit`].
+    pub audit: bool,
 }
 
 impl ClusterPolicy {

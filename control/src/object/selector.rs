@@ -27,6 +27,15 @@ impl Selector {
     pub fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| requirement.matches(labels))
     }
+
+    /// The same where only some labels are known: what it asks of others holds or not, as `unknown` says.
+    pub fn matches_partly(&self, known: &Labels, unknown: bool) -> bool {
+        let asks = |requirement: &Requirement| match known.contains_key(&requirement.key) {
+            true => requirement.matches(known),
+            false => unknown,
+        };
+        self.0.iter().all(asks)
+    }
 }
 
 impl Requirement {

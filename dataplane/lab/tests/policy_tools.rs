@@ -71,6 +71,7 @@ fn a_change_tells_beforehand_whom_it_cuts_and_whom_it_admits_and_policies_tell_w
     let admitted = diff(&lab, &file)?;
     ensure!(admitted == [["admitted".to_string(), "demo/mallory".to_string(), name.clone()]], "{admitted:?}");
     counters(&lab)?;
+    trial(&lab)?;
     lint(&lab)?;
     let (alice_us, mallory_us) = (last_echo_us(alice)?, last_echo_us(mallory)?);
     assert!(mallory_us > asked_us && mallory_us < applied_us + 100_000, "told, and cut only when it was applied");
@@ -98,6 +99,37 @@ fn counters(lab: &Lab) -> Result<()> {
     ensure!(explained.policy.as_deref() == Some(&format!("demo/{POLICY}")), "{explained:?}");
     ensure!(explained.rule.as_deref() == Some("ingress[0]"), "{explained:?}");
     Ok(())
+}
+
+/// A policy that is only being tried cuts nothing, counts and says what it would.
+fn trial(lab: &Lab) -> Result<()> {
+    let tried = manifests::friends_only("tried")
+        .replace("  name: tried\n", "  name: tried\n  annotations:\n    fairway.dev/policy-audit: \"true\"\n")
+        .replace("role: friend", "role: nobody")
+        .replace("app: web", "role: friend");
+    lab.objects().apply("policy-tried", &tried)?;
+    let url = lab.pod("alice")?.url();
+    let is_counted = || {
+        let ran = Cmd::line("curl -sS --max-time 2").arg(&url).netns(lab.pod("mallory").expect("a pod").netns()).run();
+        let is_let_in = ran.is_ok_and(|ran| ran.stdout.contains("alice saw"));
+        let rows = ask(lab, "policies").unwrap_or_default();
+        is_let_in && rows.iter().any(|row| row["name"] == "tried" && row["audited"].as_u64() > Some(0))
+    };
+    ensure!(until(LIMIT, is_counted), "what a policy on trial would keep away is not counted");
+    let explained =
+        lab.nodes[0].fairway().explain(&lab.pod("mallory")?.address().to_string(), &format!("demo/alice:80/tcp"))?;
+    ensure!(
+        (explained.verdict.as_str(), explained.policy.as_deref()) == ("forward", Some("demo/tried")),
+        "{explained:?}"
+    );
+    ensure!(explained.reason.as_deref() == Some("PolicyAudit"), "{explained:?}");
+    let log = lab.nodes[0].directory().join("control.log");
+    let is_said = || {
+        std::fs::read_to_string(&log)
+            .is_ok_and(|text| text.contains("policy on trial: demo/tried would have kept away"))
+    };
+    ensure!(until(2 * LIMIT, is_said), "the log does not say it");
+    lab.objects().delete("policy-tried").map(drop)
 }
 
 fn lint(lab: &Lab) -> Result<()> {

@@ -174,6 +174,7 @@ fn more_port_ranges_than_a_row_holds_are_refused_by_name() {
     let port = |i| PortMatch { protocol: Protocol::TCP, port: PortRange::Numbers(2 * i + 1, 2 * i + 1) };
     let ports = (0..RULES_PER_ROW_MAX as u16 + 1).map(port).collect();
     let policy = NetworkPolicy {
+        audit: false,
         id: Named::new("a", "wide"),
         pods: Selector::default(),
         rules: [Some(vec![PolicyRule { ports, ..PolicyRule::default() }]), None],
@@ -287,8 +288,12 @@ fn the_node_is_ready_only_after_the_first_complete_read() {
 
 #[test]
 fn listings_name_what_ids_mean() {
-    let policy =
-        NetworkPolicy { id: Named::new("a", "deny"), pods: Selector::default(), rules: [Some(Vec::new()), None] };
+    let policy = NetworkPolicy {
+        audit: false,
+        id: Named::new("a", "deny"),
+        pods: Selector::default(),
+        rules: [Some(Vec::new()), None],
+    };
     let mut rig = rig([service_object("s", "172.30.0.1", 1), pod_object(0), Object::NetworkPolicy(policy)]);
     attach(&mut rig, 0, "10.1.0.4");
     rig.update();
@@ -312,6 +317,7 @@ fn a_policy_beyond_the_last_index_keeps_its_pods_silent_until_there_is_one() {
         let nobody = vec![crate::object::selector::Requirement { key: "none".into(), test: exists }];
         let pods = Selector(if i == POLICIES_MAX { Vec::new() } else { nobody });
         Object::NetworkPolicy(NetworkPolicy {
+            audit: false,
             id: Named::new("a", format!("n{i:05}")),
             pods,
             rules: [Some(Vec::new()), None],

@@ -61,6 +61,7 @@ fn rules() -> impl Strategy<Value = Option<Vec<PolicyRule>>> {
 pub fn policy() -> impl Strategy<Value = Object> {
     (namespace_name(), 0..3, selector(), rules(), rules()).prop_map(|(namespace, i, pods, ingress, egress)| {
         Object::NetworkPolicy(NetworkPolicy {
+            audit: false,
             id: Named::new(namespace, format!("n{i}")),
             pods,
             rules: [ingress, egress],
@@ -97,7 +98,15 @@ pub fn cluster_policy() -> impl Strategy<Value = Object> {
     (what, subject, cluster_rules(), cluster_rules()).prop_map(
         |((kind, i, tier, priority), subject, ingress, egress)| {
             let name = format!("c{i}");
-            Object::ClusterPolicy(ClusterPolicy { kind, name, tier, priority, subject, rules: [ingress, egress] })
+            Object::ClusterPolicy(ClusterPolicy {
+                audit: false,
+                kind,
+                name,
+                tier,
+                priority,
+                subject,
+                rules: [ingress, egress],
+            })
         },
     )
 }

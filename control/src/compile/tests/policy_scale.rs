@@ -27,7 +27,7 @@ fn labels(pairs: &[(&str, String)]) -> Labels {
 
 fn namespace(i: u32, team: u32) -> Object {
     let labels = parse::namespace_labels(&name(i), labels(&[("team", format!("t{team}"))]));
-    Object::Namespace(Namespace { name: name(i), labels })
+    Object::Namespace(Namespace { audit: false, name: name(i), labels })
 }
 
 /// The first of each namespace are here.
@@ -55,6 +55,7 @@ fn policy(i: u32, j: u32, port: u16) -> Object {
     let cidr = prefix(&format!("10.{}.0.0/16", 100 + j));
     let egress = vec![rule(vec![Peer::Block { cidr, except: Vec::new() }]), rule(vec![pods(None, app(j + 3))])];
     Object::NetworkPolicy(NetworkPolicy {
+        audit: false,
         id: Named::new(name(i), format!("n{j}")),
         pods: if j.is_multiple_of(10) { Selector::default() } else { app(j) },
         rules: [Some(ingress), j.is_multiple_of(2).then_some(egress)],
@@ -66,6 +67,7 @@ fn cluster_policy(i: u32, port: u16) -> Object {
     let ports = vec![PortMatch { protocol: Protocol::UDP, port: PortRange::Numbers(port, port) }];
     let rule = PolicyRule { action: Action::Deny, peers, ports, ..PolicyRule::default() };
     Object::ClusterPolicy(ClusterPolicy {
+        audit: false,
         kind: Kind::ClusterNetworkPolicy,
         name: format!("c{i}"),
         tier: Tier::Admin,

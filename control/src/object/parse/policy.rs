@@ -18,6 +18,7 @@ impl TryFrom<networking::NetworkPolicy> for NetworkPolicy {
         let ingress = indexed(&ingress, "spec.ingress", |field, r| rule(field, "from", &r.from, &r.ports))?;
         let egress = indexed(&egress, "spec.egress", |field, r| rule(field, "to", &r.to, &r.ports))?;
         Ok(NetworkPolicy {
+            audit: is_audit(&policy.metadata),
             id,
             pods: selector("spec.podSelector", &spec.pod_selector.unwrap_or_default())?,
             rules: [types[0].then_some(ingress), types[1].then_some(egress)],
