@@ -192,7 +192,12 @@ impl Path {
         if decision.service.is_some_and(|service| service.algorithm == Algorithm::LeastConnections) {
             record.flags |= FLAG_COUNTED;
         }
-        self.insert_counted(record, [item.hash, outside_hash])
+        let id = self.insert_counted(record, [item.hash, outside_hash])?;
+        if let Some(policy) = decision.policy {
+            let what = if decision.is_audit { PolicyFlows::Audited } else { PolicyFlows::Allowed };
+            self.status().count_policy_flow(what, policy as usize);
+        }
+        Ok(id)
     }
 
     /// Inserts a flow that is known to be absent, and says what it took.
@@ -202,10 +207,6 @@ impl Path {
         self.status().count(WorkerCounter::FlowsEvicted, evicted);
         let id = inserted?;
         self.status().count(WorkerCounter::FlowsInserted, 1);
-        if let Some(policy) = decision.policy {
-            let what = if decision.is_audit { PolicyFlows::Audited } else { PolicyFlows::Allowed };
-            self.status().count_policy_flow(what, policy as usize);
-        }
         Ok(id)
     }
 
