@@ -133,7 +133,8 @@ fn trial(lab: &Lab) -> Result<()> {
 }
 
 fn lint(lab: &Lab) -> Result<()> {
-    ensure!(ask(lab, "policies --lint")?.is_empty(), "something is odd");
+    let is_clean = || ask(lab, "policies --lint").is_ok_and(|rows| rows.is_empty());
+    ensure!(until(LIMIT, is_clean), "{:?}", ask(lab, "policies --lint")?);
     lab.objects().apply("policy-ghost", &manifests::friends_only("ghost").replace("app: web", "app: ghost"))?;
     let is_found = || {
         let rows = ask(lab, "policies --lint").unwrap_or_default();
