@@ -17,6 +17,7 @@ pub mod service;
 use crate::packet::BURST_MAX;
 use bytemuck::Zeroable;
 use service::Choose;
+use std::num::NonZeroU32;
 use tables::counters::DropReason;
 use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::flow::{Hop, HopKind, Tuple};
@@ -104,7 +105,7 @@ pub struct Decision {
     pub client: Option<Worker>,
     pub service: Option<service::Match>,
     /// The policy that allowed or denied it, and which of its rules in which direction.
-    pub policy: Option<u32>,
+    pub policy: Option<NonZeroU32>,
     pub rule: Option<(Direction, u16)>,
     /// The policy would deny it, and is only being tried.
     pub is_audit: bool,
@@ -144,7 +145,8 @@ impl Decision {
 
     fn judged(self, judged: policy::Judged, direction: Direction) -> Decision {
         let rule = judged.rule.map(|rule| (direction, rule));
-        Decision { policy: judged.policy, rule, is_audit: judged.is_audit, ..self }
+        let policy = judged.policy.and_then(NonZeroU32::new);
+        Decision { policy, rule, is_audit: judged.is_audit, ..self }
     }
 
     /// What the flow must be looked at again for. Where five things would be named one goes without saying: a backend on

@@ -3,6 +3,7 @@
 
 use crate::classify::service::ByHash;
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
+use std::num::NonZeroU32;
 use tables::flow::{HopKind, Tuple};
 use tables::layout::Table;
 use tables::message::{ExplainQuery, Explained};
@@ -100,7 +101,7 @@ fn worded(context: &Context<'_>, tuple: &Tuple, decision: &Decision) -> Explaine
     Explained {
         verdict: verdict.to_owned(),
         reason,
-        policy: decision.policy,
+        policy: decision.policy.map(NonZeroU32::get),
         rule: rule(decision),
         steps: Vec::new(),
         service: decision.service.map(|found| found.id),

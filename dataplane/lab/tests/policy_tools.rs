@@ -116,8 +116,7 @@ fn trial(lab: &Lab) -> Result<()> {
         is_let_in && rows.iter().any(|row| row["name"] == "tried" && row["audited"].as_u64() > Some(0))
     };
     ensure!(until(LIMIT, is_counted), "what a policy on trial would keep away is not counted");
-    let explained =
-        lab.nodes[0].fairway().explain(&lab.pod("mallory")?.address().to_string(), &format!("demo/alice:80/tcp"))?;
+    let explained = lab.nodes[0].fairway().explain(&lab.pod("mallory")?.address().to_string(), "demo/alice:80/tcp")?;
     ensure!(
         (explained.verdict.as_str(), explained.policy.as_deref()) == ("forward", Some("demo/tried")),
         "{explained:?}"

@@ -14,6 +14,7 @@ use crate::parse::{Kind, tcp_flag};
 use crate::punt;
 use crate::punt::error::Cause;
 use bytemuck::Zeroable;
+use std::num::NonZeroU32;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::endpoint::EndpointRecord;
 use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_DIRECT, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
@@ -153,7 +154,7 @@ impl Path {
         if reason == DropReason::NoRoute && item.way == Way::Out {
             return self.drop_and_tell(context, &mut Some(packet), item, (reason, Cause::NoRoute));
         }
-        self.count_policy(reason, decision.policy.unwrap_or(0));
+        self.count_policy(reason, decision.policy.map_or(0, NonZeroU32::get));
         self.drop_packet(packet, reason);
     }
 
@@ -195,7 +196,7 @@ impl Path {
         let id = self.insert_counted(record, [item.hash, outside_hash])?;
         if let Some(policy) = decision.policy {
             let what = if decision.is_audit { PolicyFlows::Audited } else { PolicyFlows::Allowed };
-            self.status().count_policy_flow(what, policy as usize);
+            self.status().count_policy_flow(what, policy.get() as usize);
         }
         Ok(id)
     }
@@ -319,7 +320,7 @@ impl Path {
         renewed.last_seen_ms = record.last_seen_ms;
         if let Verdict::Drop(reason) = decision.verdict {
             // Who keeps the other half is not to be found out again.
-            let mut hop = Hop::drop(reason, decision.policy.unwrap_or(0));
+            let mut hop = Hop::drop(reason, decision.policy.map_or(0, NonZeroU32::get));
             hop.worker = record.out.worker;
             (renewed.out, renewed.back) = (hop, hop);
             renewed.scopes = self.scopes.depend_keeping(decision.scopes(), &record.scopes);
