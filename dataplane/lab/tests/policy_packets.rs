@@ -191,34 +191,32 @@ fn play(world: &mut World, case: &Case, number: usize, step: &Step, tally: &mut 
     Ok(())
 }
 
-fn play_all(workers: u32) -> Result<()> {
+/// Plays every case of those that there are, or every second, third, ...; how many flows these have.
+fn play_every(nth: usize, workers: u32) -> Result<usize> {
     let _one = lab::one_at_a_time();
     let cases = format::read(world::rename)?;
     let mut world = World::start(workers)?;
     let (mut tally, since) = (Tally::default(), Instant::now());
-    for case in &cases {
+    for case in cases.iter().step_by(nth) {
         for (number, step) in case.steps.iter().enumerate() {
             play(&mut world, case, number, step, &mut tally)?;
         }
     }
-    let Tally { flows, blocked, retries, wrong } = &tally;
-    println!(
-        "{} cases, {flows} flows, {blocked} of them blocked, {workers} workers: {:?}",
-        cases.len(),
-        since.elapsed()
-    );
+    let Tally { flows, blocked, retries, wrong } = tally;
+    let count = cases.len().div_ceil(nth);
+    println!("{count} cases, {flows} flows, {blocked} of them blocked, {workers} workers: {:?}", since.elapsed());
     println!("{} states were tried again:\n{}", retries.len(), retries.join("\n"));
     assert!(wrong.is_empty(), "wrong:\n{}", wrong.join("\n"));
-    assert_eq!((cases.len(), *flows), (115, 54_336));
-    Ok(())
+    Ok(flows)
 }
 
 #[test]
 fn every_flow_between_pods_goes_or_is_dropped_by_name_as_its_case_says() -> Result<()> {
-    play_all(1)
+    assert_eq!(play_every(1, 2)?, 54_336);
+    Ok(())
 }
 
 #[test]
-fn and_so_it_does_with_two_workers() -> Result<()> {
-    play_all(2)
+fn and_so_they_do_with_one_worker() -> Result<()> {
+    play_every(4, 1).map(drop)
 }
