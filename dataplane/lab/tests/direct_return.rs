@@ -167,7 +167,8 @@ fn much_goes_both_ways_and_the_asked_node_sends_none_of_the_answers() {
         let sent: Vec<u64> = ports.iter().zip(before).map(|(port, before)| stage.sent_by(port) - before).collect();
         println!("{to}: of {BULK_BYTES} bytes each way, node-1 sent {} and node-2 {}", sent[0], sent[1]);
         let bulk = BULK_BYTES as u64;
-        assert!(sent[0] < bulk * 5 / 4, "the asked node sent {} bytes: the client's, and answers", sent[0]);
+        // The client's bytes, some of them twice; with the answers it would be twice as much and more.
+        assert!(sent[0] < bulk * 7 / 4, "the asked node sent {} bytes: the client's, and answers", sent[0]);
         assert!(sent[1] > bulk, "the backend's node sent {} bytes", sent[1]);
     }
 }
@@ -218,6 +219,8 @@ fn what_is_open_goes_on_over_a_restart_of_either_nodes_dataplane() {
     let before: Vec<_> = open.iter().map(ask_both).collect();
     assert!(before.iter().flatten().all(Result::is_ok), "{before:?}");
     for number in [0, 1] {
+        // What is acknowledged late would meet the kernel alone, which knows of no such connection.
+        lab::wait::sleep_ms(300);
         let node = &mut stage.0.nodes[number];
         node.kill_dataplane().expect("the dataplane runs");
         node.wait_dataplane_gone().expect("control misses it");
