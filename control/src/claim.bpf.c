@@ -2,7 +2,9 @@
 //
 // What is claimed is data: one configuration row, a longest-prefix map of ranges and a map of single ports, all keyed by
 // 16-byte addresses (IPv4 as ::ffff:a.b.c.d), so that both families share every rule. It must not change packets, must
-// not claim what it cannot read, and lets everything pass while no socket lives (`bpf_redirect_map(..., XDP_PASS)`).
+// not claim what it cannot read. While no socket lives the kernel gets what it can make sense of, and what is for ports of
+// ours alone is dropped (`bpf_redirect_map`'s last argument): the kernel would refuse it, and connections that are to
+// outlive a restart of the dataplane would end there.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -312,6 +314,8 @@ static __always_inline int icmp_is_ours(const struct config *config, struct pack
     return error && quoted_is_ours(config, &packet->dst, icmp + 1, end, ethertype);
 }
 
+enum whose { THE_KERNELS, OURS, OURS_ALONE };
+
 static __always_inline int is_direct(const struct config *config, void *at, void *end)
 {
     struct direct *direct = at;
@@ -321,56 +325,58 @@ static __always_inline int is_direct(const struct config *config, void *at, void
            direct->class == bpf_htons(DIRECT_CLASS) && direct->type == DIRECT_TYPE;
 }
 
-static __always_inline int ports_are_ours(const struct config *config, struct packet *packet, void *end)
+static __always_inline enum whose by_ports(const struct config *config, struct packet *packet, void *end)
 {
     struct ports *ports = packet->transport;
     if ((void *)(ports + 1) > end)
-        return 0;
+        return THE_KERNELS;
     if (is_node(config, &packet->dst)) {
         if (packet->protocol == IPPROTO_UDP && ports->dst == config->tunnel_port)
-            return 1;
+            return OURS_ALONE;
         if (in_snat(config, ports->dst))
-            return 1;
+            return OURS_ALONE;
         if (packet->protocol == IPPROTO_UDP && config->direct_port && is_direct(config, ports, end))
-            return 1;
+            return OURS_ALONE;
     }
-    return is_single(&packet->dst, ports->dst, packet->protocol);
+    return is_single(&packet->dst, ports->dst, packet->protocol) ? OURS_ALONE : THE_KERNELS;
 }
 
-static __always_inline int is_ours(const struct config *config, void *at, void *end)
+static __always_inline enum whose whose(const struct config *config, void *at, void *end)
 {
     struct ethhdr *eth = at;
     struct packet packet = {};
     if ((void *)(eth + 1) > end)
-        return 0;
+        return THE_KERNELS;
     for (int i = 0; i < ETH_ALEN; i++)
         if (eth->h_dest[i] != config->mac[i])
-            return 0;
+            return THE_KERNELS;
     void *ip = eth + 1;
     __be16 type = eth->h_proto;
     if (config->vlan) {
         struct tag *tag = ip;
         if ((void *)(tag + 1) > end || type != bpf_htons(ETH_P_8021Q) ||
             (bpf_ntohs(tag->control) & VLAN_ID) != config->vlan)
-            return 0;
+            return THE_KERNELS;
         ip = tag + 1;
         type = tag->type;
     }
     if (!parse(ip, end, type, &packet))
-        return 0;
+        return THE_KERNELS;
     if (in_ranges(&packet.dst))
-        return 1;
+        return OURS;
     int icmp = packet.protocol == IPPROTO_ICMP || packet.protocol == PROTOCOL_ICMPV6;
     // Only the first has ports, and it may come last: all of them are taken, and the host is given its own back.
     if (packet.fragment)
-        return (has_ports(packet.protocol) || icmp) && (is_node(config, &packet.dst) || is_single(&packet.dst, 0, 0));
+        return (has_ports(packet.protocol) || icmp) && (is_node(config, &packet.dst) || is_single(&packet.dst, 0, 0))
+                   ? OURS
+                   : THE_KERNELS;
     if (has_ports(packet.protocol))
-        return ports_are_ours(config, &packet, end);
+        return by_ports(config, &packet, end);
     if (is_ip_in_ip(config, packet.protocol))
-        return is_node(config, &packet.dst);
+        return is_node(config, &packet.dst) ? OURS : THE_KERNELS;
     if (icmp)
-        return icmp_is_ours(config, &packet, end, type);
-    return 0;
+        return icmp_is_ours(config, &packet, end, type) ? OURS : THE_KERNELS;
+    return THE_KERNELS;
 }
 
 SEC("xdp")
@@ -380,9 +386,10 @@ int fairway_claim(struct xdp_md *context)
     struct config *row = bpf_map_lookup_elem(&config, &zero);
     void *data = (void *)(long)context->data;
     void *end = (void *)(long)context->data_end;
-    if (!row || !is_ours(row, data, end))
+    enum whose packet = row ? whose(row, data, end) : THE_KERNELS;
+    if (packet == THE_KERNELS)
         return XDP_PASS;
-    return bpf_redirect_map(&xsks, context->rx_queue_index, XDP_PASS);
+    return bpf_redirect_map(&xsks, context->rx_queue_index, packet == OURS_ALONE ? XDP_DROP : XDP_PASS);
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

@@ -5,6 +5,7 @@ use etherparse::{Icmpv4Type, Icmpv6Type, IpNumber, PacketBuilder, icmpv4, icmpv6
 use libbpf_rs::ProgramInput;
 use rustix::net::{AddressFamily, SocketType};
 
+const DROP: u32 = 1;
 const PASS: u32 = 2;
 const REDIRECT: u32 = 4;
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -365,12 +366,15 @@ fn only_frames_of_the_uplinks_vlan_are_ours() {
 }
 
 #[test]
-fn with_no_living_socket_everything_passes() {
-    let mut bench = Bench::new();
-    let packet = udp(ROUTER, POD, (1, 2));
-    assert!(bench.claims(&packet));
+fn with_no_living_socket_all_passes_but_what_the_kernel_would_refuse() {
+    let mut bench = with_services();
+    let pods = [udp(ROUTER, POD, (1, 2)), icmp(NODE, Icmpv4Type::EchoReply(echo(45_000)), b"")];
+    let ours = [tcp(ROUTER, NODE, (80, 45_000)), tcp(ROUTER, NODE, (5000, 30_080)), udp(ROUTER, NODE, (1, 4789))];
+    assert!(pods.iter().chain(&ours).all(|packet| bench.claims(packet)));
     drop(bench.socket.take());
-    assert!(!bench.claims(&packet));
+    assert!(pods.iter().all(|packet| bench.verdict(packet) == PASS));
+    assert!(ours.iter().all(|packet| bench.verdict(packet) == DROP));
+    assert_eq!(bench.verdict(&tcp(ROUTER, NODE, (5000, 22))), PASS);
 }
 
 #[test]
