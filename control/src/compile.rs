@@ -131,16 +131,11 @@ impl Compiler {
         let mut changes = state.take_changes();
         // Before the routes: a new service address touches the route that answered for it until now.
         self.services.update(state, &mut changes, batch, &mut self.problems);
-        self.update_identities(state, &changes, batch);
-        self.policies.update(state, &changes, &self.identities, batch, &mut self.problems);
-        self.update_routes(state, &changes, batch);
-        // Last: an endpoint's row names its identity, policy set and route.
-        let context =
-            endpoint::Context { identities: &self.identities, policies: &self.policies, routes: &self.routes };
-        self.endpoints.update(state, &changes, context, batch, &mut self.problems);
-        self.peers.update(state, &changes, batch, &mut self.problems);
+        // Mostly services change, and nothing else depends on them. What found no room is tried again.
+        if !changes.are_none() || !self.problems.is_empty() {
+            self.update_others(state, &changes, batch);
+        }
         self.node.update(state, batch, &mut self.problems);
-        self.identities.forget_changes();
         Report {
             next_hops: self.neighbours.next_hops(),
             singles: self.services.singles(),
@@ -149,6 +144,18 @@ impl Compiler {
             announced: self.services.reported.announced.clone(),
             problems: self.problems.list(),
         }
+    }
+
+    fn update_others(&mut self, state: &State, changes: &Changes, batch: &mut Batch) {
+        self.update_identities(state, changes, batch);
+        self.policies.update(state, changes, &self.identities, batch, &mut self.problems);
+        self.update_routes(state, changes, batch);
+        // Last: an endpoint's row names its identity, policy set and route.
+        let context =
+            endpoint::Context { identities: &self.identities, policies: &self.policies, routes: &self.routes };
+        self.endpoints.update(state, changes, context, batch, &mut self.problems);
+        self.peers.update(state, changes, batch, &mut self.problems);
+        self.identities.forget_changes();
     }
 
     fn update_identities(&mut self, state: &State, changes: &Changes, batch: &mut Batch) {

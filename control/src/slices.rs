@@ -3,14 +3,15 @@
 //! use. Pure.
 
 use crate::object::{Distribution, EndpointSlice, Pod, Service, ServicePort, SliceEndpoint, TargetPort, TrafficPolicy};
-use crate::state::{Local, State};
+use crate::state::{Local, Source, State};
 use crate::topology::{self, Candidate, Hint, Usable, Uses};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tables::Addr;
 
 /// What this node may use for `port` in the family of `v4`.
-pub fn usable(state: &State, service: &Service, port: &ServicePort, v4: bool) -> Usable {
-    topology::usable(&candidates(state, service, port, v4), uses(state.local(), service, port, v4))
+pub fn usable(state: &State, source: Source, port: &ServicePort, v4: bool) -> Usable {
+    topology::usable(&candidates(state, source, port, v4), uses(state.local(), source.service, port, v4))
 }
 
 /// Clients outside need the cluster's list, too: this node's pods and the node itself are served by it.
@@ -34,11 +35,11 @@ pub fn external_ips(local: &Local, service: &Service) -> impl Iterator<Item = Ad
 }
 
 /// Ready endpoints of any port on this node, counted once, as health checks tell them.
-pub fn local_ready(state: &State, service: &Service) -> usize {
+pub fn local_ready(state: &State, source: Source) -> usize {
     let mut addrs = [BTreeSet::new(), BTreeSet::new()];
-    for port in &service.ports {
+    for port in &source.service.ports {
         for v4 in [true, false] {
-            let here = candidates(state, service, port, v4).into_iter().filter(|c| c.ready && c.is_local);
+            let here = candidates(state, source, port, v4).into_iter().filter(|c| c.ready && c.is_local);
             addrs[!v4 as usize].extend(here.map(|c| c.backend.0));
         }
     }
@@ -48,16 +49,16 @@ pub fn local_ready(state: &State, service: &Service) -> usize {
 
 /// The nodes that have endpoints for clients outside under policy Local, of any port: as each of them decides it for
 /// itself, ready ones before those that serve while they terminate.
-pub fn serving_nodes(state: &State, service: &Service) -> BTreeSet<String> {
+pub fn serving_nodes(state: &State, Source { service, slices }: Source) -> BTreeSet<String> {
     let mut ready = BTreeSet::new();
     let mut draining = BTreeSet::new();
-    match state.slices_of(&service.id) {
-        Some(slices) => slices.flat_map(|slice| &slice.endpoints).for_each(|e| {
+    match slices {
+        [] if service.selector.is_empty() => {}
+        [_, ..] => slices.iter().flat_map(|slice| &slice.endpoints).for_each(|e| {
             let to = if e.ready { Some(&mut ready) } else { (e.serving && e.terminating).then_some(&mut draining) };
             to.into_iter().for_each(|to| to.extend(e.node.clone()));
         }),
-        None if service.selector.is_empty() => {}
-        None => state.pods_with(&service.id.namespace, &service.selector).filter(|pod| !pod.finished).for_each(|pod| {
+        [] => state.pods_with(&service.id.namespace, &service.selector).filter(|pod| !pod.finished).for_each(|pod| {
             let is_ready = service.publish_not_ready || pod.ready && !pod.terminating;
             let drains = pod.terminating && pod.ready;
             let to = if is_ready { Some(&mut ready) } else { drains.then_some(&mut draining) };
@@ -69,21 +70,16 @@ pub fn serving_nodes(state: &State, service: &Service) -> BTreeSet<String> {
     ready
 }
 
-fn candidates(state: &State, service: &Service, port: &ServicePort, v4: bool) -> Vec<Candidate> {
-    match state.slices_of(&service.id) {
-        Some(slices) => from_slices(state, slices, port, v4),
-        None => from_pods(state, service, port, v4),
+fn candidates(state: &State, Source { service, slices }: Source, port: &ServicePort, v4: bool) -> Vec<Candidate> {
+    match slices {
+        [] => from_pods(state, service, port, v4),
+        slices => from_slices(state, slices, port, v4),
     }
 }
 
-fn from_slices<'a>(
-    state: &State,
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    port: &ServicePort,
-    v4: bool,
-) -> Vec<Candidate> {
+fn from_slices(state: &State, slices: &[Arc<EndpointSlice>], port: &ServicePort, v4: bool) -> Vec<Candidate> {
     let (node, zone) = (state.local().node.as_str(), state.zone());
-    let mut all = Vec::new();
+    let mut all = Vec::with_capacity(slices.iter().map(|slice| slice.endpoints.len()).sum());
     for slice in slices {
         let Some(target) = slice.ports.iter().find(|p| p.name == port.name && p.protocol == port.protocol) else {
             continue;

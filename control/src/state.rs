@@ -7,6 +7,7 @@ pub mod changes;
 mod index;
 pub mod local;
 pub mod options;
+mod served;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,8 @@ pub use balanced::Status;
 pub use changes::Changes;
 pub use local::{KernelRoute, Local, LocalEndpoint, Uplink};
 pub use options::{DetectLocal, NodePortAddresses, ServiceOptions};
-pub use store::{ByName, HashMap, NameSet};
+pub use served::{Number, Served, Source};
+pub use store::{ByName, HashMap, NumberSet};
 
 use crate::object::parse::namespace_labels;
 use crate::object::selector::has_all;
@@ -30,15 +32,14 @@ pub struct State {
     pub(crate) nodes: BTreeMap<String, Node>,
     namespaces: BTreeMap<String, Namespace>,
     pub(crate) pods: ByName<Pod>,
-    pub(crate) services: ByName<Service>,
-    pub(crate) slices: ByName<EndpointSlice>,
+    services: served::Services,
     pub(crate) policies: ByName<NetworkPolicy>,
     pub(crate) cluster_policies: BTreeMap<ObjectKey, ClusterPolicy>,
     local: Local,
+    /// This node's.
+    zone: Option<String>,
     /// The first complete read of the objects is in.
     complete: bool,
-    /// Service -> names of its slices.
-    slices_of: ByName<Vec<String>>,
     /// Pod -> keys of its attachments here.
     attachments_of: ByName<BTreeSet<String>>,
     pods_by_label: LabelIndex,
@@ -46,6 +47,8 @@ pub struct State {
     services_by_label: LabelIndex,
     balanced: balanced::Balanced,
     changes: Changes,
+    /// Services that are gone, as the last changes that were taken said.
+    gone: Vec<Number>,
 }
 
 impl State {
@@ -66,8 +69,8 @@ impl State {
             Object::Node(node) => self.replace_node(&node.name.clone(), Some(node)),
             Object::Namespace(namespace) => self.replace_namespace(&namespace.name.clone(), Some(namespace)),
             Object::Pod(pod) => self.replace_pod(&pod.id.clone(), Some(pod)),
-            Object::Service(service) => self.replace_service(service.id.clone(), Some(service)),
-            Object::EndpointSlice(slice) => self.replace_slice(slice.id.clone(), Some(slice)),
+            Object::Service(service) => self.put_service(service),
+            Object::EndpointSlice(slice) => self.put_slice(slice),
             Object::NetworkPolicy(policy) => self.replace_policy(&policy.id.clone(), Some(policy)),
             Object::ClusterPolicy(policy) => self.replace_cluster_policy(policy.key(), Some(policy)),
         }
@@ -79,8 +82,8 @@ impl State {
             Kind::Node => self.replace_node(&key.name, None),
             Kind::Namespace => self.replace_namespace(&key.name, None),
             Kind::Pod => self.replace_pod(&id, None),
-            Kind::Service => self.replace_service(id, None),
-            Kind::EndpointSlice => self.replace_slice(id, None),
+            Kind::Service => self.delete_service(&id),
+            Kind::EndpointSlice => self.delete_slice(&id),
             Kind::NetworkPolicy => self.replace_policy(&id, None),
             Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => {
                 self.replace_cluster_policy(key.clone(), None)
@@ -100,14 +103,19 @@ impl State {
         self.balanced.mark(true);
         self.changes.nodes.insert(name.to_owned());
         set_entry(&mut self.nodes, name, node);
+        self.follow_zone();
+    }
+
+    fn follow_zone(&mut self) {
+        self.zone = self.nodes.get(&self.local.node).and_then(|node| node.zone.clone());
     }
 
     /// Services whose derived backends depend on where nodes are.
     fn mark_services_by_zone(&mut self) {
-        let derived = |(id, service): &(Named, &Service)| {
-            service.distribution != Distribution::Any && self.slices_of.get(id).is_none()
+        let derived = |(number, service): &(Number, &Service)| {
+            service.distribution != Distribution::Any && self.services.at(*number).slices.is_empty()
         };
-        self.changes.services.extend(self.services.iter().filter(derived).map(|(id, _)| id));
+        self.changes.services.extend(self.services.iter().filter(derived).map(|(number, _)| number));
     }
 
     fn replace_namespace(&mut self, name: &str, namespace: Option<Namespace>) {
@@ -143,56 +151,53 @@ impl State {
         let Some(pod) = self.pods.get(id) else { return };
         for pair in &pod.labels {
             for name in self.services_by_label.with(&id.namespace, pair) {
-                let service = Named::new(&id.namespace, name);
-                if self.services.get(&service).is_some_and(|s| has_all(&pod.labels, &s.selector)) {
-                    self.changes.services.insert(service);
+                let Some(number) = self.services.number(&Named::new(&id.namespace, name)) else { continue };
+                let service = self.services.at(number).service.as_deref();
+                if service.is_some_and(|service| has_all(&pod.labels, &service.selector)) {
+                    self.changes.services.insert(number);
                 }
             }
         }
     }
 
-    fn replace_service(&mut self, id: Named, mut service: Option<Service>) {
-        self.balanced.enter(&id, &mut service);
-        let old = self.services.get(&id);
-        if old == service.as_ref() {
+    fn put_service(&mut self, mut service: Service) {
+        self.balanced.enter(&mut service);
+        let old = self.services.get(&service.id);
+        if old == Some(&service) {
             return;
         }
-        self.balanced.mark([old, service.as_ref()].into_iter().flatten().any(|service| service.balancer.is_some()));
-        let anchor = |service: &Service| service.selector.iter().next().map(|(k, v)| (k.clone(), v.clone()));
-        if let Some(pair) = old.and_then(anchor) {
-            self.services_by_label.remove(&id, [(&pair.0, &pair.1)]);
-        }
-        if let Some(pair) = service.as_ref().and_then(anchor) {
-            self.services_by_label.insert(&id, [(&pair.0, &pair.1)]);
-        }
-        self.services.set(&id, service);
-        self.changes.services.insert(id);
-    }
-
-    fn replace_slice(&mut self, id: Named, slice: Option<EndpointSlice>) {
-        let old = self.slices.get(&id);
-        if old == slice.as_ref() {
-            return;
-        }
-        let (before, after) = (old.and_then(service_of), slice.as_ref().and_then(service_of));
-        if before != after {
-            if let Some(service) = &before {
-                self.forget_slice(service, &id.name);
+        self.balanced.mark(old.is_some_and(|old| old.balancer.is_some()) || service.balancer.is_some());
+        if old.is_none_or(|old| old.selector != service.selector) {
+            if let Some(pair) = old.and_then(anchor) {
+                self.services_by_label.remove(&service.id, [pair]);
             }
-            if let Some(service) = &after {
-                self.slices_of.entry(service).push(id.name.clone());
+            if let Some(pair) = anchor(&service) {
+                self.services_by_label.insert(&service.id, [pair]);
             }
         }
-        self.changes.services.extend(before.into_iter().chain(after));
-        self.slices.set(&id, slice);
+        let number = self.services.put(service);
+        self.changes.services.insert(number);
     }
 
-    fn forget_slice(&mut self, service: &Named, slice: &str) {
-        let names = self.slices_of.entry(service);
-        names.retain(|name| name != slice);
-        if names.is_empty() {
-            self.slices_of.set(service, None);
+    fn delete_service(&mut self, id: &Named) {
+        self.balanced.leave(id);
+        let Some(old) = self.services.get(id) else { return };
+        self.balanced.mark(old.balancer.is_some());
+        if let Some(pair) = anchor(old) {
+            self.services_by_label.remove(id, [pair]);
         }
+        self.changes.services.extend(self.services.remove(id));
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice) {
+        if self.services.slice(&slice.id) != Some(&slice) {
+            let touched = self.services.put_slice(slice);
+            self.changes.services.extend(touched.into_iter().flatten());
+        }
+    }
+
+    fn delete_slice(&mut self, id: &Named) {
+        self.changes.services.extend(self.services.remove_slice(id));
     }
 
     fn replace_policy(&mut self, id: &Named, policy: Option<NetworkPolicy>) {
@@ -256,6 +261,7 @@ impl State {
             };
         self.changes.node |= !unchanged;
         self.local = facts;
+        self.follow_zone();
     }
 
     /// A pod's interface is in place (or is another one now).
@@ -309,7 +315,7 @@ impl State {
 
     /// This node's zone.
     pub fn zone(&self) -> Option<&str> {
-        self.nodes.get(&self.local.node)?.zone.as_deref()
+        self.zone.as_deref()
     }
 
     /// Whether a pod is on this node.
@@ -329,8 +335,18 @@ impl State {
         self.services.get(id)
     }
 
-    pub fn services(&self) -> impl Iterator<Item = (Named, &Service)> {
-        self.services.iter()
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().map(|(_, service)| service)
+    }
+
+    /// A service and its slices.
+    pub fn source(&self, id: &Named) -> Option<Source<'_>> {
+        self.services.source(id)
+    }
+
+    /// By a number that changes named, until the next changes are taken.
+    pub fn served(&self, number: Number) -> &Served {
+        self.services.at(number)
     }
 
     pub fn policies(&self) -> impl Iterator<Item = (Named, &NetworkPolicy)> {
@@ -362,7 +378,7 @@ impl State {
             self.namespaces.len(),
             self.pods.len(),
             self.services.len(),
-            self.slices.len(),
+            self.services.slices_len(),
             self.policies.len(),
             self.count_of(Kind::ClusterNetworkPolicy),
             self.count_of(Kind::AdminNetworkPolicy),
@@ -428,13 +444,6 @@ impl State {
         here.flat_map(|endpoint| endpoint.addrs.iter().copied()).collect()
     }
 
-    /// The slices that the directory holds for a service; None if it holds none.
-    pub fn slices_of(&self, service: &Named) -> Option<impl Iterator<Item = &EndpointSlice>> {
-        let names = self.slices_of.get(service)?;
-        let slices = self.slices.in_namespace(&service.namespace)?;
-        Some(names.iter().filter_map(|name| slices.get(name)))
-    }
-
     /// Pods of a namespace with all these labels (at least one pair must be given).
     pub fn pods_with<'a>(&'a self, namespace: &'a str, labels: &'a Labels) -> impl Iterator<Item = &'a Pod> {
         let rarest = labels.iter().map(|pair| self.pods_by_label.with(namespace, pair)).min_by_key(|names| names.len());
@@ -444,6 +453,9 @@ impl State {
     }
 
     pub(crate) fn take_changes(&mut self) -> Changes {
+        // Who took the last ones is done with them.
+        let gone = std::mem::replace(&mut self.gone, self.services.take_gone());
+        self.services.forget(gone);
         std::mem::take(&mut self.changes)
     }
 
@@ -453,7 +465,7 @@ impl State {
             nodes: self.nodes.keys().cloned().collect(),
             namespaces: self.namespaces.keys().cloned().collect(),
             pods: self.pods.iter().map(|(id, _)| id).collect(),
-            services: self.services.iter().map(|(id, _)| id).collect(),
+            services: self.services.iter().map(|(number, _)| number).collect(),
             policies: {
                 let namespaced = self.policies.iter().map(|(id, _)| policy_key(&id));
                 namespaced.chain(self.cluster_policies.keys().cloned()).collect()
@@ -466,7 +478,7 @@ impl State {
     }
 
     pub fn has_changes(&self) -> bool {
-        self.changes != Changes::default()
+        !self.changes.are_none()
     }
 }
 
@@ -475,8 +487,9 @@ pub fn policy_key(id: &Named) -> ObjectKey {
     ObjectKey { kind: Kind::NetworkPolicy, namespace: id.namespace.clone(), name: id.name.clone() }
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<Named> {
-    Some(Named::new(&slice.id.namespace, slice.service.as_ref()?))
+/// By this pair of its selector a service is found.
+fn anchor(service: &Service) -> Option<(&String, &String)> {
+    service.selector.iter().next()
 }
 
 fn set_entry<T>(map: &mut BTreeMap<String, T>, key: &str, value: Option<T>) {

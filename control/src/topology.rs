@@ -72,6 +72,12 @@ fn leaving(
     cluster: Option<&[Backend]>,
     local: Option<&[Backend]>,
 ) -> Vec<Backend> {
+    // One that is as long has all of them.
+    let partial = |list: &&[Backend]| list.len() < candidates.len();
+    let (cluster, local) = (cluster.filter(partial), local.filter(partial));
+    if cluster.is_none() && local.is_none() {
+        return Vec::new();
+    }
     let lacks =
         |list: Option<&[Backend]>, c: &Candidate| list.is_some_and(|list| list.binary_search(&c.backend).is_err());
     let is_small = candidates.len() <= LEAVING_REMOTE_MAX;
@@ -101,7 +107,7 @@ fn preference(candidates: &[Candidate]) -> impl Fn(&Candidate) -> bool {
 type Choice<'a> = &'a dyn Fn(&Candidate) -> bool;
 
 fn first_of(choices: [Choice; 2], candidates: &[Candidate]) -> Vec<Backend> {
-    let mut chosen = Vec::new();
+    let mut chosen = Vec::with_capacity(candidates.len());
     for choice in choices {
         chosen.extend(candidates.iter().filter(|c| choice(c)).map(|c| c.backend));
         if !chosen.is_empty() {

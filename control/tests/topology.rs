@@ -66,7 +66,8 @@ fn found(case: &Case) -> Result<Expect> {
     }
     objects.into_iter().for_each(|object| state.apply(ObjectChange::Put(object)));
     ensure!(service.ports.len() == 1 && service.families.iter().filter(|has| **has).count() == 1, "not one port");
-    let usable = slices::usable(&state, &service, &service.ports[0], service.families[0]);
+    let source = state.source(&service.id).context("it is not there")?;
+    let usable = slices::usable(&state, source, &service.ports[0], service.families[0]);
     let lists = [&usable.cluster, &usable.local];
     Ok(Expect {
         cluster: usable.cluster.as_deref().map(addrs),

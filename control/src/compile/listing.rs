@@ -109,7 +109,7 @@ impl Compiler {
 
     /// None for an address row and for a pod's.
     fn service_listing(&self, key: &ServiceKey, row: &Row) -> Option<ServiceListing> {
-        let Owner::Service(id) = &*row.owner else { return None };
+        let id = self.services.owner_name(row).filter(|_| matches!(row.owner, Owner::Service(_)))?;
         if row.record.flags & FLAG_ADDRESS_ONLY != 0 {
             return None;
         }

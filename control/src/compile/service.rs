@@ -4,6 +4,7 @@
 mod answering;
 mod group;
 mod lists;
+mod owner;
 mod reported;
 mod rings;
 mod sources;
@@ -19,13 +20,13 @@ use bytemuck::Zeroable;
 use foldhash::fast::RandomState;
 use group::Group;
 use indexmap::IndexSet;
-use lists::Room;
+use lists::{Change, Room};
+use owner::{Held, Holdings};
 use reported::Reported;
 use rings::RingRoom;
 use sources::{SourceRoom, Sources};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use tables::Protocol;
 use tables::layout::Table;
@@ -36,50 +37,16 @@ use tables::scope::Scope;
 use tables::service::{BackendRecord, FLAG_ADDRESS_ONLY, FLAG_WEIGHTED, Rows, ServiceKey, ServiceRecord};
 use wanted::{Facts, Wanted};
 
-/// What rows belong to. Of two that claim one key the first has it: services before pods, and then by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Owner {
-    Service(Named),
-    /// A pod with host ports.
-    Pod(Named),
-}
-
-impl Owner {
-    fn subject(&self) -> Subject {
-        match self {
-            Owner::Service(id) => Subject::Service(id.clone()),
-            Owner::Pod(id) => Subject::Pod(id.clone()),
-        }
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Owner::Service(id) => id.fmt(f),
-            Owner::Pod(id) => write!(f, "pod {id}"),
-        }
-    }
-}
+pub use owner::Owner;
 
 type Owners = IndexSet<Owner, RandomState>;
 
 /// A row as it is installed.
 pub struct Row {
-    pub owner: Arc<Owner>,
+    pub owner: Owner,
     pub record: ServiceRecord,
     /// To be claimed and routed for itself.
     is_single: bool,
-}
-
-/// What an owner has.
-#[derive(Default)]
-struct Held {
-    rows: Vec<ServiceKey>,
-    /// Another owner has these.
-    waits: Vec<ServiceKey>,
-    groups: Vec<Group>,
-    sources: Option<Box<Sources>>,
 }
 
 pub struct Services {
@@ -88,8 +55,8 @@ pub struct Services {
     source_room: SourceRoom,
     ring_room: RingRoom,
     rows: HashMap<ServiceKey, Row>,
-    held: HashMap<Arc<Owner>, Held>,
-    waiting: HashMap<ServiceKey, BTreeSet<Arc<Owner>>>,
+    held: Holdings,
+    waiting: HashMap<ServiceKey, BTreeSet<Owner>>,
     dirty: Owners,
     facts: Facts,
     /// Pods with host ports.
@@ -107,7 +74,7 @@ impl Services {
             source_room: SourceRoom::new(),
             ring_room: RingRoom::new(),
             rows: HashMap::default(),
-            held: HashMap::default(),
+            held: Holdings::default(),
             waiting: HashMap::default(),
             dirty: Owners::default(),
             facts: Facts::default(),
@@ -123,6 +90,7 @@ impl Services {
         self.held.reserve(services.len());
         // Mostly one port on one address, which has a row of its own.
         self.rows.reserve(2 * services.len());
+        batch.expect_rows(Table::Service, 2 * services.len());
         self.dirty.extend(services.into_iter().map(Owner::Service));
         self.mark_pods(state, changes);
         if changes.node || !changes.nodes.is_empty() {
@@ -139,7 +107,7 @@ impl Services {
             let has_ports = state.pod(id).is_some_and(|pod| !pod.host_ports.is_empty());
             let had_ports = if has_ports { !self.pods.insert(id.clone()) } else { self.pods.remove(id) };
             if has_ports || had_ports {
-                self.dirty.insert(Owner::Pod(id.clone()));
+                self.dirty.insert(Owner::Pod(Arc::new(id.clone())));
             }
         }
     }
@@ -149,7 +117,7 @@ impl Services {
         let facts = Facts::of(state);
         if facts != self.facts {
             self.facts = facts;
-            self.dirty.extend(self.held.keys().map(|owner| (**owner).clone()));
+            self.dirty.extend(self.held.owners());
         }
     }
 
@@ -158,47 +126,42 @@ impl Services {
         let mut refused = Owners::default();
         while !self.dirty.is_empty() {
             for owner in std::mem::take(&mut self.dirty) {
-                let (owner, before) =
-                    self.held.remove_entry(&owner).unwrap_or_else(|| (Arc::new(owner), Held::default()));
-                let wanted = wanted::of(state, &self.facts, &owner);
-                let problem = wanted.problem.clone();
-                self.answering.set(&owner, wanted.answering(&self.facts));
-                self.reported.set(&owner, wanted.health, wanted.announced.clone());
-                let (held, outcome) = self.compile(&owner, wanted, before, batch, problems);
-                if wanted::exists(state, &owner) {
-                    self.held.insert(owner.clone(), held);
-                }
-                if !self.note(&owner, outcome, problem, problems) {
-                    refused.insert((*owner).clone());
+                if !self.compile_one(state, &owner, batch, problems) {
+                    refused.insert(owner);
                 }
             }
         }
         refused
     }
 
-    /// Keeps the outcome of an attempt; true if it succeeded, be it that another owner has the same key.
-    fn note(
-        &self,
-        owner: &Arc<Owner>,
-        outcome: Result<(), TableFull>,
-        problem: Option<CompileError>,
-        problems: &mut Problems,
-    ) -> bool {
-        let problem = self.clash(owner).or(problem);
+    /// False if it found no room.
+    fn compile_one(&mut self, state: &State, owner: &Owner, batch: &mut Batch, problems: &mut Problems) -> bool {
+        let before = self.held.take(owner);
+        if before.is_none() && !wanted::exists(state, owner) {
+            return true;
+        }
+        let before = before.unwrap_or_else(|| Held::nothing(owner.name(state).clone()));
+        let mut wanted = wanted::of(state, &self.facts, owner);
+        let problem = wanted.problem.take();
+        self.answering.set(owner, wanted.answering(&self.facts));
+        if let Owner::Service(_) = owner {
+            self.reported.set(&before.name, wanted.health, wanted.announced.take());
+        }
+        let (held, outcome) = self.compile(state, owner, wanted, before, batch, problems);
+        let problem = self.clash(state, owner, &held).or(problem);
+        if wanted::exists(state, owner) {
+            self.held.keep(owner, held);
+        }
         if outcome.is_ok() && problem.is_none() && problems.is_empty() {
             return true;
         }
-        let subject = owner.subject();
-        let succeeded = problems.note(subject.clone(), outcome);
-        if let Some(problem) = problem.filter(|_| succeeded) {
-            problems.set(subject, problem);
-        }
-        succeeded
+        note(owner.subject(state), outcome, problem, problems)
     }
 
     fn compile(
         &mut self,
-        owner: &Arc<Owner>,
+        state: &State,
+        owner: &Owner,
         mut wanted: Wanted,
         mut before: Held,
         batch: &mut Batch,
@@ -216,17 +179,25 @@ impl Services {
         let mut rows = Vec::with_capacity(wanted.rows.len());
         let mut waits = Vec::new();
         for row in &wanted.rows {
-            if self.must_wait(owner, &row.key, batch, problems) {
-                waits.push(row.key);
-                continue;
-            }
+            let old = match self.claim(state, owner, &row.key) {
+                Claim::Waits => {
+                    waits.push(row.key);
+                    continue;
+                }
+                Claim::TakesOver => {
+                    self.take_over(state, &row.key, batch, problems);
+                    None
+                }
+                Claim::Has(old) => old,
+            };
             let has_new_sources = row.is_guarded && sources == Ok(true);
-            outcome = outcome.and(self.put(&place, row, has_new_sources, batch));
-            if self.rows.contains_key(&row.key) {
-                rows.push(row.key);
+            match self.put(&place, row, old, has_new_sources, batch) {
+                Ok(true) => rows.push(row.key),
+                put => outcome = outcome.and(put.map(|_| ())),
             }
         }
-        let held = Held { rows, waits, groups: groups.into_iter().flatten().collect(), sources: before.sources };
+        let groups = groups.into_iter().flatten().collect();
+        let held = Held { rows, waits, groups, ..before };
         (held, outcome.and(sources.map(|_| ())))
     }
 
@@ -283,18 +254,19 @@ impl Services {
             Ok(group) => group,
             Err(full) => return (None, Err(full)),
         };
-        let is_new = match self.room.change(&mut group.lists, &wanted.usable, wanted.weights, batch) {
-            Ok(is_new) => is_new,
+        let change = match self.room.change(&mut group.lists, &wanted.usable, wanted.weights, batch) {
+            Ok(change) => change,
             Err(full) if is_fresh => {
                 self.ids.free(group.id);
                 return (None, Err(full));
             }
             Err(full) => return (Some(group), Err(full)),
         };
-        if is_new && !is_fresh {
+        if change != Change::Nothing && !is_fresh {
             batch.touch(Scope::Service(group.id));
         }
-        let outcome = self.ring_room.follow(&mut group.rings, wanted.algorithm, &group.lists, is_new, batch);
+        let has_new_lists = change == Change::Serving;
+        let outcome = self.ring_room.follow(&mut group.rings, wanted.algorithm, &group.lists, has_new_lists, batch);
         if group.name != wanted.name {
             group.name = wanted.name.to_owned();
         }
@@ -302,16 +274,18 @@ impl Services {
         (Some(group), outcome)
     }
 
-    /// Whether another owner keeps the key. Of several that claim it the first has it, whatever came first: the outcome
-    /// must not depend on the order of changes.
-    fn must_wait(&mut self, owner: &Arc<Owner>, key: &ServiceKey, batch: &mut Batch, problems: &mut Problems) -> bool {
-        let Some(have) = self.rows.get(key) else { return false };
-        match have.owner.cmp(owner) {
-            Ordering::Less => drop(self.waiting.entry(*key).or_default().insert(owner.clone())),
-            Ordering::Greater => self.take_over(key, batch, problems),
-            Ordering::Equal => {}
+    /// Of several that claim a key the first has it, whatever came first: the outcome must not depend on the order of
+    /// changes.
+    fn claim(&mut self, state: &State, owner: &Owner, key: &ServiceKey) -> Claim {
+        let Some(have) = self.rows.get(key) else { return Claim::Has(None) };
+        match have.owner.order(owner, state) {
+            Ordering::Equal => Claim::Has(Some(have.record)),
+            Ordering::Greater => Claim::TakesOver,
+            Ordering::Less => {
+                self.waiting.entry(*key).or_default().insert(owner.clone());
+                Claim::Waits
+            }
         }
-        self.rows.get(key).is_some_and(|have| have.owner < *owner)
     }
 
     fn stop_waiting(&mut self, owner: &Owner, key: &ServiceKey) {
@@ -324,37 +298,35 @@ impl Services {
     }
 
     /// The one that has it now gives it up.
-    fn take_over(&mut self, key: &ServiceKey, batch: &mut Batch, problems: &mut Problems) {
+    fn take_over(&mut self, state: &State, key: &ServiceKey, batch: &mut Batch, problems: &mut Problems) {
         let Some(owner) = self.rows.get(key).map(|row| row.owner.clone()) else { return };
         self.remove(key, batch);
         if let Some(held) = self.held.get_mut(&owner) {
             held.rows.retain(|other| other != key);
         }
-        problems.clear(&owner.subject());
-        self.dirty.insert((*owner).clone());
+        problems.clear(&owner.subject(state));
+        self.dirty.insert(owner);
     }
 
-    fn clash(&self, owner: &Owner) -> Option<CompileError> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        let key = self.held.get(owner)?.waits.first()?;
-        let winner = self.rows.get(key)?.owner.subject();
+    fn clash(&self, state: &State, owner: &Owner, held: &Held) -> Option<CompileError> {
+        let key = held.waits.first()?;
+        let winner = self.rows.get(key)?.owner.subject(state);
         let (addr, port, protocol) = (key.addr, key.port, key.protocol);
-        Some(CompileError::ServiceClash { loser: owner.subject(), winner, addr, port, protocol })
+        Some(CompileError::ServiceClash { loser: owner.subject(state), winner, addr, port, protocol })
     }
 
+    /// Whether the row stands: it does not where its backends found no room.
     fn put(
         &mut self,
         place: &Place,
         wanted: &wanted::Row,
+        old: Option<ServiceRecord>,
         has_new_sources: bool,
         batch: &mut Batch,
-    ) -> Result<(), TableFull> {
-        let old = self.rows.get(&wanted.key).map(|row| row.record);
+    ) -> Result<bool, TableFull> {
         let Some(record) = self.record(place, wanted, old)? else {
             self.remove(&wanted.key, batch);
-            return Ok(());
+            return Ok(false);
         };
         if old != Some(record) {
             batch.insert(Table::Service, &wanted.key, &record).inspect_err(|_| self.free_address_id(&record))?;
@@ -363,14 +335,16 @@ impl Services {
             old.iter().chain([&record]).for_each(|record| batch.touch(Scope::Service(record.id)));
         }
         let is_single = wanted.is_external && !self.facts.is_service_addr(wanted.key.addr);
-        self.set_single(&wanted.key, is_single);
         if old.is_none() {
-            self.rows.insert(wanted.key, Row { owner: place.owner.clone(), record, is_single });
+            self.rows.insert(wanted.key, Row { owner: place.owner.clone(), record, is_single: false });
             self.touch_before(&wanted.key, batch);
-        } else if let Some(row) = self.rows.get_mut(&wanted.key) {
-            (row.record, row.is_single) = (record, is_single);
+        } else if old != Some(record)
+            && let Some(row) = self.rows.get_mut(&wanted.key)
+        {
+            row.record = record;
         }
-        Ok(())
+        self.set_single(&wanted.key, is_single);
+        Ok(true)
     }
 
     /// What the row should say; None if its backends found no room.
@@ -407,15 +381,14 @@ impl Services {
     }
 
     fn set_single(&mut self, key: &ServiceKey, is_single: bool) {
-        if self.rows.get(key).is_some_and(|row| row.is_single) != is_single {
-            let single = Single { addr: key.addr, protocol: key.protocol, port: key.port };
-            let singles = Arc::make_mut(&mut self.singles);
-            if is_single {
-                singles.insert(single)
-            } else {
-                singles.remove(&single)
-            };
-        }
+        let Some(row) = self.rows.get_mut(key).filter(|row| row.is_single != is_single) else { return };
+        row.is_single = is_single;
+        let single = Single { addr: key.addr, protocol: key.protocol, port: key.port };
+        let singles = Arc::make_mut(&mut self.singles);
+        match is_single {
+            true => singles.insert(single),
+            false => singles.remove(&single),
+        };
     }
 
     /// Flows that this new row concerns were judged without it.
@@ -434,7 +407,7 @@ impl Services {
         batch.remove(Table::Service, key);
         batch.touch(Scope::Service(row.record.id));
         self.free_address_id(&row.record);
-        self.dirty.extend(self.waiting.get(key).into_iter().flatten().map(|owner| (**owner).clone()));
+        self.dirty.extend(self.waiting.get(key).into_iter().flatten().cloned());
     }
 
     pub fn answering(&self) -> Arc<BTreeSet<Single>> {
@@ -456,12 +429,21 @@ impl Services {
         (group.map_or("", |group| &group.name), group.into_iter().flat_map(|group| group.lists.all()))
     }
 
+    /// The service or pod that a row is of.
+    pub fn owner_name(&self, row: &Row) -> Option<&Named> {
+        Some(&self.held.get(&row.owner)?.name)
+    }
+
     /// As it is called in listings: `namespace/name:port`.
     pub fn row_name(&self, key: &ServiceKey, row: &Row) -> String {
+        let mut owner = self.owner_name(row).map_or_else(String::new, Named::to_string);
+        if let Owner::Pod(_) = row.owner {
+            owner.insert_str(0, "pod ");
+        }
         match (self.behind(row).0, key.protocol) {
-            (_, Protocol(0)) => row.owner.to_string(),
-            ("", _) => format!("{}:{}", row.owner, key.port),
-            (name, _) => format!("{}:{name}", row.owner),
+            (_, Protocol(0)) => owner,
+            ("", _) => format!("{owner}:{}", key.port),
+            (name, _) => format!("{owner}:{name}"),
         }
     }
 
@@ -471,9 +453,31 @@ impl Services {
     }
 }
 
+/// Keeps the outcome of an attempt; true if it succeeded, be it that another owner has the same key.
+fn note(
+    subject: Subject,
+    outcome: Result<(), TableFull>,
+    problem: Option<CompileError>,
+    problems: &mut Problems,
+) -> bool {
+    let succeeded = problems.note(subject.clone(), outcome);
+    if let Some(problem) = problem.filter(|_| succeeded) {
+        problems.set(subject, problem);
+    }
+    succeeded
+}
+
+/// How an owner stands to a key that it wants.
+enum Claim {
+    /// Nobody else has it; its own row, if there is one.
+    Has(Option<ServiceRecord>),
+    TakesOver,
+    Waits,
+}
+
 /// What a row refers to.
 struct Place<'a> {
-    owner: &'a Arc<Owner>,
+    owner: &'a Owner,
     groups: &'a [Option<Group>],
     sources: Option<&'a Sources>,
 }

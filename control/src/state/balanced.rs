@@ -23,15 +23,17 @@ pub struct Balanced {
 
 impl Balanced {
     /// A service is about to be known as this.
-    pub fn enter(&mut self, id: &Named, service: &mut Option<Service>) {
-        let balancer = service.as_ref().and_then(|service| service.balancer.as_deref());
-        let is_ours = balancer.is_some_and(|balancer| balancer.is_ours);
-        self.has_changed |=
-            if balancer.is_some() { self.services.insert(id.clone()) } else { self.services.remove(id) };
-        match (service, self.assigned.get(id)) {
-            (Some(service), Some(addrs)) if is_ours => service.load_balancer_ips.clone_from(addrs),
-            _ => {}
+    pub fn enter(&mut self, service: &mut Service) {
+        let Some(balancer) = service.balancer.as_deref() else { return self.leave(&service.id) };
+        self.has_changed |= self.services.insert(service.id.clone());
+        if let Some(addrs) = self.assigned.get(&service.id).filter(|_| balancer.is_ours) {
+            service.load_balancer_ips.clone_from(addrs);
         }
+    }
+
+    /// It has none, or goes.
+    pub fn leave(&mut self, id: &Named) {
+        self.has_changed |= self.services.remove(id);
     }
 
     pub fn mark(&mut self, is_balanced: bool) {
@@ -107,8 +109,8 @@ impl State {
         let addrs = self.balanced.assigned.get(id).unwrap_or(&balancer.status);
         if service.load_balancer_ips != *addrs {
             let service = Service { load_balancer_ips: addrs.clone(), ..service.clone() };
-            self.services.set(id, Some(service));
-            self.changes.services.insert(id.clone());
+            let number = self.services.put(service);
+            self.changes.services.insert(number);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What changed since the last compile, by key. A key may stand for something that is gone.
 
-use super::NameSet;
+use super::NumberSet;
 use crate::object::{Named, ObjectKey};
 use std::collections::BTreeSet;
 use tables::Addr;
@@ -12,8 +12,8 @@ pub struct Changes {
     pub namespaces: BTreeSet<String>,
     /// Pods whose object or addresses changed.
     pub pods: BTreeSet<Named>,
-    /// Services whose object or backends changed.
-    pub services: NameSet,
+    /// Services whose object or backends changed, by their numbers.
+    pub services: NumberSet,
     /// Of all kinds.
     pub policies: BTreeSet<ObjectKey>,
     pub attachments: BTreeSet<String>,
@@ -21,4 +21,14 @@ pub struct Changes {
     pub kernel_routes: bool,
     /// Facts about this node other than the above.
     pub node: bool,
+}
+
+impl Changes {
+    pub fn are_none(&self) -> bool {
+        let Changes { nodes, namespaces, pods, services, policies, attachments, neighbours, kernel_routes, node } =
+            self;
+        let names = [nodes, namespaces, attachments].into_iter().all(|names| names.is_empty());
+        let ids = pods.is_empty() && policies.is_empty() && services.is_empty();
+        names && ids && neighbours.is_empty() && !kernel_routes && !node
+    }
 }

@@ -7,7 +7,7 @@ use indexmap::{IndexMap, IndexSet};
 /// Keyed anew in each process, and faster than the standard library's.
 pub type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
 /// In the order in which they came: neighbours in it are neighbours in memory, too.
-pub type NameSet = IndexSet<Named, RandomState>;
+pub type NumberSet = IndexSet<u32, RandomState>;
 /// In no particular order.
 pub type Names<T> = IndexMap<String, T, RandomState>;
 
@@ -23,6 +23,10 @@ impl<T> Default for ByName<T> {
 impl<T> ByName<T> {
     pub fn get(&self, id: &Named) -> Option<&T> {
         self.0.get(&id.namespace)?.get(&id.name)
+    }
+
+    pub fn get_mut(&mut self, id: &Named) -> Option<&mut T> {
+        self.0.get_mut(&id.namespace)?.get_mut(&id.name)
     }
 
     /// Puts, replaces or (None) removes.

@@ -64,7 +64,7 @@ impl Supervisor {
     }
 
     fn names(&self) -> Names {
-        let services = self.state.services().map(|(id, service)| (id.to_string(), service.cluster_ips.clone()));
+        let services = self.state.services().map(|service| (service.id.to_string(), service.cluster_ips.clone()));
         let pods = self.state.pods().map(|(id, pod)| (id.to_string(), pod.addrs.clone()));
         let attached = self.store.iter().map(|a| (a.pod_id().to_string(), a.addrs.clone()));
         let known = services.chain(pods).chain(attached).filter(|(_, addrs)| !addrs.is_empty());

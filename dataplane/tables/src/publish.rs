@@ -17,12 +17,12 @@
 
 use crate::hash;
 use crate::layout::{self, Layout, LayoutError, SCOPE_BITMAP_WORDS, Table, WORD_GENERATION, WORD_SEED};
-use crate::limits::{JOURNAL_PUBLISHES, PROBES_MAX};
+use crate::limits::JOURNAL_PUBLISHES;
 use crate::lpm::{self, LPMS};
 use crate::region::{Access, Region, RegionError};
 use crate::scope::{Scope, ScopeCounters, Touched};
 use crate::view;
-use crate::view::{View, write_record};
+use crate::view::{Slot, View, write_record};
 use crate::word::Word;
 use bytemuck::Pod;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,6 +87,9 @@ pub struct TableFull {
     pub limit: usize,
 }
 
+/// Words of a page.
+const PAGE_WORDS: usize = 512;
+
 /// Words of a copy, by offset within it.
 type Range = (u32, u32);
 
@@ -101,6 +104,8 @@ pub struct Publisher {
     /// Changed by the last publish, still to be copied from the live copy to the idle one.
     behind: Vec<Range>,
     touched: Touched,
+    /// Words of both copies that many changes will be spread over, until the second copy has its memory.
+    expected: Vec<std::ops::Range<usize>>,
     /// By `Lpm`.
     pub(crate) prefixes: [lpm::Writer; LPMS.len()],
 }
@@ -113,9 +118,9 @@ impl Publisher {
         for (at, value) in layout.header(seed) {
             region.words()[at].store(value, Ordering::Relaxed);
         }
-        let (dirty, behind) = (Vec::new(), Vec::new());
+        let (dirty, behind, expected) = (Vec::new(), Vec::new(), Vec::new());
         let (touched, prefixes) = (Touched::default(), LPMS.map(lpm::Writer::new));
-        Ok(Publisher { region, layout, seed, live: 0, dirty, behind, touched, prefixes })
+        Ok(Publisher { region, layout, seed, live: 0, dirty, behind, touched, expected, prefixes })
     }
 
     pub fn region(&self) -> &Region {
@@ -155,6 +160,9 @@ impl Publisher {
     fn catch_up(&mut self) {
         let (live, idle) = (self.copy_start(self.live), self.copy_start(self.live + 1));
         let words = self.region.words();
+        for words in self.expected.drain(..) {
+            self.region.expect_writes(idle + words.start..idle + words.end);
+        }
         for &(at, count) in &self.behind {
             for i in at as usize..(at + count) as usize {
                 words[idle + i].store(words[live + i].load(Ordering::Relaxed), Ordering::Relaxed);
@@ -233,29 +241,35 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// So many rows of a hash table are about to be inserted. They lie all over it.
+    pub fn expect_rows(&mut self, table: Table, count: usize) {
+        let publisher = &mut *self.publisher;
+        let place = publisher.layout.place(table);
+        let words = place.offset..place.offset + place.record_words * place.capacity;
+        // On most of its pages there will be one.
+        if count >= words.len() / PAGE_WORDS / 2 {
+            let start = publisher.copy_start(publisher.live + 1);
+            publisher.region.expect_writes(start + words.start..start + words.end);
+            publisher.expected.push(words);
+        }
+    }
+
     /// Inserts or replaces a row of a hash table.
     pub fn insert<K: Pod + PartialEq, V: Pod>(&mut self, table: Table, key: &K, value: &V) -> Result<(), TableFull> {
         let place = self.publisher.layout.place(table);
-        let slot = match self.view().find_slot(table, key) {
-            Some(slot) => slot,
-            None => self.free_slot(table, key)?,
+        let tag = hash::tag(key, self.publisher.seed);
+        let (slot, is_new) = match self.view().slot(table, key, tag) {
+            Slot::Has(slot) => (slot, false),
+            Slot::Free(slot) => (slot, true),
+            Slot::Full => return Err(TableFull { table: table.name(), limit: place.capacity / 2 }),
         };
         let at = place.offset + slot * place.record_words;
-        let tag = hash::tag(key, self.publisher.seed);
-        self.publisher.put(at, &tag);
-        self.publisher.put(at + 1, key);
+        if is_new {
+            self.publisher.put(at, &tag);
+            self.publisher.put(at + 1, key);
+        }
         self.publisher.put(at + 1 + size_of::<K>() / 8, value);
         Ok(())
-    }
-
-    fn free_slot<K: Pod>(&self, table: Table, key: &K) -> Result<usize, TableFull> {
-        let place = self.publisher.layout.place(table);
-        let home = hash::tag(key, self.publisher.seed) as usize;
-        let view = self.view();
-        (0..PROBES_MAX)
-            .map(|probe| home.wrapping_add(probe) & (place.capacity - 1))
-            .find(|&slot| view.tag_at(place, slot) == 0)
-            .ok_or(TableFull { table: table.name(), limit: place.capacity / 2 })
     }
 
     /// Removes a row of a hash table; later rows of the same run shift back, so that no tombstone is left.

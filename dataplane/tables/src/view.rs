@@ -29,6 +29,14 @@ pub fn write_record<T: Pod>(words: &[AtomicU64], at: usize, value: &T) {
     }
 }
 
+/// A key's place in a hash table.
+pub(crate) enum Slot {
+    Has(usize),
+    Free(usize),
+    /// All that may be looked at are others'.
+    Full,
+}
+
 /// One copy of the tables.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -102,22 +110,30 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Where `key` stands, if it does. Probes are bounded: a damaged table costs time, never a hang.
+    /// Where `key` stands, if it does.
     #[inline]
     pub(crate) fn find_slot<K: Pod + PartialEq>(&self, table: Table, key: &K) -> Option<usize> {
+        match self.slot(table, key, hash::tag(key, self.seed)) {
+            Slot::Has(slot) => Some(slot),
+            Slot::Free(_) | Slot::Full => None,
+        }
+    }
+
+    /// Where `key` stands, or could. Probes are bounded: a damaged table costs time, never a hang.
+    #[inline(always)]
+    pub(crate) fn slot<K: Pod + PartialEq>(&self, table: Table, key: &K, tag: u64) -> Slot {
         let place = self.layout.place(table);
-        let tag = hash::tag(key, self.seed);
         for probe in 0..PROBES_MAX {
             let slot = (tag as usize).wrapping_add(probe) & (place.capacity - 1);
             let found = self.tag_at(place, slot);
             if found == 0 {
-                return None;
+                return Slot::Free(slot);
             }
             if found == tag && self.key_at::<K>(place, slot) == *key {
-                return Some(slot);
+                return Slot::Has(slot);
             }
         }
-        None
+        Slot::Full
     }
 
     #[inline(always)]

@@ -4,6 +4,8 @@
 use crate::alloc::{Ids, Range, Ranges};
 use crate::object::balancing::weight;
 use crate::topology::{Backend, Usable};
+use std::cmp::Ordering;
+use tables::Addr;
 use tables::layout::Table;
 use tables::limits::BACKENDS_MAX;
 use tables::publish::{Batch, TableFull};
@@ -57,12 +59,16 @@ impl Lists {
         (of(&self.cluster), (!self.shared).then(|| of(&self.local)))
     }
 
-    fn is(&self, wanted: [&[Backend]; 3], shared: bool, weights: &Weights) -> bool {
-        let same = |(have, wanted): (&List, &[Backend])| {
+    /// What becoming this changes.
+    fn change(&self, wanted: [&[Backend]; 3], shared: bool, weights: &Weights) -> Change {
+        let same = |have: &List, wanted: &[Backend]| {
             let wanted = wanted.iter().map(|&(addr, port)| (addr, port, weight(weights, addr)));
             have.backends.iter().map(|backend| (backend.addr, backend.port, backend.weight)).eq(wanted)
         };
-        self.shared == shared && self.each().into_iter().zip(wanted).all(same)
+        if self.shared != shared || !same(&self.cluster, wanted[0]) || !same(&self.local, wanted[1]) {
+            return Change::Serving;
+        }
+        if same(&self.leaving, wanted[2]) { Change::Nothing } else { Change::Leaving }
     }
 
     fn each(&self) -> [&List; 3] {
@@ -72,6 +78,16 @@ impl Lists {
     fn records(&self) -> [&[BackendRecord]; 3] {
         self.each().map(|list| list.backends.as_slice())
     }
+}
+
+/// What is different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Nothing,
+    /// Only who keeps what he has.
+    Leaving,
+    /// Who serves, too.
+    Serving,
 }
 
 fn rows(range: Range) -> Rows {
@@ -100,21 +116,21 @@ impl Room {
         self.ranges.used()
     }
 
-    /// Makes the lists what is usable, here and in the table; answers whether anything is different. If there is no room
-    /// nothing has changed.
+    /// Makes the lists what is usable, here and in the table. If there is no room nothing has changed.
     pub fn change(
         &mut self,
         lists: &mut Lists,
         usable: &Usable,
         weights: &Weights,
         batch: &mut Batch,
-    ) -> Result<bool, TableFull> {
+    ) -> Result<Change, TableFull> {
         let cluster = usable.cluster.as_deref().unwrap_or_default();
         let shared = usable.cluster.is_some() && usable.local.as_deref() == Some(cluster);
         let local = usable.local.as_deref().filter(|_| !shared).unwrap_or_default();
         let wanted = [cluster, local, &usable.leaving];
-        if lists.is(wanted, shared, weights) {
-            return Ok(false);
+        let change = lists.change(wanted, shared, weights);
+        if change == Change::Nothing {
+            return Ok(change);
         }
         let numbered = self.number(wanted, weights, lists.records())?;
         let ranges = self.place(lists, wanted.map(<[_]>::len)).inspect_err(|_| {
@@ -128,7 +144,7 @@ impl Room {
         let [cluster, local, leaving] = numbered;
         let list = |i: usize, backends| List { range: ranges[i], backends };
         *lists = Lists { cluster: list(0, cluster), local: list(1, local), leaving: list(2, leaving), shared };
-        Ok(true)
+        Ok(change)
     }
 
     /// Room for all lists, or for none. The old ranges are still taken.
@@ -143,7 +159,7 @@ impl Room {
         Ok(placed)
     }
 
-    /// A backend that stays keeps its id, also in another list; all lists are sorted.
+    /// A backend that stays keeps its id, also in another list.
     fn number(
         &mut self,
         wanted: [&[Backend]; 3],
@@ -152,9 +168,11 @@ impl Room {
     ) -> Result<[Vec<BackendRecord>; 3], TableFull> {
         let mut numbered = wanted.map(|wanted| Vec::with_capacity(wanted.len()));
         for (i, wanted) in wanted.into_iter().enumerate() {
+            let mut own = Sorted(before[i]);
             for &(addr, port) in wanted {
-                let known = numbered[..i].iter().map(Vec::as_slice).chain(before);
-                let kept = known.into_iter().find_map(|list| find(list, addr, port));
+                let found = |list: &[BackendRecord]| find(list, addr, port);
+                let kept = own.find(addr, port).or_else(|| numbered[..i].iter().find_map(|list| found(list)));
+                let kept = kept.or_else(|| before.into_iter().find_map(found));
                 let id = kept.map_or_else(|| self.ids.alloc(), Ok).inspect_err(|_| {
                     self.forget(numbered.each_ref().map(Vec::as_slice), before);
                 })?;
@@ -167,8 +185,10 @@ impl Room {
     /// Gives back the ids of backends that are in none of the other lists.
     fn forget(&mut self, backends: [&[BackendRecord]; 3], kept: [&[BackendRecord]; 3]) {
         for (i, list) in backends.into_iter().enumerate() {
+            let mut own = Sorted(kept[i]);
             for backend in list {
-                if !kept.iter().chain(&backends[..i]).any(|list| has(list, backend)) {
+                let is_kept = own.find(backend.addr, backend.port).is_some();
+                if !is_kept && !kept.iter().chain(&backends[..i]).any(|list| has(list, backend)) {
                     self.ids.free(backend.id);
                 }
             }
@@ -181,7 +201,24 @@ impl Room {
     }
 }
 
-fn find(list: &[BackendRecord], addr: tables::Addr, port: u16) -> Option<u32> {
+/// A sorted list, of which sorted backends are asked in turn: mostly the same ones.
+struct Sorted<'a>(&'a [BackendRecord]);
+
+impl Sorted<'_> {
+    /// Its id, if it is there.
+    fn find(&mut self, addr: Addr, port: u16) -> Option<u32> {
+        while let [first, rest @ ..] = self.0 {
+            match (first.addr, first.port).cmp(&(addr, port)) {
+                Ordering::Less => self.0 = rest,
+                Ordering::Equal => return Some(first.id),
+                Ordering::Greater => return None,
+            }
+        }
+        None
+    }
+}
+
+fn find(list: &[BackendRecord], addr: Addr, port: u16) -> Option<u32> {
     list.binary_search_by_key(&(addr, port), |b| (b.addr, b.port)).ok().map(|i| list[i].id)
 }
 

@@ -1,6 +1,5 @@
 //! What services ask of the node besides rows, kept for the report.
 
-use super::Owner;
 use crate::compile::{Announced, HealthPort};
 use crate::object::Named;
 use std::collections::BTreeMap;
@@ -13,8 +12,7 @@ pub struct Reported {
 }
 
 impl Reported {
-    pub fn set(&mut self, owner: &Owner, health: Option<HealthPort>, announced: Option<Announced>) {
-        let Owner::Service(id) = owner else { return };
+    pub fn set(&mut self, id: &Named, health: Option<HealthPort>, announced: Option<Announced>) {
         set_one(&mut self.health_ports, id, health);
         set_one(&mut self.announced, id, announced);
     }

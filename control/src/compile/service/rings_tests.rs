@@ -1,4 +1,4 @@
-use super::super::lists::Room;
+use super::super::lists::{Change, Room};
 use super::*;
 use crate::topology::Usable;
 use tables::{Publisher, View};
@@ -25,9 +25,9 @@ fn each_row_finds_the_rings_of_its_lists_for_those_inside_and_outside() {
     let (mut backends, mut room, mut rings) = (Room::new(), RingRoom::new(), None);
     let mut lists = Lists::default();
     for (cluster, local) in [(&[1, 2, 3][..], &[2][..]), (&[1, 2], &[1, 2]), (&[1], &[]), (&[], &[]), (&[7, 8], &[9])] {
-        let is_new = backends.change(&mut lists, &usable(cluster, local), &[], &mut batch).unwrap();
-        assert!(is_new);
-        room.follow(&mut rings, Algorithm::Maglev, &lists, is_new, &mut batch).unwrap();
+        let change = backends.change(&mut lists, &usable(cluster, local), &[], &mut batch).unwrap();
+        assert_eq!(change, Change::Serving);
+        room.follow(&mut rings, Algorithm::Maglev, &lists, change == Change::Serving, &mut batch).unwrap();
         let ring = |last: &[u8]| maglev::ring(&usable(last, &[]).cluster.unwrap());
         for (inside, outside) in
             [(Which::Cluster, Which::Cluster), (Which::Cluster, Which::Local), (Which::Local, Which::Local)]

@@ -2,12 +2,12 @@
 //! does not know which rows others have, or where anything stands.
 
 use super::Owner;
-use crate::compile::problem::CompileError;
+use crate::compile::problem::{CompileError, Subject};
 use crate::compile::{Announced, HealthPort, Single};
 use crate::object::forwarding::Forwarding;
-use crate::object::{Named, Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
+use crate::object::{Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::slices;
-use crate::state::{DetectLocal, State};
+use crate::state::{DetectLocal, Source, State};
 use crate::topology::Usable;
 use bytemuck::Zeroable;
 use std::collections::BTreeSet;
@@ -101,9 +101,9 @@ pub struct Wanted<'a> {
 pub fn of<'a>(state: &'a State, facts: &Facts, owner: &Owner) -> Wanted<'a> {
     let mut wanted = Wanted::default();
     match owner {
-        Owner::Service(id) => {
-            if let Some(service) = state.service(id) {
-                wanted.add_service(state, facts, service);
+        Owner::Service(number) => {
+            if let Some(source) = state.served(*number).source() {
+                wanted.add_service(state, facts, source);
             }
         }
         Owner::Pod(id) => {
@@ -137,37 +137,40 @@ impl<'a> Wanted<'a> {
         lists.filter(|single| facts.node_addrs.contains(&single.addr)).collect()
     }
 
-    fn add_service(&mut self, state: &State, facts: &Facts, service: &'a Service) {
+    fn add_service(&mut self, state: &State, facts: &Facts, source: Source<'a>) {
+        let service = source.service;
         if service.cluster_ips.is_empty() {
             return;
         }
         self.rows.reserve(service.cluster_ips.len() * (1 + service.ports.len()));
+        self.groups.reserve(service.ports.len());
         for &addr in &service.cluster_ips {
             self.push(Row::address(addr));
         }
         for port in &service.ports {
             for v4 in [true, false].into_iter().filter(|v4| service.families[!v4 as usize]) {
-                self.add_port(state, facts, service, port, v4);
+                self.add_port(state, facts, source, port, v4);
             }
         }
         if !service.load_balancer_ips.is_empty() {
             self.add_sources(service);
         }
-        self.announced = announced(state, service);
+        self.announced = announced(state, source);
         let is_asked = service.kind == ServiceKind::LoadBalancer && service.external_policy == TrafficPolicy::Local;
         self.health = service.health_port.filter(|_| is_asked).map(|port| {
-            let local_endpoints = slices::local_ready(state, service);
+            let local_endpoints = slices::local_ready(state, source);
             HealthPort { port, local_endpoints }
         });
     }
 
-    fn add_port(&mut self, state: &State, facts: &Facts, service: &'a Service, port: &'a ServicePort, v4: bool) {
+    fn add_port(&mut self, state: &State, facts: &Facts, source: Source<'a>, port: &'a ServicePort, v4: bool) {
+        let service = source.service;
         let key = GroupKey { port: port.port, protocol: port.protocol, v4 };
         // The API refuses a second port of the same number and protocol; so do we, by not looking at it.
         if self.groups.iter().any(|group| group.key == key) {
             return;
         }
-        let usable = slices::usable(state, service, port, v4);
+        let usable = slices::usable(state, source, port, v4);
         let is_empty = [&usable.cluster, &usable.local].map(|list| list.as_ref().is_none_or(Vec::is_empty));
         let place = Place { service, port, group: self.groups.len(), is_empty, any: usable.any };
         let algorithm = service.balancing.algorithm.unwrap_or(facts.options.load_balancing);
@@ -185,7 +188,8 @@ impl<'a> Wanted<'a> {
         for addr in slices::external_ips(state.local(), service).filter(own) {
             self.push(place.external_row(addr, port.port, facts));
         }
-        let node_port = port.node_port.filter(|port| self.is_free(facts, *port, &Owner::Service(service.id.clone())));
+        let subject = || Subject::Service(service.id.clone());
+        let node_port = port.node_port.filter(|port| self.is_free(facts, *port, subject));
         for addr in facts.node_port_addrs.iter().copied().filter(own) {
             node_port.into_iter().for_each(|port| self.push(place.external_row(addr, port, facts)));
         }
@@ -199,10 +203,10 @@ impl<'a> Wanted<'a> {
     }
 
     /// A port of the node that Fairway does not translate to.
-    fn is_free(&mut self, facts: &Facts, port: u16, owner: &Owner) -> bool {
+    fn is_free(&mut self, facts: &Facts, port: u16, subject: impl Fn() -> Subject) -> bool {
         let Some(range) = facts.snat_ports.as_ref().filter(|range| range.contains(&port)) else { return true };
         let (first, last) = (*range.start(), *range.end());
-        self.problem = Some(CompileError::SnatPort { subject: owner.subject(), port, first, last });
+        self.problem = Some(CompileError::SnatPort { subject: subject(), port, first, last });
         false
     }
 
@@ -223,7 +227,7 @@ impl<'a> Wanted<'a> {
 
     fn add_host_ports(&mut self, state: &State, facts: &Facts, pod: &'a Pod) {
         for host_port in &pod.host_ports {
-            if !self.is_free(facts, host_port.port, &Owner::Pod(pod.id.clone())) {
+            if !self.is_free(facts, host_port.port, || Subject::Pod(pod.id.clone())) {
                 continue;
             }
             for backend in state.addrs_of(pod) {
@@ -250,7 +254,8 @@ impl<'a> Wanted<'a> {
 }
 
 /// Policy Local: by nodes that can serve, as others would drop what comes to them.
-fn announced(state: &State, service: &Service) -> Option<Announced> {
+fn announced(state: &State, source: Source) -> Option<Announced> {
+    let service = source.service;
     let is_ours = service.balancer.as_ref().is_some_and(|balancer| balancer.is_ours);
     let balancer = if is_ours { service.load_balancer_ips.clone() } else { Vec::new() };
     let external: Vec<Addr> = slices::external_ips(state.local(), service).collect();
@@ -258,7 +263,7 @@ fn announced(state: &State, service: &Service) -> Option<Announced> {
         return None;
     }
     let is_local = service.external_policy == TrafficPolicy::Local;
-    let nodes = is_local.then(|| slices::serving_nodes(state, service));
+    let nodes = is_local.then(|| slices::serving_nodes(state, source));
     Some(Announced { balancer, external, nodes })
 }
 
@@ -327,9 +332,8 @@ fn list(policy: TrafficPolicy) -> Which {
 
 /// Whether it can have rows here at all.
 pub fn exists(state: &State, owner: &Owner) -> bool {
-    let is_pod = |id: &Named| state.pod(id).is_some_and(|pod| !pod.host_ports.is_empty());
     match owner {
-        Owner::Service(id) => state.service(id).is_some(),
-        Owner::Pod(id) => is_pod(id),
+        Owner::Service(number) => state.served(*number).service.is_some(),
+        Owner::Pod(id) => state.pod(id).is_some_and(|pod| !pod.host_ports.is_empty()),
     }
 }
