@@ -7,10 +7,12 @@ use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
 use tables::node::NodeRecord;
-use tables::policy::{Direction, IDENTITY_FIRST, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::policy::{
+    Direction, IDENTITY_FIRST, IDENTITY_WORLD, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord,
+};
 use tables::publish::Batch;
 use tables::route::{RouteKind, RouteRecord};
-use tables::service::{BackendRecord, Rows, ServiceKey, ServiceRecord};
+use tables::service::{BackendRecord, FLAG_MASQUERADE_ALL, Rows, ServiceKey, ServiceRecord};
 use tables::{Addr, Mac, Prefix, Protocol, Publisher};
 
 pub const UPLINK: u32 = 1;
@@ -21,6 +23,7 @@ pub const NODE: Addr = Addr::v4([192, 168, 0, 1]);
 pub const PEER: Addr = Addr::v4([192, 168, 0, 2]);
 pub const POD_ADDR: Addr = Addr::v4([10, 1, 0, 4]);
 pub const OTHER_POD_ADDR: Addr = Addr::v4([10, 1, 0, 5]);
+pub const SNAT: Addr = Addr::v4([10, 1, 0, 3]);
 pub const POD_MAC: Mac = Mac([2, 0, 0, 0, 2, 0]);
 pub const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
 pub const TUNNEL_PORT: u16 = 4789;
@@ -44,6 +47,16 @@ pub fn service(i: u32) -> Addr {
     addr([172, 30], i)
 }
 
+/// The address of used service `i` for clients outside.
+pub fn balancer(i: u32) -> Addr {
+    addr([100, 64], i)
+}
+
+/// A client outside.
+pub fn client(i: u32) -> Addr {
+    addr([198, 18], i)
+}
+
 /// Backend `i` of all that used services have, on the peer. A service's are neighbours: `i` is service * backends + number.
 pub fn backend(i: u32) -> Addr {
     Addr::from_bits(Addr::v4([10, 2, 0, 0]).bits() + i as u128)
@@ -65,11 +78,28 @@ pub struct Shape {
     pub policies: u32,
     /// The backends are reached without a tunnel.
     pub is_routed: bool,
+    /// Who serves clients outside at a load balancer's addresses, one for each of the services; None: there are none.
+    pub balanced: Option<Balanced>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balanced {
+    /// The measured pod, by policy Local: the client's address stays.
+    Here,
+    /// The services' backends, by policy Cluster: the client is masqueraded.
+    There,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { services: SERVICES_USED, backends: 1, services_more: SERVICES_MORE, policies: 1, is_routed: false }
+        Shape {
+            services: SERVICES_USED,
+            backends: 1,
+            services_more: SERVICES_MORE,
+            policies: 1,
+            is_routed: false,
+            balanced: None,
+        }
     }
 }
 
@@ -86,6 +116,9 @@ impl Shape {
         self.routes(&mut batch);
         self.services(&mut batch);
         self.policies(&mut batch);
+        if let Some(balanced) = self.balanced {
+            self.outside(&mut batch, balanced);
+        }
         batch.publish();
         publisher
     }
@@ -111,7 +144,7 @@ impl Shape {
             (RouteRecord::new(RouteKind::Local), Prefix::new(POD_ADDR, 24)),
             (if self.is_routed { plain } else { tunnel }, Prefix::new(backend(0), BACKENDS_PREFIX)),
             (services, Prefix::new(service(0), 16)),
-            (RouteRecord::new(RouteKind::Via), Prefix::new(Addr::v4([0; 4]), 0)),
+            (plain, Prefix::new(Addr::v4([0; 4]), 0)),
         ];
         let others = (0..NODES).map(|i| (tunnel, Prefix::new(node_range(i), 24)));
         for (i, (row, prefix)) in rows.into_iter().chain(others).enumerate() {
@@ -134,6 +167,29 @@ impl Shape {
         }
         for i in 0..self.services * self.backends {
             batch_identity(batch, one(Prefix::new(backend(i), 32), i % self.policies));
+        }
+    }
+}
+
+impl Shape {
+    /// Lets clients outside in, and gives each service an address that they ask.
+    fn outside(&self, batch: &mut Batch, balanced: Balanced) {
+        let row = PolicyRow { rules_first: 0, rules_count: RULES_EACH };
+        batch.insert(Table::Policy, &PolicyKey::new(1, Direction::Ingress, IDENTITY_WORLD), &row).expect("room");
+        batch.insert(Table::Endpoint, &SNAT, &EndpointRecord::new(EndpointKind::Snat)).expect("room");
+        let here = Rows { first: (self.services + self.services_more) * BACKENDS_EACH, count: 1 };
+        let pod = BackendRecord { addr: POD_ADDR, port: BACKEND_PORT, weight: 1, id: 0 };
+        batch.set(Table::Backend, here.first as usize, &pod).expect("room");
+        for i in 0..self.services {
+            let there = Rows { first: i * BACKENDS_EACH, count: self.backends };
+            let (outside, flags) = match balanced {
+                Balanced::Here => (here, 0),
+                Balanced::There => (there, FLAG_MASQUERADE_ALL),
+            };
+            let record = ServiceRecord { id: i, inside: there, outside, flags, ..ServiceRecord::zeroed() };
+            batch
+                .insert(Table::Service, &ServiceKey::new(balancer(i), SERVICE_PORT, Protocol::UDP), &record)
+                .expect("room");
         }
     }
 }
@@ -173,7 +229,7 @@ fn local(batch: &mut Batch) {
         node: [NODE, Addr::UNSPECIFIED],
         gateway: [Addr::v4([10, 1, 0, 1]), Addr::UNSPECIFIED],
         host: [Addr::v4([10, 1, 0, 2]), Addr::UNSPECIFIED],
-        snat: [Addr::v4([10, 1, 0, 3]), Addr::UNSPECIFIED],
+        snat: [SNAT, Addr::UNSPECIFIED],
         vni: 1,
         tunnel_port: TUNNEL_PORT,
         uplink_mtu: 1500,

@@ -15,6 +15,8 @@ const ABOUT: &str = "The first packet of a flow, from the choice of its backend 
 /// Flows that are opened before they are forgotten again; their memory is warm.
 const FLOWS: u32 = 65_536;
 pub const ENCAP: &str = "new: pod to ClusterIP, encap";
+const OUTSIDE: &str = "new: client outside to local pod";
+const RELAY: &str = "new: client outside to remote, masquerade, encap";
 const LOCAL: &str = "new: local pod to pod, both halves";
 pub const USUAL: &str = "11k services";
 const TARGET: Target = Target { floor: Some(500.0), aim: Some(250.0), ratio_min: None };
@@ -26,6 +28,8 @@ pub fn groups() -> Vec<Group> {
         empty_burst(usual.services, USUAL, Seen::default()),
         opened(Kind::Encap, ENCAP, USUAL, usual, Seen::default()).target(TARGET),
         opened(Kind::Local, LOCAL, USUAL, usual, Seen::default()),
+        opened(Kind::Outside, OUTSIDE, USUAL, Kind::Outside.shape(), Seen::default()),
+        opened(Kind::Relay, RELAY, USUAL, Kind::Relay.shape(), Seen::default()),
     ];
     let base = Shape { services_more: 0, ..usual };
     let services = |services| Shape { services, ..base };

@@ -1,6 +1,6 @@
 //! One worker of a node in memory, and the traffic that is measured through it.
 
-use crate::cluster::{self, GATEWAY_MAC, HOST, OTHER_POD, POD, POD_ADDR, POD_MAC, Shape, UPLINK};
+use crate::cluster::{self, Balanced, GATEWAY_MAC, HOST, OTHER_POD, POD, POD_ADDR, POD_MAC, Shape, UPLINK};
 use crate::device::{Patch, Traffic};
 use dataplane::flow::FlowTable;
 use dataplane::handoff::Mailbox;
@@ -19,6 +19,8 @@ use tables::owner::SnatPorts;
 use tables::publish::Reader;
 use tables::status::Status;
 use tables::{Addr, Mac, Publisher};
+
+mod outside;
 
 /// Packets of one round: bursts of 64, two from one interface.
 pub const ROUND: u64 = 128;
@@ -42,14 +44,28 @@ pub enum Kind {
     PlainBack,
     /// Pod to pod on this node, both halves of the flow.
     Local,
+    /// Client outside to a load balancer's address to a pod of this node, which sees the client's address.
+    Outside,
+    /// The way back of such flows.
+    OutsideBack,
+    /// Client outside to a load balancer's address to a remote backend: masqueraded and encapsulated.
+    Relay,
+    /// The way back of such flows.
+    RelayBack,
 }
 
 impl Kind {
-    /// The cluster whose flows these are. Packets that come back bear the backend's address, so it must be known: one each.
+    /// The cluster whose flows these are. Packets that come back to a pod bear the backend's address, so it must be known:
+    /// one each.
     pub fn shape(self) -> Shape {
         let backends = if matches!(self, Kind::Decap | Kind::PlainBack) { 1 } else { BACKENDS };
         let is_routed = matches!(self, Kind::Plain | Kind::PlainBack);
-        Shape { backends, is_routed, ..Shape::default() }
+        let balanced = match self {
+            Kind::Outside | Kind::OutsideBack => Some(Balanced::Here),
+            Kind::Relay | Kind::RelayBack => Some(Balanced::There),
+            _ => None,
+        };
+        Shape { backends, is_routed, balanced, ..Shape::default() }
     }
 
     /// What opens such flows.
@@ -57,12 +73,21 @@ impl Kind {
         match self {
             Kind::Decap => Kind::Encap,
             Kind::PlainBack => Kind::Plain,
+            Kind::OutsideBack => Kind::Outside,
+            Kind::RelayBack => Kind::Relay,
             other => other,
         }
     }
 
+    fn comes_by(self) -> u32 {
+        match self {
+            Kind::Encap | Kind::Plain | Kind::Local | Kind::OutsideBack => POD,
+            Kind::Decap | Kind::PlainBack | Kind::Outside | Kind::Relay | Kind::RelayBack => UPLINK,
+        }
+    }
+
     pub fn flows_each(self) -> usize {
-        if self == Kind::Local { 2 } else { 1 }
+        if matches!(self.opening(), Kind::Local | Kind::Outside) { 2 } else { 1 }
     }
 }
 
@@ -99,8 +124,11 @@ impl Node {
 
     /// Replaces all interfaces by ones that deliver traffic of this kind.
     pub fn connect(&mut self, kind: Kind, order: Vec<u32>) {
-        let from = if kind == kind.opening() { POD } else { UPLINK };
-        let (template, patch) = traffic(kind, self.services);
+        let from = kind.comes_by();
+        let (template, mut patch) = traffic(kind, self.services);
+        if kind == Kind::RelayBack {
+            patch = outside::answers(self.ports());
+        }
         let mut traffic = Some(Traffic::new(from, template, patch, order));
         for (id, kind) in [
             (UPLINK, InterfaceKind::Uplink),
@@ -136,6 +164,12 @@ impl Node {
             assert!(now > 0, "no packets come");
             done += now;
         }
+    }
+
+    /// Of each flow the port that it was given, and the backend.
+    fn ports(&mut self) -> Vec<(u16, Addr)> {
+        let records = tables::flow::list(self.worker.path().flows.region()).expect("a region of flows");
+        records.map(|record| record.outside()).map(|outside| (outside.local_port, outside.remote)).collect()
     }
 
     pub fn count(&self, counter: WorkerCounter) -> u64 {
@@ -229,12 +263,7 @@ pub fn traffic(kind: Kind, services: u32) -> (Vec<u8>, Patch) {
             };
             (frame, Box::new(patch))
         }
-        Kind::Decap => {
-            let inner = answer(payload);
-            let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat();
-            let outer = udp(GATEWAY_MAC, cluster::PEER, cluster::NODE, (50_000, cluster::TUNNEL_PORT), &vxlan);
-            (outer, put_answer(OUTER, services))
-        }
+        Kind::Decap => (in_tunnel(&answer(payload)), put_answer(OUTER, services)),
         Kind::PlainBack => (answer(payload), put_answer(0, services)),
         Kind::Local => (
             udp(POD_MAC, POD_ADDR, cluster::OTHER_POD_ADDR, (1, 80), payload),
@@ -243,7 +272,18 @@ pub fn traffic(kind: Kind, services: u32) -> (Vec<u8>, Patch) {
                 put(bytes, 36, 80 + i / 60_000);
             }),
         ),
+        Kind::Outside | Kind::Relay => outside::asking(payload, services),
+        Kind::OutsideBack => outside::answered_here(payload),
+        Kind::RelayBack => {
+            (outside::answered_there(payload), outside::answers(vec![(FIRST_PORT as u16, cluster::PEER)]))
+        }
     }
+}
+
+/// Through the tunnel, from the peer.
+fn in_tunnel(inner: &[u8]) -> Vec<u8> {
+    let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], inner].concat();
+    udp(GATEWAY_MAC, cluster::PEER, cluster::NODE, (50_000, cluster::TUNNEL_PORT), &vxlan)
 }
 
 fn answer(payload: &[u8]) -> Vec<u8> {

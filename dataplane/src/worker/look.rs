@@ -10,6 +10,7 @@ use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
+use crate::worker::owners::NO_OWNER;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::Tuple;
 use tables::message::InterfaceKind;
@@ -248,7 +249,7 @@ impl Path {
             return self.queue(place.at, meta, is_plain, Way::Back, origin);
         }
         match self.only_owner(context, &meta) {
-            Some(to) if (to as usize) < self.status.workers() => {
+            to if (to as usize) < self.status.workers() => {
                 // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
                 let (is_mine, at) = (to == self.id, place.at);
                 self.queue(at, meta, is_plain, Way::Back, origin);
@@ -256,18 +257,34 @@ impl Path {
                 self.leaving.push(Leaving { at, to, origin });
                 self.leaving.truncate(self.leaving.len() - is_mine as usize);
             }
-            _ => self.queue_or_hand(context, place, origin),
+            _ => self.queue_asker(context, place, meta, is_plain, origin),
         }
     }
 
-    /// The owner of what goes to a pod, the host, or one of the node's SNAT ports; None: the tables must tell, and whether
-    /// a service is asked.
+    /// The same of a client outside that asks a service.
     #[inline(always)]
-    fn only_owner(&mut self, context: &Context<'_>, meta: &Meta) -> Option<Worker> {
+    fn queue_asker(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool, origin: Origin) {
+        let may_ask = origin == Origin::Uplink && meta.kind != Kind::IcmpError;
+        let asked = (meta.dst, meta.dst_port, meta.protocol);
+        let asker = if may_ask { self.owners.asked.find(context, &self.snat, asked) } else { None };
+        let Some(asker) = asker else { return self.queue_or_hand(context, place, origin) };
+        let workers = self.status.workers() as u16;
+        let to = if workers == 1 { self.id } else { asker.owner(&meta.from_remote(), workers) };
+        if to == self.id {
+            self.queue(place.at, meta, is_plain, Way::Out, origin);
+        } else {
+            self.hand(to, place.packet, Stage::Asked);
+        }
+    }
+
+    /// The owner of what goes to a pod, the host, or one of the node's SNAT ports; [`NO_OWNER`]: the tables must tell, and
+    /// whether a service is asked.
+    #[inline(always)]
+    fn only_owner(&mut self, context: &Context<'_>, meta: &Meta) -> Worker {
         if meta.kind == Kind::IcmpError {
-            None
+            NO_OWNER
         } else if meta.dst == context.node.node[family(meta.dst)] {
-            self.snat.owner(meta.dst_port)
+            self.snat.owner(meta.dst_port).unwrap_or(NO_OWNER)
         } else {
             self.owners.find(&context.view, meta.dst)
         }

@@ -1,6 +1,9 @@
 //! Which worker keeps the flows of a local address, as the tables said when they were last asked: a cache for the first
 //! pass, which asks for each packet from outside. Knows only addresses with one owner; the rest asks the tables.
 
+mod asked;
+
+use asked::Asked;
 use tables::endpoint::{EndpointKind, EndpointRecord};
 use tables::layout::Table;
 use tables::owner::Worker;
@@ -8,6 +11,8 @@ use tables::{Addr, View};
 
 /// Addresses that are kept: the pods of a node and some.
 const PLACES: usize = 512;
+/// Worker that there is not: the address is no pod's and not the host's, or has several.
+pub const NO_OWNER: Worker = Worker::MAX;
 
 #[derive(Clone, Copy, Default)]
 struct Kept {
@@ -19,11 +24,12 @@ struct Kept {
 
 pub struct Owners {
     kept: Box<[Kept; PLACES]>,
+    pub asked: Asked,
 }
 
 impl Default for Owners {
     fn default() -> Owners {
-        Owners { kept: Box::new([Kept::default(); PLACES]) }
+        Owners { kept: Box::new([Kept::default(); PLACES]), asked: Asked::default() }
     }
 }
 
@@ -31,27 +37,30 @@ impl Owners {
     /// Forgets everything: the tables' generations begin anew.
     pub fn clear(&mut self) {
         self.kept.fill(Kept::default());
+        self.asked.clear();
     }
 
-    /// The only owner of a local address; None: ask `tables::owner`.
+    /// The only owner of a local address; [`NO_OWNER`]: ask `tables::owner`.
     #[inline(always)]
-    pub fn find(&mut self, view: &View, addr: Addr) -> Option<Worker> {
+    pub fn find(&mut self, view: &View, addr: Addr) -> Worker {
         let [high, low] = addr.words();
         let place = (low ^ low >> 9 ^ high) as usize % PLACES;
         let kept = &self.kept[place];
         if kept.addr == addr && kept.generation == view.generation() + 1 {
-            return Some(kept.owner);
+            return kept.owner;
         }
         self.ask(view, addr, place)
     }
 
     #[cold]
-    fn ask(&mut self, view: &View, addr: Addr, place: usize) -> Option<Worker> {
-        let record: EndpointRecord = view.find(Table::Endpoint, &addr)?;
-        let is_whole = matches!(record.kind()?, EndpointKind::Pod | EndpointKind::Host) && record.owner_count <= 1;
-        let owner = is_whole.then_some(record.owner_first)?;
+    fn ask(&mut self, view: &View, addr: Addr, place: usize) -> Worker {
+        let record: Option<EndpointRecord> = view.find(Table::Endpoint, &addr);
+        let is_whole = |record: &EndpointRecord| {
+            matches!(record.kind(), Some(EndpointKind::Pod | EndpointKind::Host)) && record.owner_count <= 1
+        };
+        let owner = record.filter(is_whole).map_or(NO_OWNER, |record| record.owner_first);
         self.kept[place] = Kept { addr, generation: view.generation() + 1, owner };
-        Some(owner)
+        owner
     }
 }
 
@@ -77,7 +86,7 @@ mod tests {
             (Publisher::create(7).unwrap(), Owners::default(), Addr::v4([10, 1, 0, 4]));
         for owner in [1, 2] {
             publish(&mut publisher, &[(pod, owner)]);
-            assert_eq!([(); 2].map(|()| owners.find(&publisher.live(), pod)), [Some(owner); 2]);
+            assert_eq!([(); 2].map(|()| owners.find(&publisher.live(), pod)), [owner; 2]);
         }
     }
 
@@ -89,7 +98,7 @@ mod tests {
             (0..=PLACES as u16).map(|i| (Addr::v4([10, 1, (i >> 8) as u8, i as u8]), i % 3)).collect();
         publish(&mut publisher, &pods);
         for (addr, owner) in pods.iter().chain(&pods) {
-            assert_eq!(owners.find(&publisher.live(), *addr), Some(*owner));
+            assert_eq!(owners.find(&publisher.live(), *addr), *owner);
         }
     }
 
@@ -103,8 +112,8 @@ mod tests {
         batch.insert(Table::Endpoint, &spread, &several).unwrap();
         batch.insert(Table::Endpoint, &node, &EndpointRecord::new(EndpointKind::Node)).unwrap();
         batch.publish();
-        for addr in [spread, node, nobody] {
-            assert_eq!(owners.find(&publisher.live(), addr), None);
+        for addr in [spread, node, nobody, nobody] {
+            assert_eq!(owners.find(&publisher.live(), addr), NO_OWNER);
         }
     }
 }

@@ -101,12 +101,43 @@ pub fn owner(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Worker> {
     by_asker(view, snat, tuple)
 }
 
-/// Of a flow to a service from outside: the same worker for a client, or for each of its ports.
+/// Of a flow to a service from outside.
 fn by_asker(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Worker> {
+    Some(asker_of(view, tuple)?.owner(tuple, snat.workers))
+}
+
+fn asker_of(view: &View, tuple: &Tuple) -> Option<Asker> {
     let key = ServiceKey::new(tuple.local, tuple.local_port, tuple.protocol);
     let service: ServiceRecord = view.find(Table::Service, &key)?;
-    let client_port = if service.affinity_s == 0 { tuple.remote_port } else { 0 };
-    Some(by_client(tuple.remote, client_port, tuple.protocol, snat.workers))
+    Some(if service.affinity_s == 0 { Asker::Port } else { Asker::Client })
+}
+
+/// What names the worker of who asks a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asker {
+    /// A client's address and port.
+    #[default]
+    Port,
+    /// Its address: the service has affinity.
+    Client,
+}
+
+impl Asker {
+    #[inline(always)]
+    pub fn owner(self, tuple: &Tuple, workers: u16) -> Worker {
+        let port = if self == Asker::Port { tuple.remote_port } else { 0 };
+        by_client(tuple.remote, port, tuple.protocol, workers)
+    }
+}
+
+/// What names the worker of whoever asks a tuple's local end, if that is a service's port alone.
+pub fn asker(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Asker> {
+    let end: Option<EndpointRecord> = view.find(Table::Endpoint, &tuple.local);
+    match end.map(|end| end.kind()) {
+        None => asker_of(view, tuple),
+        Some(Some(EndpointKind::Node)) if snat.owner(tuple.local_port).is_none() => asker_of(view, tuple),
+        Some(_) => None,
+    }
 }
 
 /// Who keeps the flow of a client outside that a backend elsewhere answers by the tunnel, seen from the client: nothing in

@@ -139,7 +139,7 @@ impl Region {
     /// All of these words will be written: has the kernel give their pages at once, which costs a quarter of one after the
     /// other. A hint; before Linux 5.14 nothing happens.
     pub fn expect_writes(&self, words: std::ops::Range<usize>) {
-        let (start, end) = (words.start * 8 & !(PAGE_BYTES - 1), words.end * 8);
+        let (start, end) = ((words.start * 8) & !(PAGE_BYTES - 1), words.end * 8);
         if end > self.words * 8 || start >= end || self.access == Access::ReadOnly {
             return;
         }

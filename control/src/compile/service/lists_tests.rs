@@ -46,5 +46,5 @@ fn who_leaves_stands_in_a_list_of_its_own_and_keeps_its_id_until_it_is_gone() {
     assert_eq!(change(&mut lists, &[1, 2, 3], &[]), (Ok(Change::Serving), 3, 3), "it is ready again");
     assert_eq!(id(&lists.cluster, 2), two);
     assert_eq!(change(&mut lists, &[], &[1, 2]), (Ok(Change::Serving), 2, 2));
-    assert_eq!(change(&mut lists, &[], &[]), (Ok(Change::Serving), 0, 0));
+    assert_eq!(change(&mut lists, &[], &[]), (Ok(Change::Leaving), 0, 0));
 }
