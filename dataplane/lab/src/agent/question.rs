@@ -65,17 +65,16 @@ fn ask_all(question: &Question) -> Vec<Outcome> {
 fn ask(question: &Question) -> Result<Outcome, Outcome> {
     let limit = Duration::from_millis(question.limit_ms);
     let of_socket = |error: anyhow::Error| Outcome::Failed(format!("{error:#}"));
-    let from = SocketAddr::new(question.from, 0);
     let text = match question.transport {
         Transport::Udp => {
-            let socket = question.transport.bound(from, limit.min(AGAIN)).map_err(of_socket)?;
+            let socket = question.transport.client(question.from, limit.min(AGAIN)).map_err(of_socket)?;
             ask_by_datagrams(&socket.into(), question.to, limit)?
         }
         Transport::Sctp if !question.transport.is_here() => {
             raw_sctp::ask(question.from, question.to, limit).map_err(|error| outcome(&error))?
         }
         Transport::Tcp | Transport::Sctp => {
-            let socket = question.transport.bound(from, limit).map_err(of_socket)?;
+            let socket = question.transport.client(question.from, limit).map_err(of_socket)?;
             connect(&socket, &question.to).map_err(|errno| outcome(&errno.into()))?;
             let mut text = String::new();
             TcpStream::from(socket).read_to_string(&mut text).map_err(|error| outcome(&error))?;

@@ -1,13 +1,26 @@
 //! Sockets of the protocols that have ports, opened alike.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType, bind, ipproto, listen, socket};
 use serde::{Deserialize, Serialize};
+
+/// Where clients have their ports: below node ports, and below those that the kernel gives out.
+const CLIENT_PORTS: Range<u16> = 10_000..30_000;
+/// The next one of this process.
+static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
+    let drawn = RandomState::new().build_hasher().finish();
+    AtomicU16::new((drawn % CLIENT_PORTS.len() as u64) as u16)
+});
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "UPPERCASE")]
@@ -43,6 +56,16 @@ impl Transport {
         Ok(socket)
     }
 
+    /// A socket with this address and a port that this process had not before. The kernel would give the same few again
+    /// and again where most of its range is reserved, and a flow of the same ports goes to the same backend.
+    pub fn client(self, from: IpAddr, limit: Duration) -> Result<OwnedFd> {
+        let next = || CLIENT_PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % CLIENT_PORTS.len() as u16;
+        let tries = CLIENT_PORTS.map(|_| self.bound(SocketAddr::new(from, next()), limit));
+        let in_use = |error: &anyhow::Error| error.downcast_ref::<Errno>() == Some(&Errno::ADDRINUSE);
+        let mut opened = tries.skip_while(|tried| tried.as_ref().is_err_and(in_use));
+        opened.next().with_context(|| format!("{from} has no free port for {self:?}"))?
+    }
+
     pub fn listening(self, at: SocketAddr, limit: Duration) -> Result<OwnedFd> {
         let socket = self.bound(at, limit)?;
         if self != Transport::Udp {
@@ -66,6 +89,21 @@ pub fn read_testimony(text: &str) -> Option<(SocketAddr, IpAddr)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::getsockname;
+
+    #[test]
+    fn clients_have_other_ports_each_and_leave_out_what_is_in_use() {
+        let local: IpAddr = "127.0.0.1".parse().unwrap();
+        let port = |socket: &OwnedFd| TryInto::<SocketAddr>::try_into(getsockname(socket).unwrap()).unwrap().port();
+        let client = || Transport::Udp.client(local, Duration::from_secs(1)).unwrap();
+        let last = port(&client());
+        let _taken = Transport::Udp.bound(SocketAddr::new(local, last + 1), Duration::from_secs(1)).unwrap();
+        let ports: Vec<u16> = (0..20).map(|_| port(&client())).collect();
+        let mut different = ports.clone();
+        different.sort_unstable();
+        different.dedup();
+        assert!(different.len() == 20 && ports.iter().all(|p| CLIENT_PORTS.contains(p) && *p != last + 1), "{ports:?}");
+    }
 
     #[test]
     fn a_testimony_is_read_as_it_was_given() {

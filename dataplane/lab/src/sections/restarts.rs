@@ -20,7 +20,9 @@ use crate::wait::{now_us, sleep_ms};
 const RATE: &str = "-b 300M";
 /// Retransmissions are compared in windows of this many seconds.
 const WINDOW_S: f64 = 2.0;
-const RETRANSMITS_MORE_MAX: u64 = 5;
+/// One in two thousand packets: what a machine that is busy otherwise loses by itself now and then. A pause of 1 ms would be
+/// as many.
+const RETRANSMITS_MORE_MAX: u64 = 25;
 
 /// The course of the first half, in milliseconds.
 const BEFORE_MS: u64 = 6000;

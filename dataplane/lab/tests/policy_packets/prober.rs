@@ -174,7 +174,7 @@ fn begin(own: IpAddr, index: usize, probe: &Probe, sctp: &OwnedFd) -> Result<Ask
         sendto(sctp, &init.bytes(), SendFlags::empty(), &SocketAddr::new(probe.to.ip(), 0))?;
         return Ok(asking);
     }
-    let socket = probe.transport.bound(SocketAddr::new(own, 0), probe.limit)?;
+    let socket = probe.transport.client(own, probe.limit)?;
     ioctl_fionbio(&socket, true)?;
     match connect(&socket, &probe.to) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
