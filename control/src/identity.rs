@@ -2,10 +2,13 @@
 //! the most specific ipBlock prefix (*atom*) around its address; a node by labels and atom; any other address by its atom
 //! alone. An atom lies
 //! either wholly inside or wholly outside of every block, so a class is as good as its members wherever a policy looks.
+//! Addresses of pod ranges that no pod claims are a class of their own while rules deny by what pods' objects say.
 //! Namespace labels are not part of a class: they are looked up when a policy is evaluated.
 
 mod claims;
+mod counted;
 mod nodes;
+mod ranges;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +18,9 @@ use crate::compile::problem::{Problems, Subject};
 use crate::object::{Labels, Named, NamedPort, ObjectKey, Peer};
 use crate::state::State;
 use claims::Claims;
+use counted::Counted;
 use nodes::Nodes;
+use ranges::{Ranges, reserved_of};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tables::layout::Table;
@@ -47,6 +52,10 @@ pub enum Class {
         labels: Option<Arc<Labels>>,
         atom: Option<Prefix>,
     },
+    /// Of the pod ranges, without a pod that is known: may be any pod to rules that deny, and is none to others.
+    Unclaimed {
+        atom: Option<Prefix>,
+    },
     Block(Prefix),
 }
 
@@ -57,7 +66,7 @@ impl Class {
     pub fn traits(&self) -> Option<&Traits> {
         match self {
             Class::Pod { traits, .. } => Some(traits),
-            Class::Node { .. } | Class::Block(_) => None,
+            Class::Node { .. } | Class::Unclaimed { .. } | Class::Block(_) => None,
         }
     }
 
@@ -68,7 +77,7 @@ impl Class {
     /// The most specific ipBlock prefix around the class's addresses.
     pub fn atom(&self) -> Option<Prefix> {
         match self {
-            Class::Pod { atom, .. } | Class::Node { atom, .. } => *atom,
+            Class::Pod { atom, .. } | Class::Node { atom, .. } | Class::Unclaimed { atom } => *atom,
             Class::Block(prefix) => Some(*prefix),
         }
     }
@@ -78,6 +87,10 @@ impl std::fmt::Display for Class {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Class::Block(prefix) => write!(f, "block {prefix}"),
+            Class::Unclaimed { atom } => {
+                f.write_str("unclaimed pod addresses")?;
+                atom.map_or(Ok(()), |atom| write!(f, " in {atom}"))
+            }
             Class::Pod { traits, atom } => {
                 write!(f, "pods {}[{}]", traits.namespace, listed(&traits.labels))?;
                 atom.map_or(Ok(()), |atom| write!(f, " in {atom}"))
@@ -106,10 +119,11 @@ pub struct Identities {
     by_class: HashMap<Arc<Class>, u32>,
     known: BTreeMap<u32, Known>,
     claims: Claims,
-    /// Prefixes named by ipBlocks, and how often.
-    atoms: Prefixes<usize>,
+    /// Prefixes named by ipBlocks.
+    atoms: Counted,
     blocks: HashMap<ObjectKey, Vec<Prefix>>,
     nodes: Nodes,
+    ranges: Ranges,
     of_node: Arc<Class>,
     installed: Prefixes<u32>,
     dirty: BTreeSet<Prefix>,
@@ -125,9 +139,10 @@ impl Identities {
             by_class: HashMap::new(),
             known: BTreeMap::new(),
             claims: Claims::default(),
-            atoms: Prefixes::default(),
+            atoms: Counted::default(),
             blocks: HashMap::new(),
             nodes: Nodes::default(),
+            ranges: Ranges::default(),
             of_node: Arc::new(NODE),
             installed: Prefixes::default(),
             dirty: BTreeSet::new(),
@@ -148,31 +163,39 @@ impl Identities {
         let peers: Vec<&Peer> = state.policy_rules(key).flat_map(|rule| &rule.peers).collect();
         let touched = self.nodes.set_policy(state, key, peers.iter().copied());
         self.dirty.extend(touched.into_iter().map(Prefix::host));
+        let ranges = self.ranges.set_policy(key, state.policy_rules(key));
+        ranges.into_iter().for_each(|range| self.look_into(range));
         let new = blocks(&peers);
         for prefix in &new {
-            self.change_atom(*prefix, 1);
+            if self.atoms.add(*prefix) {
+                self.look_around(*prefix);
+            }
         }
         for prefix in self.blocks.remove(key).unwrap_or_default() {
-            self.change_atom(prefix, -1);
+            if self.atoms.remove(prefix) {
+                self.look_around(prefix);
+            }
         }
         if !new.is_empty() {
             self.blocks.insert(key.clone(), new);
         }
     }
 
-    fn change_atom(&mut self, prefix: Prefix, by: isize) {
-        let before = self.atoms.get(&prefix).copied().unwrap_or(0);
-        let after = before.saturating_add_signed(by);
-        if after == 0 {
-            self.atoms.remove(&prefix);
-        } else {
-            self.atoms.insert(prefix, after);
-        }
-        if (before == 0) != (after == 0) {
-            self.dirty.insert(prefix);
-            self.dirty.extend(self.claims.within(&prefix).map(Prefix::host));
-            self.dirty.extend(self.nodes.within(&prefix).map(Prefix::host));
-        }
+    /// An atom came or went.
+    fn look_around(&mut self, atom: Prefix) {
+        self.dirty.insert(atom);
+        self.dirty.extend(self.claims.within(&atom).map(Prefix::host));
+        self.dirty.extend(self.nodes.within(&atom).map(Prefix::host));
+        self.dirty.extend(self.ranges.within(&atom));
+    }
+
+    /// A pod range came or went, or matters now, or does no more.
+    fn look_into(&mut self, range: Prefix) {
+        self.dirty.insert(range);
+        self.dirty.extend(reserved_of(range));
+        self.dirty.extend(self.ranges.within(&range));
+        self.dirty.extend(self.atoms.within(&range));
+        self.dirty.extend(self.nodes.within(&range).map(Prefix::host));
     }
 
     /// The addresses of this node itself.
@@ -185,6 +208,8 @@ impl Identities {
     pub fn set_node(&mut self, state: &State, name: &str) {
         let touched = self.nodes.set_node(state, name);
         self.dirty.extend(touched.into_iter().map(Prefix::host));
+        let ranges = self.ranges.set_node(state, name);
+        ranges.into_iter().for_each(|range| self.look_into(range));
     }
 
     /// Writes what differs from what is installed.
@@ -230,19 +255,36 @@ impl Identities {
         Ok(())
     }
 
+    /// The identity of those addresses of a prefix that no longer one holds; None: that of the prefix around it.
     fn wanted(&mut self, prefix: Prefix) -> Result<Option<u32>, TableFull> {
         let addr = (prefix.mapped_length() == 128).then(|| prefix.addr());
-        let atom = self.atoms.matching(prefix.addr()).map(|(atom, _)| atom);
-        if let Some(addr) = addr.filter(|addr| self.nodes.is_own(*addr)) {
-            return self.identity(Class::Node { is_own: true, labels: self.nodes.labels_of(addr), atom }).map(Some);
+        let atom = self.atoms.around(&prefix);
+        if let Some(class) = addr.and_then(|addr| self.class_of(addr, atom)) {
+            return self.identity(class).map(Some);
         }
-        if let Some(traits) = addr.and_then(|addr| self.claims.winner(addr)) {
-            return self.identity(Class::Pod { traits, atom }).map(Some);
+        let may_be_a_pod = self.ranges.holds(&prefix);
+        let is_a_node = addr.is_some_and(|addr| self.nodes.has(addr));
+        let stands_out = is_a_node && may_be_a_pod;
+        if !stands_out && !self.atoms.contains(&prefix) && !self.ranges.parts(&prefix) {
+            return Ok(None);
         }
-        if let Some(labels) = addr.and_then(|addr| self.nodes.labels_of(addr)) {
-            return self.identity(Class::Node { is_own: false, labels: Some(labels), atom }).map(Some);
+        match atom {
+            atom if may_be_a_pod && !is_a_node => self.identity(Class::Unclaimed { atom }).map(Some),
+            Some(atom) => self.identity(Class::Block(atom)).map(Some),
+            None => Ok(Some(IDENTITY_WORLD)),
         }
-        if self.atoms.get(&prefix).is_some() { self.identity(Class::Block(prefix)).map(Some) } else { Ok(None) }
+    }
+
+    /// Of an address that is known by itself.
+    fn class_of(&self, addr: Addr, atom: Option<Prefix>) -> Option<Class> {
+        if self.nodes.is_own(addr) {
+            return Some(Class::Node { is_own: true, labels: self.nodes.labels_of(addr), atom });
+        }
+        if let Some(traits) = self.claims.winner(addr) {
+            return Some(Class::Pod { traits, atom });
+        }
+        let labels = self.nodes.labels_of(addr)?;
+        Some(Class::Node { is_own: false, labels: Some(labels), atom })
     }
 
     fn identity(&mut self, class: Class) -> Result<u32, TableFull> {

@@ -57,6 +57,11 @@ impl PodRange {
         self.nth(SNAT_OFFSET)
     }
 
+    /// What is never a pod's: the addresses in front of theirs.
+    pub fn reserved(&self) -> Prefix {
+        Prefix::mapped(self.0.addr(), 128 - POD_OFFSET.ilog2() as u8)
+    }
+
     /// Pod addresses: all but the reserved ones and the last, which is a broadcast address in IPv4.
     fn pods(&self) -> u128 {
         let size = 1u128 << (128 - self.0.mapped_length()).min(126);

@@ -28,6 +28,10 @@ pub struct End<'a> {
     pub node: Option<&'a Node>,
     /// It is the node on which the judged pod runs.
     pub is_own_node: bool,
+    /// It is in a node's pod range and not among the addresses that the range keeps for its node, and neither a pod nor a
+    /// node is known to have it. It may be any pod, of which we do not know yet: so it is to rules that deny, never to
+    /// others.
+    pub is_unclaimed: bool,
 }
 
 /// What is allowed or not, and which policy says it; None if no policy speaks of it. The rule is counted from 0 within its
@@ -133,6 +137,7 @@ impl<'a> Reference<'a> {
             wanted.protocol == question.protocol
                 && match &wanted.port {
                     PortRange::Numbers(first, last) => (*first..=*last).contains(&question.port),
+                    PortRange::Name(_) if receiver.is_none() => other.is_unclaimed && rule.action == Action::Deny,
                     PortRange::Name(name) => receiver.is_some_and(|pod| {
                         let mut ports = pod.ports.iter();
                         let found = ports.find(|port| port.name == *name && port.protocol == question.protocol);
@@ -150,6 +155,7 @@ impl<'a> Reference<'a> {
                 cidr.contains(other.addr) && !except.iter().any(|range| range.contains(other.addr))
             }
             Peer::Nodes(nodes) => other.node.is_some_and(|node| selects(nodes, &node.labels)),
+            Peer::Pods { .. } if other.is_unclaimed => action == Action::Deny,
             Peer::Pods { namespaces, pods } => other.pod.is_some_and(|pod| {
                 let is_of_namespace = match namespaces {
                     None => own_namespace == Some(pod.id.namespace.as_str()),

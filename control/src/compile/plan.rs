@@ -9,7 +9,7 @@
 
 use super::cover::Cover;
 use super::policy_peers::PeerId;
-use super::rules::{Level, Lines};
+use super::rules::{Level, Lines, Ports};
 use crate::identity::Class;
 use crate::object::NamedPort;
 use crate::state::HashMap;
@@ -110,8 +110,11 @@ impl Plan {
     /// full. `own` are the named ports of the set's pods.
     pub fn answer(&self, speaking: &[u32], class: Option<&Class>, own: &[NamedPort]) -> (Vec<RuleRecord>, bool) {
         let ports = match self.direction {
-            Direction::Ingress => own,
-            Direction::Egress => class.and_then(Class::traits).map_or(&[][..], |traits| &traits.ports),
+            Direction::Ingress => Ports::Known(own),
+            Direction::Egress => match class {
+                Some(Class::Unclaimed { .. }) => Ports::Any,
+                class => Ports::Known(class.and_then(Class::traits).map_or(&[], |traits| &traits.ports)),
+            },
         };
         let mut rules = [&self.everybody, speaking].concat();
         rules.sort_unstable();
@@ -131,7 +134,7 @@ impl Plan {
     }
 
     /// What these rules come to. `isolating`: the first policy that isolates.
-    fn cover(&self, rules: &[u32], isolating: Option<u32>, is_own_node: bool, ports: &[NamedPort]) -> Cover {
+    fn cover(&self, rules: &[u32], isolating: Option<u32>, is_own_node: bool, ports: Ports) -> Cover {
         let (admin, others) = rules.split_at(rules.partition_point(|&rule| (rule as usize) < self.admin_end));
         let mut cover = Cover::default();
         admin.iter().for_each(|&rule| self.lay(rule, ports, &mut cover));
@@ -155,7 +158,7 @@ impl Plan {
         self.lines_of(rule).audit
     }
 
-    fn lay(&self, rule: u32, ports: &[NamedPort], cover: &mut Cover) {
+    fn lay(&self, rule: u32, ports: Ports, cover: &mut Cover) {
         let (policy, number) = self.rules[rule as usize];
         let lines = &self.policies[policy as usize];
         let line = &lines.sides[self.direction as usize].as_ref().expect("it speaks")[number as usize];

@@ -26,6 +26,8 @@ pub enum Whom {
     Nodes(Selector),
     /// Pods with a port of this name.
     Port(String),
+    /// Addresses that may be any pod's.
+    Unclaimed,
 }
 
 struct Known {
@@ -43,11 +45,13 @@ pub struct Peers {
     blocks: Prefixes<Vec<PeerId>>,
     nodes: BTreeSet<PeerId>,
     ports: HashMap<String, PeerId>,
+    unclaimed: Option<PeerId>,
     /// The identities that there are.
     classes: HashMap<u32, Arc<Class>>,
     by_namespace: HashMap<String, BTreeSet<u32>>,
     by_atom: BTreeMap<Addr, BTreeSet<u32>>,
     of_nodes: BTreeSet<u32>,
+    of_unclaimed: BTreeSet<u32>,
     /// Those of this node itself.
     own: BTreeSet<u32>,
     /// The peers that an identity is among.
@@ -86,6 +90,7 @@ impl Peers {
             self.own_moves.push(id);
         }
         self.of_nodes.remove(&id);
+        self.of_unclaimed.remove(&id);
         let Some(class) = self.classes.remove(&id) else { return };
         if let Some(traits) = class.traits()
             && let Some(ids) = self.by_namespace.get_mut(&traits.namespace)
@@ -115,6 +120,9 @@ impl Peers {
             Class::Node { .. } => {
                 self.of_nodes.insert(id);
             }
+            Class::Unclaimed { .. } => {
+                self.of_unclaimed.insert(id);
+            }
             Class::Block(_) => {}
         }
         if class.is_own_node() {
@@ -141,7 +149,7 @@ impl Peers {
             found.extend(here.filter(|peer| self.selects(**peer, class)));
             around = self.blocks.covering(&prefix).map(|(prefix, _)| prefix);
         }
-        found.extend(self.nodes.iter().filter(|peer| self.selects(**peer, class)));
+        found.extend(self.nodes.iter().chain(&self.unclaimed).filter(|peer| self.selects(**peer, class)));
         found
     }
 
@@ -215,6 +223,7 @@ impl Peers {
             }
             Whom::Nodes(_) => drop(self.nodes.insert(id)),
             Whom::Port(name) => drop(self.ports.insert(name.clone(), id)),
+            Whom::Unclaimed => self.unclaimed = Some(id),
         }
         self.ids.insert(whom.clone(), id);
         self.known.insert(id, Known { whom, users: 1, members });
@@ -235,6 +244,7 @@ impl Peers {
                 around.flat_map(|(_, ids)| all(ids)).collect()
             }
             Whom::Nodes(_) => all(&self.of_nodes).into_iter().collect(),
+            Whom::Unclaimed => self.of_unclaimed.clone(),
             Whom::Port(_) => {
                 let with_port = self.classes.iter().filter(|(_, class)| selects(whom, class));
                 with_port.map(|(&id, _)| id).collect()
@@ -265,6 +275,7 @@ impl Peers {
             }
             Whom::Nodes(_) => drop(self.nodes.remove(&id)),
             Whom::Port(name) => drop(self.ports.remove(name)),
+            Whom::Unclaimed => self.unclaimed = None,
         }
         if let Whom::Pods { within: Within::Selected(space), .. } = &*known.whom {
             spaces.release(*space);
@@ -306,6 +317,7 @@ fn selects(whom: &Whom, class: &Class) -> bool {
             Class::Node { labels: Some(labels), .. } => nodes.matches(labels),
             _ => false,
         },
+        Whom::Unclaimed => matches!(class, Class::Unclaimed { .. }),
         Whom::Port(name) => class.traits().is_some_and(|traits| traits.ports.iter().any(|port| port.name == *name)),
     }
 }

@@ -79,6 +79,14 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Named ports of a receiver.
+#[derive(Clone, Copy)]
+pub enum Ports<'a> {
+    Known(&'a [NamedPort]),
+    /// It may be any pod: to rules that deny each of its ports may have any name, to others none has one.
+    Any,
+}
+
 /// A rule.
 #[derive(Debug)]
 pub struct Line {
@@ -94,14 +102,21 @@ pub struct Line {
 
 impl Line {
     /// What it says of a receiver with these named ports.
-    pub fn records<'a>(&'a self, ports: &'a [NamedPort]) -> impl Iterator<Item = RuleRecord> + 'a {
-        let named = self.names.iter().filter_map(|(name, protocol)| {
-            let found = ports.iter().find(|port| port.name == *name && port.protocol == *protocol)?;
-            Some((place(*protocol, found.port), place(*protocol, found.port)))
+    pub fn records<'a>(&'a self, ports: Ports<'a>) -> impl Iterator<Item = RuleRecord> + 'a {
+        let named = self.names.iter().filter_map(move |(name, protocol)| match ports {
+            Ports::Known(ports) => {
+                let found = ports.iter().find(|port| port.name == *name && port.protocol == *protocol)?;
+                Some((place(*protocol, found.port), place(*protocol, found.port)))
+            }
+            Ports::Any => self.denies().then(|| (place(*protocol, 0), place(*protocol, u16::MAX))),
         });
         let zeroed: RuleRecord = bytemuck::Zeroable::zeroed();
         let record = move |(first, last)| RuleRecord { first, last, flags: self.flags, ..zeroed };
         self.places.iter().copied().chain(named).map(record)
+    }
+
+    fn denies(&self) -> bool {
+        self.flags & (FLAG_ALLOW | FLAG_PASS) == 0
     }
 
     pub fn allows(&self) -> bool {
@@ -182,13 +197,14 @@ fn line(
         }
     }
     if !rule.peers.is_empty() {
-        let whom =
-            rule.peers.iter().filter_map(|peer| whom(state, key, (rule.action, peer), spaces)).collect::<Vec<_>>();
+        let whom = rule.peers.iter().filter_map(|peer| whom(state, key, (rule.action, peer), spaces));
+        let whom: Vec<Whom> = whom.chain(rule.denies_pods().then_some(Whom::Unclaimed)).collect();
         line.peers = Some(whom.into_iter().map(|whom| peers.acquire(whom, spaces)).collect());
     } else if direction == Direction::Egress {
         let names: BTreeSet<&String> = line.names.iter().map(|(name, _)| name).collect();
-        let named = names.into_iter().map(|name| peers.acquire(Whom::Port(name.clone()), spaces));
-        line.named = named.collect();
+        let unclaimed = rule.denies_unclaimed().then_some(Whom::Unclaimed);
+        let named = names.into_iter().map(|name| Whom::Port(name.clone())).chain(unclaimed);
+        line.named = named.map(|whom| peers.acquire(whom, spaces)).collect();
     }
     line
 }

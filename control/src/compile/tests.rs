@@ -8,6 +8,7 @@ mod policies;
 mod policy;
 mod policy_scale;
 mod scale;
+mod unclaimed;
 mod world;
 
 use super::*;

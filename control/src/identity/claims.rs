@@ -2,6 +2,7 @@
 //! pod attached here comes before what another's status says, one that ends comes last.
 
 use super::Traits;
+use super::counted::last_of;
 use crate::object::{Named, Pod};
 use crate::state::State;
 use std::collections::{BTreeMap, HashMap};
@@ -59,8 +60,7 @@ impl Claims {
     /// Claimed addresses that lie in a prefix.
     pub fn within(&self, prefix: &Prefix) -> impl Iterator<Item = Addr> {
         let prefix = *prefix;
-        let last = prefix.addr().bits() | u128::MAX.checked_shr(prefix.mapped_length() as u32).unwrap_or(0);
-        let range = self.by_addr.range(prefix.addr()..=Addr::from_bits(last));
+        let range = self.by_addr.range(prefix.addr()..=last_of(&prefix));
         range.map(|(&addr, _)| addr).filter(move |&addr| prefix.contains(addr))
     }
 }

@@ -1,6 +1,7 @@
 //! Which addresses are nodes', and what policies can see of a node: those of its labels that some policy asks for, so
 //! that nodes which no policy tells apart share an identity. Without such a policy nodes are addresses like others.
 
+use super::counted::last_of;
 use crate::object::{Labels, ObjectKey, Peer, Selector};
 use crate::state::State;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -90,10 +91,13 @@ impl Nodes {
     /// Addresses of nodes that lie in a prefix.
     pub fn within(&self, prefix: &Prefix) -> impl Iterator<Item = Addr> {
         let prefix = *prefix;
-        let last = prefix.addr().bits() | u128::MAX.checked_shr(prefix.mapped_length() as u32).unwrap_or(0);
-        let others = self.by_addr.range(prefix.addr()..=Addr::from_bits(last)).map(|(&addr, _)| addr);
-        let others = others.filter(|_| !self.asked.is_empty());
+        let others = self.by_addr.range(prefix.addr()..=last_of(&prefix)).map(|(&addr, _)| addr);
         self.own.iter().copied().chain(others).filter(move |&addr| prefix.contains(addr))
+    }
+
+    /// Some node has it, whether or not policies ask for nodes.
+    pub fn has(&self, addr: Addr) -> bool {
+        self.by_addr.contains_key(&addr)
     }
 
     pub fn is_own(&self, addr: Addr) -> bool {

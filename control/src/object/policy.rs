@@ -75,6 +75,19 @@ pub struct PolicyRule {
     pub ports: Vec<PortMatch>,
 }
 
+impl PolicyRule {
+    /// It denies something to pods by what only their objects say.
+    pub fn denies_unclaimed(&self) -> bool {
+        let by_name = self.ports.iter().any(|port| matches!(port.port, PortRange::Name(_)));
+        self.action == Action::Deny && (by_name || self.denies_pods())
+    }
+
+    /// It denies something to pods by their labels.
+    pub fn denies_pods(&self) -> bool {
+        self.action == Action::Deny && self.peers.iter().any(|peer| matches!(peer, Peer::Pods { .. }))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     Block {

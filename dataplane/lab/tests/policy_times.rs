@@ -4,6 +4,8 @@
 
 #[path = "policy_times/pulse.rs"]
 mod pulse;
+#[path = "policy_times/unclaimed.rs"]
+mod unclaimed;
 #[path = "policy_times/world.rs"]
 mod world;
 

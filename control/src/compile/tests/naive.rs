@@ -72,7 +72,17 @@ impl Truth {
         let pod = if is_own_node { None } else { self.pod_at(addr) };
         let has = |node: &&Node| node.addrs.contains(&addr) || node.external_addrs.contains(&addr);
         let node = if pod.is_some() { None } else { self.nodes().find(has) };
-        End { addr, pod, node, is_own_node }
+        let is_known = is_own_node || pod.is_some() || node.is_some();
+        End { addr, pod, node, is_own_node, is_unclaimed: !is_known && self.may_be_a_pods(addr) }
+    }
+
+    /// In a pod range, and not one of the four addresses in front that it keeps for its node; a range of fewer than eight
+    /// is no node's of ours and keeps none.
+    fn may_be_a_pods(&self, addr: Addr) -> bool {
+        let ranges: Vec<Prefix> = self.nodes().flat_map(|node| node.pod_cidrs.clone()).collect();
+        let is_kept = |range: &Prefix| range.mapped_length() <= 125 && addr.bits() - range.addr().bits() < 4;
+        let mut around = ranges.iter().filter(|range| range.contains(addr)).peekable();
+        around.peek().is_some() && !around.any(is_kept)
     }
 
     /// The kernel's route: None if it has none, Some(None) for on the link.

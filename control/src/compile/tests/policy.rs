@@ -44,7 +44,7 @@ fn check_all(rig: &Rig, truth: &Truth) -> Result<(), TestCaseError> {
 }
 
 fn object() -> impl Strategy<Value = Object> {
-    prop_oneof![1 => world::namespace(), 3 => world::pod(), 4 => policy(), 4 => cluster_policy(), 1 => world::node()]
+    prop_oneof![1 => world::namespace(), 3 => world::pod(), 4 => policy(), 4 => cluster_policy(), 2 => world::node()]
 }
 
 fn step() -> impl Strategy<Value = Step> {

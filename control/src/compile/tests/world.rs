@@ -323,12 +323,12 @@ fn slice() -> impl Strategy<Value = Object> {
 pub fn node() -> impl Strategy<Value = Object> {
     let addrs = prop::sample::subsequence(vec![addr("192.168.0.2"), addr("192.168.7.3"), addr("fd99::2")], 0..=2)
         .prop_shuffle();
-    let cidrs = prop::sample::subsequence(
-        ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "fd00:2::/64"].map(prefix).to_vec(),
-        0..=2,
-    );
+    // Some lie within others, begin like others, or are too small for a node.
+    let cidrs =
+        ["10.1.0.0/24", "10.2.0.0/24", "10.2.0.0/25", "10.2.0.128/26", "10.3.0.0/24", "10.3.0.2/31", "fd00:2::/64"];
+    let cidrs = prop::sample::subsequence(cidrs.map(prefix).to_vec(), 0..=2);
     let zone = prop::option::of(prop::sample::select(vec!["z1".to_owned(), "z2".to_owned()]));
-    let external_addrs = prop::sample::subsequence(vec![addr("8.8.4.4"), addr("192.168.0.1")], 0..=1);
+    let external_addrs = prop::sample::subsequence(vec![addr("8.8.4.4"), addr("192.168.0.1"), addr("10.3.0.9")], 0..=1);
     (1..4, zone, (addrs, external_addrs), cidrs, labels()).prop_map(
         |(i, zone, (addrs, external_addrs), pod_cidrs, labels)| {
             Object::Node(Node { name: format!("n{i}"), zone, labels, addrs, external_addrs, pod_cidrs })
@@ -383,8 +383,15 @@ pub fn addrs() -> Vec<Addr> {
         "10.1.0.2",
         "10.1.0.3",
         "10.1.0.200",
-        "10.3.0.7",
+        "10.2.0.2",
+        "10.2.0.130",
+        "10.2.0.140",
         "10.2.0.200",
+        "10.3.0.3",
+        "10.3.0.7",
+        "10.3.0.9",
+        "fd00:2::3",
+        "fd00:2::77",
         "192.168.0.1",
         "192.168.0.2",
         "192.168.7.3",
