@@ -5,7 +5,7 @@ use crate::object::balancing;
 use crate::object::forwarding::Forwarding;
 use crate::pool::{self, Pool};
 use crate::state::{DetectLocal, NodePortAddresses, ServiceOptions};
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -14,13 +14,24 @@ use tables::Prefix;
 /// Turns the cluster's objects into lookup tables for the dataplane of this node, attaches pods, and answers `fairway`.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fairway-control", version)]
+#[command(group(ArgGroup::new("source").required(true).args(["objects", "kubernetes", "kubeconfig"])))]
 pub struct Args {
     /// Name of this node's Node object.
     #[arg(long)]
     pub node: String,
     /// Directory of Kubernetes objects (YAML or JSON); followed for changes.
     #[arg(long)]
-    pub objects: PathBuf,
+    pub objects: Option<PathBuf>,
+    /// Follow the objects of the API server, as a pod of the cluster.
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// Follow the objects of the API server that this file names, as whom it says.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the API server is. Needed with --kubernetes where nothing else serves the cluster's own addresses: the one that
+    /// a pod is told is a service.
+    #[arg(long, value_name = "URL", conflicts_with = "objects")]
+    pub api_server: Option<http::Uri>,
     /// The NIC to share with the kernel.
     #[arg(long, value_name = "IFNAME")]
     pub uplink: String,

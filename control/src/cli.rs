@@ -328,6 +328,8 @@ fn print_status(status: &StatusView, out: &mut dyn Write) -> io::Result<()> {
     let uplink = &status.uplink;
     writeln!(out, "Node:        {}", status.node)?;
     writeln!(out, "Dataplane:   {} (polling {})", status.dataplane, or_none(&status.polling))?;
+    let source = &status.source;
+    writeln!(out, "Source:      {} ({} for {} s)", source.name, source.state, source.since_s)?;
     writeln!(out, "Tables:      generation {}, acknowledged {}", status.generation, status.acknowledged)?;
     writeln!(
         out,

@@ -15,7 +15,7 @@ mod scan;
 pub mod status;
 #[cfg(test)]
 mod tests;
-mod typed;
+pub(crate) mod typed;
 mod watch;
 
 use crate::object::ObjectChange;

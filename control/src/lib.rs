@@ -1,7 +1,7 @@
 //! The process that knows the cluster: it turns objects into lookup tables for the dataplane of its node.
 //!
-//! **The path of an update.** [`file`] reads Kubernetes objects and parses them at the edge ([`object`]); [`state`] keeps
-//! what should be, together with what [`watch`] hears from the kernel and [`attachment`] knows of pods; [`compile`] turns
+//! **The path of an update.** A [`source`], a directory ([`file`]) or the API server ([`kube`]), brings Kubernetes objects,
+//! parsed at the edge ([`object`]); [`state`] keeps what should be, together with what [`watch`] hears from the kernel and [`attachment`] knows of pods; [`compile`] turns
 //! what changed into rows and touched scopes, writing them into the idle copy of the shared tables; [`supervise`], the
 //! loop, flips the copies as soon as every worker acknowledged the last flip, and what arrived meanwhile is the next batch.
 //!
@@ -31,6 +31,7 @@ pub mod health;
 pub mod http;
 pub mod identity;
 pub mod ipam;
+pub mod kube;
 pub mod link;
 pub mod lint;
 pub mod listing;
@@ -46,6 +47,7 @@ pub mod rendezvous;
 pub mod reserve;
 pub mod serve;
 pub mod slices;
+pub mod source;
 pub mod state;
 pub mod supervise;
 pub mod sys;

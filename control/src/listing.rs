@@ -13,6 +13,9 @@ pub struct StatusView {
     pub dataplane: String,
     /// Published last.
     pub generation: u64,
+    /// Where objects come from.
+    #[serde(default)]
+    pub source: SourceView,
     /// The newest generation that every worker judges by.
     pub acknowledged: u64,
     pub polling: Option<String>,
@@ -23,6 +26,16 @@ pub struct StatusView {
     pub pods: usize,
     pub pod_ranges: Vec<String>,
     pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceView {
+    /// A directory, or the API server's address.
+    pub name: String,
+    /// `reading` (the first read is not complete), `connected` or `failing`.
+    pub state: String,
+    /// For so long.
+    pub since_s: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -23,7 +23,6 @@ use crate::args::Args;
 use crate::attachment::Store;
 use crate::claim::Claim;
 use crate::compile::{Compiler, HealthPort, Single};
-use crate::file::Directory;
 use crate::health::HealthPorts;
 use crate::netlink::Netlink;
 use crate::node::Node;
@@ -31,9 +30,10 @@ use crate::object::Named;
 use crate::offload::{self, Offload};
 use crate::reserve::{self, Reservation};
 use crate::serve::ReplyTo;
+use crate::source::{self, Source};
 use crate::state::State;
 use crate::uplink::Uplink;
-use crate::{file, log, watch};
+use crate::{log, watch};
 use anyhow::{Context, Result};
 use attach::{Attaching, Waiter};
 use futures_util::StreamExt;
@@ -105,11 +105,12 @@ pub struct Supervisor {
     problems: BTreeMap<String, String>,
     object_problems: Vec<String>,
     file_problems: Vec<String>,
+    following: cluster::Following,
 }
 
 /// What the loop was woken by.
 enum Event {
-    Objects(file::Update),
+    Objects(source::Update),
     Request(Request, ReplyTo),
     Kernel(watch::KernelChange),
     Dataplane(Incoming),
@@ -178,6 +179,7 @@ impl Supervisor {
             problems: BTreeMap::new(),
             object_problems: Vec::new(),
             file_problems: Vec::new(),
+            following: cluster::Following::default(),
             args,
         })
     }
@@ -189,7 +191,8 @@ impl Supervisor {
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
         let mut kernel = watch::changes().context("cannot follow the kernel over netlink")?;
-        let mut directory = Directory::open(&self.args.objects)?;
+        let mut source = Source::open(&self.args).await?;
+        self.following.name = source.name().to_owned();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         tokio::pin!(stop);
@@ -201,7 +204,7 @@ impl Supervisor {
             let event = tokio::select! {
                 () = &mut stop => Event::Stop,
                 incoming = session::incoming(&mut self.dataplane) => Event::Dataplane(incoming),
-                update = directory.next() => Event::Objects(update),
+                update = source.next() => Event::Objects(update),
                 Some((request, reply)) = requests.recv() => Event::Request(request, reply),
                 change = kernel.next() => Event::Kernel(change.unwrap_or(watch::KernelChange::Lost)),
                 outcome = self.attaching.next() => Event::Attached(outcome),

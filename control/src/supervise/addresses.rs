@@ -105,7 +105,7 @@ impl Supervisor {
         let statuses = self.state.statuses_to_write();
         let due = self.due(&statuses);
         if !due.is_empty() {
-            let objects = self.args.objects.clone();
+            let Some(objects) = self.args.objects.clone() else { return };
             let write = move || status::write(&objects, &due).map_err(|error| error.to_string());
             self.addresses.writing = Some(tokio::task::spawn_blocking(write));
         }

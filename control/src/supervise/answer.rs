@@ -56,10 +56,12 @@ impl Supervisor {
 
     fn ready(&self) -> Result<(), Failure> {
         self.need_dataplane()?;
-        if self.state.is_complete() && self.publisher.generation() > 0 {
-            Ok(())
-        } else {
-            Err(Failure::new(code::FAILED, "the tables are not published yet"))
+        if !self.state.is_complete() || self.publisher.generation() == 0 {
+            return Err(Failure::new(code::FAILED, "the tables are not published yet"));
+        }
+        match self.problems.get("source") {
+            Some(sentence) => Err(Failure::new(code::FAILED, sentence)),
+            None => Ok(()),
         }
     }
 

@@ -4,11 +4,12 @@
 use super::Supervisor;
 use crate::claim::ClaimConfig;
 use crate::encapsulation;
-use crate::file::Update;
 use crate::ipam::{GATEWAY_MAC, HOST_MAC, PodRange};
+use crate::listing::SourceView;
 use crate::log;
 use crate::object::{Kind, Object, ObjectChange};
-use crate::state::{Local, Uplink};
+use crate::source::{Reach, Update};
+use crate::state::{Local, State, Uplink};
 use std::collections::BTreeSet;
 use tables::message::InterfaceKind;
 use tables::node::family;
@@ -17,27 +18,59 @@ use tables::{Addr, Prefix};
 /// RFC 8200, section 5.
 const IPV6_MTU_MIN: u32 = 1280;
 
+/// Where objects come from, and whether they do.
+#[derive(Default)]
+pub struct Following {
+    pub name: String,
+    pub reach: Option<Reach>,
+}
+
 impl Supervisor {
     pub(super) async fn take_objects(&mut self, update: Update) {
-        self.take_file_problems(update.problems.iter().map(ToString::to_string).collect());
-        let nodes = update.changes.iter().any(concerns_nodes);
+        self.take_file_problems(update.problems);
+        self.take_reach(update.reach);
+        let nodes = update.changes.iter().any(|change| concerns_nodes(change, &self.state));
         for change in update.changes {
             self.state.apply(change);
         }
         update.statuses.into_iter().for_each(|status| self.state.set_status(status));
+        // Half of the nodes must not take from the other half what an earlier process gave them.
+        if !update.is_complete {
+            return;
+        }
         self.assign_addresses();
-        // The first batch is the first complete read.
         let first = !self.state.is_complete();
         if nodes || first {
             self.configure_node().await;
-        }
-        if nodes {
             self.refresh_wanted();
         }
         if first {
             self.state.set_complete();
-            log(format_args!("read all objects of {}", self.args.objects.display()));
+            log(format_args!("read all objects of {}", self.following.name));
         }
+    }
+
+    fn take_reach(&mut self, reach: Reach) {
+        let sentence = match &reach {
+            Reach::Failing { why, .. } => {
+                let name = &self.following.name;
+                Err(format!("objects are not followed: {name}: {why}; what was read last stays in force"))
+            }
+            _ => Ok(()),
+        };
+        self.note("source", sentence);
+        self.following.reach = Some(reach);
+    }
+
+    pub(super) fn source_view(&self) -> SourceView {
+        let (state, since) = match &self.following.reach {
+            None => ("reading", None),
+            Some(Reach::Reading { since }) => ("reading", Some(since)),
+            Some(Reach::Connected { since }) => ("connected", Some(since)),
+            Some(Reach::Failing { since, .. }) => ("failing", Some(since)),
+        };
+        let since_s = since.map_or(0, |since| since.elapsed().as_secs());
+        SourceView { name: self.following.name.clone(), state: state.to_owned(), since_s }
     }
 
     fn take_file_problems(&mut self, now: Vec<String>) {
@@ -175,9 +208,11 @@ fn by_family(ranges: &[PodRange], which: fn(&PodRange) -> Addr) -> [Addr; 2] {
     addrs
 }
 
-fn concerns_nodes(change: &ObjectChange) -> bool {
+/// A node that only says again what is known concerns nobody: its kubelet does so every few minutes.
+fn concerns_nodes(change: &ObjectChange, state: &State) -> bool {
     match change {
-        ObjectChange::Put(object) => matches!(object, Object::Node(_)),
+        ObjectChange::Put(Object::Node(node)) => state.node(&node.name) != Some(node),
+        ObjectChange::Put(_) => false,
         ObjectChange::Delete(key) => key.kind == Kind::Node,
     }
 }

@@ -70,6 +70,7 @@ impl Supervisor {
             node: self.args.node.clone(),
             dataplane: if dataplane.is_some() { "connected" } else { "gone" }.to_owned(),
             generation: self.publisher.generation(),
+            source: self.source_view(),
             acknowledged: dataplane.map_or(0, |dataplane| acknowledged(&self.publisher, &dataplane.status)),
             polling: dataplane.map(|dataplane| dataplane.polling.clone()),
             uplink: self.uplink_view(),

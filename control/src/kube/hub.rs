@@ -1,0 +1,181 @@
+//! What the followers of all kinds say, put together: changes in batches, everything that is wrong, whether every kind was
+//! read once, and how the server answers.
+
+use super::connect::Server;
+use super::follow::Follower;
+use super::timing::Timing;
+use crate::object::{KINDS, Kind, ObjectChange, ObjectKey};
+use crate::source::{Reach, Update};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+use tokio::sync::mpsc::{self, Sender};
+
+/// What waits between the followers and here.
+const SAID_WAITING_MAX: usize = 64;
+/// Changes of one update: a long list must not keep control from everything else.
+const CHANGES_MAX: usize = 2_000;
+
+/// One follower's word.
+#[derive(Debug)]
+pub struct Said {
+    pub kind: Kind,
+    pub heard: Heard,
+}
+
+#[derive(Debug)]
+pub enum Heard {
+    /// Objects that changed, and what is wrong with which object now.
+    Objects {
+        changes: Vec<ObjectChange>,
+        problems: Vec<(ObjectKey, Option<String>)>,
+    },
+    /// Everything of the kind was read.
+    Listed,
+    /// The server tells of changes from here on.
+    Watching,
+    Failed(String),
+}
+
+/// Follows all kinds until nobody takes updates any more.
+pub async fn run(server: Server, timing: Timing, updates: Sender<Update>) {
+    let client = match server.client(&timing) {
+        Ok(client) => client,
+        Err(error) => {
+            let mut hub = Hub::new();
+            hub.fail(KINDS[0], error.to_string());
+            let _ = updates.send(hub.update()).await;
+            return updates.closed().await;
+        }
+    };
+    let (sender, mut said) = mpsc::channel(SAID_WAITING_MAX);
+    for kind in KINDS {
+        tokio::spawn(Follower::new(kind, client.clone(), timing, sender.clone()).run());
+    }
+    let mut hub = Hub::new();
+    loop {
+        let first = tokio::select! {
+            () = updates.closed() => return,
+            Some(first) = said.recv() => first,
+        };
+        hub.take(first);
+        while hub.changes.len() < CHANGES_MAX
+            && let Ok(more) = said.try_recv()
+        {
+            hub.take(more);
+        }
+        if hub.has_news && updates.send(hub.update()).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Hub {
+    changes: Vec<ObjectChange>,
+    problems: BTreeMap<ObjectKey, String>,
+    unlisted: BTreeSet<Kind>,
+    failing: BTreeMap<Kind, (Instant, String)>,
+    reach: Reach,
+    has_news: bool,
+}
+
+impl Hub {
+    fn new() -> Hub {
+        Hub {
+            changes: Vec::new(),
+            problems: BTreeMap::new(),
+            unlisted: KINDS.into_iter().collect(),
+            failing: BTreeMap::new(),
+            reach: Reach::Reading { since: Instant::now() },
+            has_news: false,
+        }
+    }
+
+    fn take(&mut self, Said { kind, heard }: Said) {
+        match heard {
+            Heard::Objects { changes, problems } => {
+                self.has_news |= !changes.is_empty() || !problems.is_empty();
+                self.changes.extend(changes);
+                for (key, problem) in problems {
+                    match problem {
+                        Some(sentence) => drop(self.problems.insert(key, sentence)),
+                        None => drop(self.problems.remove(&key)),
+                    }
+                }
+            }
+            Heard::Listed => {
+                self.has_news |= self.unlisted.remove(&kind);
+                self.answers(kind);
+            }
+            Heard::Watching => self.answers(kind),
+            Heard::Failed(why) => self.fail(kind, why),
+        }
+    }
+
+    fn answers(&mut self, kind: Kind) {
+        self.failing.remove(&kind);
+        self.follow_reach();
+    }
+
+    fn fail(&mut self, kind: Kind, why: String) {
+        let why = format!("{}: {why}", kind.name());
+        let since = self.failing.get(&kind).map_or_else(Instant::now, |(since, _)| *since);
+        self.failing.insert(kind, (since, why));
+        self.follow_reach();
+    }
+
+    /// One kind that fails is enough; the first that did says why.
+    fn follow_reach(&mut self) {
+        let now = match (self.failing.values().min_by_key(|(since, _)| *since), &self.reach) {
+            (Some((since, why)), _) => Reach::Failing { since: *since, why: why.clone() },
+            (None, Reach::Connected { since }) => Reach::Connected { since: *since },
+            (None, Reach::Reading { since }) if !self.unlisted.is_empty() => Reach::Reading { since: *since },
+            (None, _) if !self.unlisted.is_empty() => Reach::Reading { since: Instant::now() },
+            (None, _) => Reach::Connected { since: Instant::now() },
+        };
+        self.has_news |= now != self.reach;
+        self.reach = now;
+    }
+
+    fn update(&mut self) -> Update {
+        self.has_news = false;
+        Update {
+            changes: std::mem::take(&mut self.changes),
+            statuses: Vec::new(),
+            problems: self.problems.values().cloned().collect(),
+            is_complete: self.unlisted.is_empty(),
+            reach: self.reach.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(kind: Kind, heard: Heard) -> Said {
+        Said { kind, heard }
+    }
+
+    #[test]
+    fn complete_is_every_kind_and_one_that_fails_says_since_when() {
+        let mut hub = Hub::new();
+        for kind in KINDS {
+            assert!(!hub.update().is_complete, "{kind:?}");
+            hub.take(said(kind, Heard::Listed));
+        }
+        let update = hub.update();
+        assert!(update.is_complete && matches!(update.reach, Reach::Connected { .. }), "{:?}", update.reach);
+        hub.take(said(Kind::Pod, Heard::Failed("gone".into())));
+        let Reach::Failing { since, why } = hub.update().reach else { panic!() };
+        assert_eq!(why, "Pod: gone");
+        hub.take(said(Kind::Node, Heard::Failed("too".into())));
+        hub.take(said(Kind::Pod, Heard::Failed("still gone".into())));
+        assert_eq!(hub.update().reach, Reach::Failing { since, why: "Pod: still gone".into() });
+        hub.take(said(Kind::Pod, Heard::Watching));
+        assert!(matches!(hub.update().reach, Reach::Failing { why, .. } if why == "Node: too"));
+        hub.take(said(Kind::Node, Heard::Watching));
+        assert!(matches!(hub.update().reach, Reach::Connected { .. }));
+        hub.take(said(Kind::Node, Heard::Watching));
+        assert!(!hub.has_news);
+    }
+}
