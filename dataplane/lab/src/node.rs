@@ -270,17 +270,18 @@ fn dataplane_command(spec: &NodeSpec, netns: &Netns, run_dir: &Path, binaries: &
 }
 
 fn control_command(spec: &NodeSpec, netns: &Netns, directory: &Path, objects: &Path, binaries: &Binaries) -> Cmd {
-    Cmd::new(binaries.path("fairway-control"))
+    let command = Cmd::new(binaries.path("fairway-control"))
         .netns(netns)
         .args(["--node", &spec.name, "--uplink", &spec.uplink])
         .args(spec.service_ranges.iter().flat_map(|range| ["--service-cidr", range]))
         .args(spec.cluster_ranges.iter().flat_map(|range| ["--cluster-cidr", range]))
-        .arg("--objects")
-        .arg(objects.display())
         .arg("--run-dir")
         .arg(directory.join("run").display())
         .arg("--state-dir")
-        .arg(directory.join("state").display())
+        .arg(directory.join("state").display());
+    // A node that is told of an API server reads no directory.
+    let has_server = spec.control_args.iter().any(|arg| arg == "--kubeconfig");
+    if has_server { command } else { command.arg("--objects").arg(objects.display()) }
 }
 
 #[cfg(test)]
