@@ -7,6 +7,7 @@
 //! egress translation ([`outside`]).
 //! Towards a local end: the end itself, where the packet may come from, ingress policy, the way back.
 
+pub mod again;
 pub mod direct;
 pub mod egress;
 pub mod outside;
@@ -335,19 +336,33 @@ fn allow(
         return Ok(Decision { identity, ..decision });
     }
     let decision = Decision { identity, policy_set: Some(local.policy_set), ..decision };
-    if tuple.remote == tuple.local {
-        return Ok(decision);
-    }
-    let port = if direction == Direction::Egress { decision.remote_port } else { tuple.local_port };
-    let judged = policy::judge(&context.view, local.policy_set, direction, identity, tuple.protocol, port);
-    // By a service it may come back to who asked.
-    let judged = if decision.remote == tuple.local { judged.of_itself() } else { judged };
+    let remote = (decision.remote, decision.remote_port, identity);
+    let Some(judged) = judge_pod(context, local.policy_set, direction, tuple, remote) else { return Ok(decision) };
     let decision = decision.judged(judged, direction);
     match (judged.allowed, direction) {
         (true, _) => Ok(decision),
         (false, Direction::Egress) => Err(decision.drop(DropReason::PolicyEgress)),
         (false, Direction::Ingress) => Err(decision.drop(DropReason::PolicyIngress)),
     }
+}
+
+/// What a pod's policies say of a flow with this remote end: address and port after service translation, and identity.
+/// None: it speaks to its own address, which they say nothing of.
+#[inline(always)]
+fn judge_pod(
+    context: &Context,
+    policy_set: u32,
+    direction: Direction,
+    tuple: &Tuple,
+    (remote, remote_port, identity): (Addr, u16, u32),
+) -> Option<policy::Judged> {
+    if tuple.remote == tuple.local {
+        return None;
+    }
+    let port = if direction == Direction::Egress { remote_port } else { tuple.local_port };
+    let judged = policy::judge(&context.view, policy_set, direction, identity, tuple.protocol, port);
+    // By a service it may come back to who asked.
+    Some(if remote == tuple.local { judged.of_itself() } else { judged })
 }
 
 /// Never routed: RFC 3927, RFC 4291 2.5.6, multicast and broadcast.

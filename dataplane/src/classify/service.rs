@@ -10,8 +10,8 @@ use tables::layout::Table;
 use tables::limits::SOURCES_PER_SERVICE_MAX;
 use tables::node::family;
 use tables::service::{
-    Algorithm, BackendRecord, FLAG_DROP_INSIDE, FLAG_DROP_OUTSIDE, FLAG_PODS_OUTSIDE, Rows, ServiceKey, ServiceRecord,
-    SourceRecord,
+    Algorithm, BackendRecord, FLAG_DROP_INSIDE, FLAG_DROP_OUTSIDE, FLAG_MASQUERADE_ALL, FLAG_PODS_OUTSIDE, Rows,
+    ServiceKey, ServiceRecord, SourceRecord,
 };
 use tables::{Addr, Prefix, Protocol, View};
 
@@ -157,6 +157,16 @@ pub fn is_connection(protocol: Protocol) -> bool {
 fn may_keep(view: &View, protocol: Protocol, record: &ServiceRecord, backends: Rows, kept: (Addr, u16)) -> bool {
     let others = [record.inside, record.outside, record.leaving];
     serves(view, backends, kept) || is_connection(protocol) && others.into_iter().any(|rows| serves(view, rows, kept))
+}
+
+/// Whether a pod that opened a flow to service `id`, and speaks there as itself to a backend that is another, goes on so.
+/// False: that is to be judged as a whole.
+pub fn is_kept(context: &Context, tuple: &Tuple, id: u32, kept: (Addr, u16)) -> bool {
+    let key = ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol);
+    let Some(record) = context.view.find::<_, ServiceRecord>(Table::Service, &key) else { return false };
+    let is_plain = record.flags & FLAG_MASQUERADE_ALL == 0 && record.sources.count == 0;
+    let (backends, _) = served(Client::Pod, &record);
+    record.id == id && is_plain && may_keep(&context.view, tuple.protocol, &record, backends, kept)
 }
 
 /// A service's address with a port that it does not define is refused; other protocols to it go unanswered.

@@ -2,7 +2,7 @@
 //! and out, past policy. Errors about unknown flows are dropped by name.
 
 use super::forward::{Item, Path};
-use super::open::Renewed;
+use super::renew::Renewed;
 use super::uplink::next_hop;
 use crate::classify::{self, Context, Origin};
 use crate::flow::{FlowId, Way};
@@ -28,8 +28,9 @@ impl Path {
         }
         // A flow that was cut meanwhile has no errors either.
         let found = self.flow_of(item, &quoted);
-        let Some(id) = found.filter(|&id| self.is_current(id) || self.revalidate(context, id) == Renewed::Current)
-        else {
+        let goes_on = |path: &mut Path, id| path.is_current(id) || path.goes_on(context, id);
+        let is_there = |path: &mut Path, id| goes_on(path, id) || path.revalidate(context, id) == Renewed::Current;
+        let Some(id) = found.filter(|&id| is_there(self, id)) else {
             return self.drop_from(place, DropReason::IcmpUnrelated);
         };
         if item.way == Way::Out && self.flows.record(id).out.kind() == HopKind::Direct {

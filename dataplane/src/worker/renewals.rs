@@ -2,6 +2,7 @@
 //! nothing but their clients' ports get the same answer, so that a change which touches all flows costs a classification
 //! for each pair of a pod and a backend, and not for each flow. A cache: it says what `classify` would say again.
 
+use crate::classify::again::Passed;
 use tables::flow::{FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind};
 use tables::hash;
 use tables::scope::Scopes;
@@ -53,16 +54,19 @@ struct Kept {
 #[derive(Default)]
 pub struct Renewals {
     kept: Vec<Option<Kept>>,
+    /// Those of policies alone.
+    pub passed: Passed,
 }
 
 impl Renewals {
     pub fn new() -> Renewals {
-        Renewals { kept: vec![None; PLACES] }
+        Renewals { kept: vec![None; PLACES], passed: Passed::default() }
     }
 
     /// Forgets everything: the tables' generations begin anew.
     pub fn clear(&mut self) {
         self.kept.fill(None);
+        self.passed.clear();
     }
 
     /// Renews a record as one like it was renewed before. The scopes' sum is still to be taken. False: classify it.

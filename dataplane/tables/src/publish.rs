@@ -397,10 +397,9 @@ impl Reader {
             return scopes.bump_all();
         }
         let words = self.region.words();
-        for generation in (0..missed).map(|ago| live.wrapping_sub(ago)) {
-            for i in 0..SCOPE_BITMAP_WORDS {
-                scopes.bump(i, AtomicU64::load(&words[journal_at(generation) + i], Ordering::Relaxed));
-            }
+        for generation in (0..missed).rev().map(|ago| live.wrapping_sub(ago)) {
+            let touched = &words[journal_at(generation)..][..SCOPE_BITMAP_WORDS];
+            scopes.bump(touched.iter().map(|word| AtomicU64::load(word, Ordering::Relaxed)));
         }
     }
 

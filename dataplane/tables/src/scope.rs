@@ -83,14 +83,48 @@ pub struct Scopes {
     sum: u32,
 }
 
-/// A worker's private counters: 8 KiB, one cache line touched per slot.
+/// A worker's private counters: 8 KiB, one cache line touched per slot. Beside them, for flows that are stale alone, when
+/// each slot was last bumped.
 pub struct ScopeCounters {
     slots: Box<[u32; SCOPE_SLOTS]>,
+    /// Publishes that were seen. It never wraps.
+    seen: u64,
+    /// By slot, the last of them that bumped it.
+    bumped: Box<[u64; SCOPE_SLOTS]>,
 }
 
 impl Default for ScopeCounters {
     fn default() -> ScopeCounters {
-        ScopeCounters { slots: vec![0; SCOPE_SLOTS].into_boxed_slice().try_into().expect("of that length") }
+        ScopeCounters { slots: zeroes(), seen: 0, bumped: zeroes() }
+    }
+}
+
+fn zeroes<T: Pod>() -> Box<[T; SCOPE_SLOTS]> {
+    vec![T::zeroed(); SCOPE_SLOTS].into_boxed_slice().try_into().ok().expect("of that length")
+}
+
+impl Scopes {
+    /// Whether the `place`th scope that it named has this slot.
+    #[inline(always)]
+    pub fn is_on(&self, place: usize, slot: u16) -> bool {
+        self.slots[place] == slot
+    }
+
+    /// Whether these two places have the same slot, as one that is not used has.
+    #[inline(always)]
+    pub fn is_repeated(&self, place: usize, other: usize) -> bool {
+        self.slots[place] == self.slots[other]
+    }
+}
+
+/// Which of a flow's four scopes moved: bit `i` for the `i`th that it named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved(u8);
+
+impl Moved {
+    /// Whether none did but those at these places.
+    pub fn is_within(self, places: &[usize]) -> bool {
+        self.0 & !places.iter().fold(0, |all, place| all | 1 << place) == 0
     }
 }
 
@@ -102,19 +136,21 @@ impl ScopeCounters {
         counters
     }
 
-    /// Bumps the slots set in word `index` of a touched bitmap.
-    pub(crate) fn bump(&mut self, index: usize, mut bits: u64) {
-        while bits != 0 {
-            let slot = index * 64 + bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            self.slots[slot % SCOPE_SLOTS] = self.slots[slot % SCOPE_SLOTS].wrapping_add(1);
+    /// Bumps the slots that one publish touched, given as the words of its bitmap.
+    pub(crate) fn bump(&mut self, touched: impl Iterator<Item = u64>) {
+        self.seen += 1;
+        for (i, mut bits) in touched.enumerate() {
+            while bits != 0 {
+                let slot = (i * 64 + bits.trailing_zeros() as usize) % SCOPE_SLOTS;
+                bits &= bits - 1;
+                self.slots[slot] = self.slots[slot].wrapping_add(1);
+                self.bumped[slot] = self.seen;
+            }
         }
     }
 
     pub fn bump_all(&mut self) {
-        for slot in self.slots.iter_mut() {
-            *slot = slot.wrapping_add(1);
-        }
+        self.bump(std::iter::repeat_n(u64::MAX, SCOPE_SLOTS / 64));
     }
 
     /// Starts a flow's dependence on up to four scopes, as of now. An unused place repeats another slot.
@@ -144,6 +180,16 @@ impl ScopeCounters {
         self.sum(&scopes.slots) == scopes.sum
     }
 
+    /// What made a flow stale, if that was one publish alone; None if it was more, or nobody knows.
+    pub fn moved(&self, scopes: &Scopes) -> Option<Moved> {
+        let bumped = scopes.slots.map(|slot| self.bumped[slot as usize % SCOPE_SLOTS]);
+        let last = bumped.into_iter().fold(0, u64::max);
+        let places = (0..4).fold(0u8, |places, i| places | ((bumped[i] == last) as u8) << i);
+        // It bumped each of these once. If that is all, the flow was current before.
+        let before = self.sum(&scopes.slots).wrapping_sub(places.count_ones());
+        (before == scopes.sum).then_some(Moved(places))
+    }
+
     #[inline(always)]
     fn sum(&self, slots: &[u16; 4]) -> u32 {
         slots.iter().fold(0, |sum: u32, &slot| sum.wrapping_add(self.slots[slot as usize % SCOPE_SLOTS]))
@@ -154,6 +200,47 @@ impl ScopeCounters {
 mod tests {
     use super::*;
 
+    fn publish(counters: &mut ScopeCounters, scopes: &[Scope]) {
+        let mut touched = Touched::default();
+        scopes.iter().for_each(|scope| touched.touch(*scope));
+        counters.bump(touched.words().iter().copied());
+    }
+
+    #[test]
+    fn what_moved_is_known_after_one_publish_and_not_after_two() {
+        let [service, set, identity, route] =
+            [Scope::Service(1), Scope::PolicySet(2), Scope::Identity(3), Scope::Route(4)];
+        let mut counters = ScopeCounters::starting_at(7);
+        publish(&mut counters, &[set]);
+        let mut scopes = counters.depend([service, set, identity, route].map(Some));
+        publish(&mut counters, &[Scope::Service(99)]);
+        publish(&mut counters, &[set]);
+        let moved = counters.moved(&scopes).expect("one publish");
+        assert!(moved.is_within(&[1]) && moved.is_within(&[1, 2]) && !moved.is_within(&[0, 2, 3]));
+        publish(&mut counters, &[route]);
+        assert_eq!(counters.moved(&scopes), None, "two, of which the last did not do it alone");
+        counters.depend_again(&mut scopes);
+        publish(&mut counters, &[set]);
+        publish(&mut counters, &[set]);
+        assert_eq!(counters.moved(&scopes), None, "one twice");
+        counters.depend_again(&mut scopes);
+        publish(&mut counters, &[identity, service]);
+        let moved = counters.moved(&scopes).expect("one publish");
+        assert!(moved.is_within(&[0, 2]) && !moved.is_within(&[0]) && !moved.is_within(&[2]));
+        counters.depend_again(&mut scopes);
+        counters.bump_all();
+        assert!(!counters.moved(&scopes).expect("one publish").is_within(&[0, 1, 2]));
+    }
+
+    #[test]
+    fn what_moved_of_a_flow_from_before_these_counters_is_not_known() {
+        let scopes = ScopeCounters::starting_at(3).depend([Some(Scope::PolicySet(2)); 4]);
+        let mut counters = ScopeCounters::starting_at(0x1000);
+        assert_eq!(counters.moved(&scopes), None);
+        publish(&mut counters, &[Scope::PolicySet(2)]);
+        assert_eq!(counters.moved(&scopes), None);
+    }
+
     #[test]
     fn a_flow_goes_stale_by_each_of_its_scopes_and_by_no_other() {
         let mine = [Scope::Service(1), Scope::PolicySet(2), Scope::Identity(3), Scope::Route(4)];
@@ -162,11 +249,7 @@ mod tests {
         for (scope, stale) in mine.into_iter().map(|s| (s, true)).chain([(other, false)]) {
             let mut counters = ScopeCounters::default();
             let scopes = counters.depend(mine.map(Some));
-            let mut touched = Touched::default();
-            touched.touch(scope);
-            for (i, &w) in touched.words().iter().enumerate() {
-                counters.bump(i, w);
-            }
+            publish(&mut counters, &[scope]);
             assert_eq!(!counters.is_current(&scopes), stale, "{scope:?}");
         }
     }

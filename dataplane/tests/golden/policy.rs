@@ -5,9 +5,13 @@ use crate::support::packets::{echo, tcp};
 use crate::support::rows::{DENYING, identity};
 use crate::support::*;
 use packets::{ACK, SYN};
-use tables::Protocol;
 use tables::counters::{DropReason, WorkerCounter};
+use tables::endpoint::EndpointRecord;
+use tables::layout::Table;
+use tables::lpm::Lpm;
 use tables::policy::Direction::{Egress, Ingress};
+use tables::scope::Scope;
+use tables::{Prefix, Protocol};
 
 fn rule(identity: u32, protocol: Protocol, port: u16) -> Rule {
     Rule { identity, protocol, port, policy: 41 }
@@ -177,4 +181,121 @@ fn what_a_service_leads_back_to_who_asked_is_judged_by_cluster_wide_policies_alo
         assert_eq!(node.pass(POD_A, &asked(from)), Outcome::dropped(reason));
         node.publish(|rows| rows.forbid(2, direction, itself));
     }
+}
+
+/// Two pods, in a set each, that may speak with both remote pods.
+fn two_pods_that_may_speak() -> Node {
+    let mut node = node();
+    node.publish(|rows| {
+        for set in [1, 2] {
+            let to = |octet, port| Rule { identity: identity(2, octet), protocol: Protocol::UDP, port, policy: 41 };
+            rows.policy(set, Egress, &[to(4, 53), to(5, 53)]);
+            rows.policy(set, Ingress, &[to(4, 53)]);
+        }
+        rows.pod(4, 0, 1);
+        rows.pod(5, 0, 2);
+    });
+    node
+}
+
+#[test]
+fn what_a_flow_is_still_allowed_is_not_what_another_pod_or_another_end_is() {
+    let [of_a, of_b, to_two] =
+        [((A, 1000), (REMOTE, 53)), ((B, 1000), (REMOTE, 53)), ((A, 1000), (REMOTE_TWO, 53))].map(|(a, b)| udp(a, b));
+    let denied = Outcome::dropped(DropReason::PolicyEgress);
+    for (set, octet, from, cut) in [(2, 4, POD_B, &of_b), (1, 5, POD_A, &to_two)] {
+        let mut node = two_pods_that_may_speak();
+        for (pod, packet) in [(POD_A, &of_a), (POD_B, &of_b), (POD_A, &to_two)] {
+            assert!(node.pass(pod, packet).dropped.is_empty());
+        }
+        // Touched and still allowed; then forbidden to one of them, and the other comes first.
+        node.publish(|rows| [1, 2].into_iter().for_each(|set| rows.batch.touch(Scope::PolicySet(set))));
+        assert!([(POD_A, &of_a), (from, cut)].iter().all(|(pod, packet)| node.pass(*pod, packet).dropped.is_empty()));
+        node.publish(|rows| {
+            rows.forbid(set, Egress, identity(2, octet));
+            rows.batch.touch(Scope::PolicySet(1));
+        });
+        assert_eq!(node.pass(POD_A, &of_a), node.tunnelled(of_a.clone().hop()));
+        assert_eq!(node.pass(from, cut), denied);
+        assert_eq!(node.pass(POD_A, &of_a), node.tunnelled(of_a.clone().hop()));
+    }
+}
+
+#[test]
+fn what_a_flow_is_still_allowed_is_not_what_another_port_or_direction_is() {
+    let mut node = node();
+    let remote = identity(2, 4);
+    node.publish(|rows| {
+        rows.tiered(1, Egress, remote, (Protocol::UDP, 9), DENYING);
+        rows.tiered(1, Ingress, remote, (Protocol::UDP, 9), DENYING);
+        rows.pod(4, 0, 1);
+    });
+    let [to, to_other, from] =
+        [((A, 1000), (REMOTE, 53)), ((A, 1000), (REMOTE, 54)), ((REMOTE, 1000), (A, 53))].map(|(a, b)| udp(a, b));
+    for packet in [&to, &to_other] {
+        assert!(node.pass(POD_A, packet).dropped.is_empty());
+    }
+    assert!(node.pass_tunnel(&from).dropped.is_empty());
+    node.publish(|rows| {
+        rows.tiered(1, Egress, remote, (Protocol::UDP, 54), DENYING);
+        rows.tiered(1, Ingress, remote, (Protocol::UDP, 53), DENYING);
+    });
+    assert_eq!(node.pass(POD_A, &to), node.tunnelled(to.hop()));
+    assert_eq!(node.pass(POD_A, &to_other), Outcome::dropped(DropReason::PolicyEgress));
+    assert_eq!(node.pass_tunnel(&from), Outcome::dropped(DropReason::PolicyIngress));
+}
+
+#[test]
+fn a_flow_whose_policies_changed_with_something_else_follows_that_too() {
+    let dns = (SERVICE, 53, Protocol::UDP);
+    let (asked, away) = (udp((A, 1000), (SERVICE, 53)), udp((A, 1000), (CLIENT, 53)));
+    for apart in [false, true] {
+        let mut node = node();
+        node.publish(|rows| {
+            rows.policy(1, Egress, &[rule(0, Protocol(0), 0)]);
+            rows.pod(4, 0, 1);
+            rows.service(1, dns, &[(REMOTE, 53)]);
+        });
+        assert!([&asked, &away].iter().all(|packet| node.pass(POD_A, packet).dropped.is_empty()));
+        node.publish(|rows| {
+            rows.service(1, dns, &[(REMOTE_TWO, 53)]);
+            rows.no_default_route();
+            if !apart {
+                rows.batch.touch(Scope::PolicySet(1));
+            }
+        });
+        if apart {
+            node.publish(|rows| rows.batch.touch(Scope::PolicySet(1)));
+        }
+        assert_eq!(node.pass(POD_A, &asked), node.tunnelled(asked.clone().to(REMOTE_TWO, 53).hop()), "apart: {apart}");
+        assert_eq!(node.pass(POD_A, &away).dropped, [DropReason::NoRoute], "apart: {apart}");
+    }
+}
+
+#[test]
+fn a_pod_that_got_another_interface_hears_there_what_it_asked_before() {
+    let mut node = node();
+    let (asked, answer) = (udp((A, 1000), (REMOTE, 53)), udp((REMOTE, 53), (A, 1000)));
+    assert!(node.pass(POD_A, &asked).dropped.is_empty());
+    node.publish(|rows| {
+        let mut row: EndpointRecord = rows.batch.view().find(Table::Endpoint, &A).unwrap();
+        row.interface = POD_B;
+        rows.batch.insert(Table::Endpoint, &A, &row).unwrap();
+        rows.batch.touch(Scope::PolicySet(row.policy_set));
+    });
+    assert_eq!(node.pass_tunnel(&answer), node.delivered(POD_B, answer.hop()));
+}
+
+#[test]
+fn a_change_of_policies_alone_costs_a_flow_no_whole_judgement() {
+    let mut node = node();
+    let packet = udp((A, 1000), (REMOTE, 53));
+    assert!(node.pass(POD_A, &packet).dropped.is_empty());
+    // A whole judgement would follow the route, of which nothing is said here.
+    node.publish(|rows| {
+        assert!(rows.batch.remove_prefix(Lpm::Route, &Prefix::new(REMOTE, 24).unwrap()).unwrap());
+        rows.batch.touch(Scope::PolicySet(0));
+    });
+    assert_eq!(node.pass(POD_A, &packet), node.tunnelled(packet.hop()));
+    assert_eq!(node.count(WorkerCounter::FlowsRevalidated), 1);
 }

@@ -2,11 +2,14 @@
 
 use crate::node;
 use crate::support::packets::{echo, quoted, tcp};
+use crate::support::rows::Served;
 use crate::support::*;
 use packets::{ACK, FIN, RST, SYN};
 use std::collections::BTreeMap;
-use tables::Protocol;
 use tables::counters::{DropReason, WorkerCounter};
+use tables::lpm::Lpm;
+use tables::service::{FLAG_MASQUERADE_ALL, FLAG_PODS_OUTSIDE};
+use tables::{Prefix, Protocol};
 
 const HTTP: (Addr, u16, Protocol) = (SERVICE, 80, Protocol::TCP);
 const DNS: (Addr, u16, Protocol) = (SERVICE, 53, Protocol::UDP);
@@ -146,4 +149,56 @@ fn two_flows_of_one_pod_to_one_backend_by_two_services_are_not_confused() {
         let back = answer.clone().from(service, 80).to(A, 1000).hop();
         assert_eq!(node.pass_tunnel(&answer), node.delivered(POD_A, back));
     }
+}
+
+#[test]
+fn a_flow_follows_all_that_its_service_says_of_who_asks() {
+    let (key, asked) = ((SERVICE, 53, Protocol::UDP), udp((A, 1000), (SERVICE, 53)));
+    let (inside, outside) = (&[(REMOTE, 53)][..], &[(REMOTE_TWO, 53)][..]);
+    let (range, plain) = (["10.9.0.0/16".parse().unwrap()], Served { inside, outside, ..Served::default() });
+    for (what, served) in [
+        ("masquerade", Served { inside, outside, flags: FLAG_MASQUERADE_ALL, ..Served::default() }),
+        ("backends", Served { inside, outside, flags: FLAG_PODS_OUTSIDE, ..Served::default() }),
+        ("sources", Served { inside, outside, sources: &range, ..Served::default() }),
+    ] {
+        let mut node = node();
+        node.publish(|rows| rows.serve(1, key, Served { ..plain }));
+        let before = node.tunnelled(asked.clone().to(REMOTE, 53).hop());
+        assert_eq!(node.pass(POD_A, &asked), before);
+        node.publish(|rows| rows.serve(1, key, Served { ..plain }));
+        assert_eq!(node.pass(POD_A, &asked), before, "{what}: nothing changed");
+        node.publish(|rows| rows.serve(1, key, served));
+        let outcome = node.pass(POD_A, &asked);
+        match what {
+            "masquerade" => assert_eq!(outcome.packet().src, SNAT),
+            "backends" => assert_eq!(outcome, node.tunnelled(asked.clone().to(REMOTE_TWO, 53).hop())),
+            _ => assert_eq!(outcome, Outcome::dropped(DropReason::SourceRange)),
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_its_service_stops_masquerading_begins_anew_as_itself() {
+    let (key, asked) = ((SERVICE, 53, Protocol::UDP), udp((A, 1000), (SERVICE, 53)));
+    let inside = &[(REMOTE, 53)][..];
+    let mut node = node();
+    node.publish(|rows| rows.serve(1, key, Served { inside, flags: FLAG_MASQUERADE_ALL, ..Served::default() }));
+    assert_eq!(node.pass(POD_A, &asked).packet().src, SNAT);
+    node.publish(|rows| rows.serve(1, key, Served { inside, ..Served::default() }));
+    assert_eq!(node.pass(POD_A, &asked), node.tunnelled(asked.to(REMOTE, 53).hop()));
+}
+
+#[test]
+fn a_change_of_a_service_alone_costs_its_flows_no_whole_judgement() {
+    let (key, asked) = ((SERVICE, 53, Protocol::UDP), udp((A, 1000), (SERVICE, 53)));
+    let mut node = node();
+    node.publish(|rows| rows.service(1, key, &[(REMOTE, 53)]));
+    assert!(node.pass(POD_A, &asked).dropped.is_empty());
+    // A whole judgement would follow the route, of which nothing is said here.
+    node.publish(|rows| {
+        rows.service(1, key, &[(REMOTE, 53), (REMOTE_TWO, 53)]);
+        assert!(rows.batch.remove_prefix(Lpm::Route, &Prefix::new(REMOTE, 24).unwrap()).unwrap());
+    });
+    assert_eq!(node.pass(POD_A, &asked), node.tunnelled(asked.to(REMOTE, 53).hop()));
+    assert_eq!(node.count(WorkerCounter::FlowsRevalidated), 1);
 }
