@@ -84,15 +84,25 @@ impl Passed {
         }
         let asked = asked(record, direction, identity);
         let generation = context.view.generation() + 1;
-        let at = hash::fold(asked ^ local.words()[1].rotate_left(32), 0x9e37_79b9_7f4a_7c15) as usize % PLACES;
-        let kept = &self.kept[at];
-        if kept.generation == generation && kept.local == local && kept.asked == asked {
-            return kept.pod.holds(record);
+        if let Some(pod) = self.find(generation, local, asked) {
+            return pod.holds(record);
         }
         let Some(pod) = judge(context, record, direction, identity) else { return false };
-        self.kept[at] = Kept { generation, local, asked, pod };
+        self.kept[at(local, asked)] = Kept { generation, local, asked, pod };
         pod.holds(record)
     }
+
+    #[inline(always)]
+    fn find(&self, generation: u64, local: Addr, asked: u64) -> Option<Standing> {
+        let kept = &self.kept[at(local, asked)];
+        (kept.generation == generation && kept.local == local && kept.asked == asked).then_some(kept.pod)
+    }
+}
+
+/// The place of an answer.
+#[inline(always)]
+fn at(local: Addr, asked: u64) -> usize {
+    hash::fold(asked ^ local.words()[1].rotate_left(32), 0x9e37_79b9_7f4a_7c15) as usize % PLACES
 }
 
 /// Whether it is a pod's flow that passed. Those of clients outside are judged as a whole.
@@ -154,4 +164,24 @@ fn judge(context: &Context, record: &FlowRecord, direction: Direction, identity:
     let slots = [Scope::PolicySet(pod.policy_set), Scope::Identity(identity)].map(Scope::slot);
     let passes = may_speak && judged.is_none_or(|judged| judged.allowed);
     passes.then_some(Standing { interface: pod.interface, slots })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_found_for_its_pod_its_question_and_its_generation_alone() {
+        let (mut passed, [pod, other]) = (Passed::default(), [4, 5].map(|i| Addr::v4([10, 1, 0, i])));
+        // Every place is taken, most of them many times.
+        for asked in 0..100_000 {
+            let standing = Standing { interface: asked as u32, slots: [0; 2] };
+            passed.kept[at(pod, asked)] = Kept { generation: 7, local: pod, asked, pod: standing };
+            assert_eq!(passed.find(7, pod, asked).map(|found| found.interface), Some(asked as u32));
+            assert!(passed.find(8, pod, asked).is_none());
+        }
+        assert!(passed.kept.iter().all(|kept| kept.generation == 7));
+        assert!((0..100_000).all(|asked| passed.find(7, other, asked).is_none()));
+        assert!((100_000..200_000).all(|asked| passed.find(7, pod, asked).is_none()));
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::node;
 use crate::support::packets::{echo, tcp};
-use crate::support::rows::{DENYING, identity};
+use crate::support::rows::{DENYING, ROUTE_PEER, identity};
 use crate::support::*;
 use packets::{ACK, SYN};
 use tables::counters::{DropReason, WorkerCounter};
@@ -10,6 +10,7 @@ use tables::endpoint::EndpointRecord;
 use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::policy::Direction::{Egress, Ingress};
+use tables::route::{RouteKind, RouteRecord};
 use tables::scope::Scope;
 use tables::{Prefix, Protocol};
 
@@ -298,4 +299,46 @@ fn a_change_of_policies_alone_costs_a_flow_no_whole_judgement() {
     });
     assert_eq!(node.pass(POD_A, &packet), node.tunnelled(packet.hop()));
     assert_eq!(node.count(WorkerCounter::FlowsRevalidated), 1);
+}
+
+#[test]
+fn a_flow_whose_pod_came_under_other_policies_follows_these_from_then_on() {
+    let mut node = two_pods_that_may_speak();
+    let packet = udp((A, 1000), (REMOTE, 53));
+    assert!(node.pass(POD_A, &packet).dropped.is_empty());
+    node.publish(|rows| rows.pod(4, 0, 2));
+    assert_eq!(node.pass(POD_A, &packet), node.tunnelled(packet.clone().hop()));
+    node.publish(|rows| rows.forbid(2, Egress, identity(2, 4)));
+    assert_eq!(node.pass(POD_A, &packet), Outcome::dropped(DropReason::PolicyEgress));
+}
+
+#[test]
+fn a_flow_to_a_service_is_cut_by_its_policies_and_follows_its_route() {
+    let (key, asked) = ((SERVICE, 53, Protocol::UDP), udp((A, 1000), (SERVICE, 53)));
+    let mut node = two_pods_that_may_speak();
+    node.publish(|rows| rows.service(1, key, &[(REMOTE, 53)]));
+    assert_eq!(node.pass(POD_A, &asked), node.tunnelled(asked.clone().to(REMOTE, 53).hop()));
+    let blackhole = RouteRecord::new(RouteKind::Blackhole);
+    node.publish(|rows| rows.route(ROUTE_PEER, Prefix::new(REMOTE, 24).unwrap(), blackhole));
+    assert_eq!(node.pass(POD_A, &asked), Outcome::dropped(DropReason::Blackhole));
+    let mut node = two_pods_that_may_speak();
+    node.publish(|rows| rows.service(1, key, &[(REMOTE, 53)]));
+    assert!(node.pass(POD_A, &asked).dropped.is_empty());
+    node.publish(|rows| rows.forbid(1, Egress, identity(2, 4)));
+    assert_eq!(node.pass(POD_A, &asked), Outcome::dropped(DropReason::PolicyEgress));
+}
+
+#[test]
+fn what_a_pod_may_say_to_itself_is_not_what_it_may_say_to_one_like_it() {
+    let mut node = node();
+    let (itself, like_it) = (udp((A, 1000), (A, 53)), udp((A, 1000), (B, 53)));
+    node.publish(|rows| {
+        rows.tiered(1, Egress, identity(1, 4), (Protocol::UDP, 9), DENYING);
+        rows.pod(4, 0, 1);
+        rows.batch.insert_prefix(Lpm::Identity, &Prefix::host(B), identity(1, 4) as u64).unwrap();
+    });
+    assert!([&itself, &like_it].iter().all(|packet| node.pass(POD_A, packet).dropped.is_empty()));
+    node.publish(|rows| rows.policy(1, Egress, &[]));
+    assert!(node.pass(POD_A, &itself).dropped.is_empty());
+    assert_eq!(node.pass(POD_A, &like_it), Outcome::dropped(DropReason::PolicyEgress));
 }
