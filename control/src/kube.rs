@@ -3,7 +3,7 @@
 //! ([`decode`]): nothing larger than a page of text is ever held, and of an object that was read only its name.
 //!
 //! Runs on a thread of its own, as reading a directory does: a long list must not hold up the rest of control. While the
-//! server does not answer, nothing changes. It must not decide what an object means.
+//! server does not answer, nothing changes; a start without it takes the [`last`] state from disk. It must not decide what an object means.
 
 mod backoff;
 pub mod connect;
@@ -11,13 +11,17 @@ mod decode;
 mod follow;
 mod hub;
 mod known;
+mod last;
+mod recalled;
 pub mod timing;
 
 pub use connect::{ConnectError, Server};
 pub use timing::Timing;
 
 use crate::source::Update;
+use last::Last;
 use std::io;
+use std::path::Path;
 use tokio::sync::mpsc;
 
 /// Updates that may wait; the reader stops reading when so many do.
@@ -31,12 +35,14 @@ pub struct Cluster {
 
 impl Cluster {
     /// Begins to follow. Whether the server answers is said by the updates.
-    pub fn follow(server: Server, timing: Timing) -> io::Result<Cluster> {
+    /// In `state_dir` the last state is kept.
+    pub fn follow(server: Server, timing: Timing, state_dir: &Path) -> io::Result<Cluster> {
         let (sender, updates) = mpsc::channel(UPDATES_WAITING_MAX);
         let name = server.name();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // Ends when nobody takes updates any more.
-        let run = move || runtime.block_on(hub::run(server, timing, sender));
+        let last = Last::new(state_dir, &name);
+        let run = move || runtime.block_on(hub::run(server, timing, last, sender));
         std::thread::Builder::new().name("objects".to_owned()).spawn(run)?;
         Ok(Cluster { updates, name })
     }

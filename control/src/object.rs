@@ -13,12 +13,12 @@ pub use parse::FieldError;
 pub use policy::{Action, ClusterPolicy, NetworkPolicy, Peer, PolicyRule, PortMatch, PortRange, Subject, Tier};
 pub use selector::{Labels, Selector};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use tables::{Addr, Prefix, Protocol};
 
 /// The kinds that Fairway follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     Node,
     Namespace,
@@ -82,7 +82,7 @@ impl Kind {
 }
 
 /// `namespace/name`: what a namespaced object is called among its kind.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Default, Deserialize)]
 pub struct Named {
     pub namespace: String,
     pub name: String,
@@ -101,7 +101,7 @@ impl fmt::Display for Named {
 }
 
 /// What tells objects apart. The namespace is empty for those of the whole cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectKey {
     pub kind: Kind,
     pub namespace: String,
@@ -118,7 +118,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// One object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Object {
     Node(Node),
     Namespace(Namespace),
@@ -145,13 +145,13 @@ impl Object {
 }
 
 /// What happened to an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ObjectChange {
     Put(Object),
     Delete(ObjectKey),
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     pub name: String,
     /// Label `topology.kubernetes.io/zone`, unless it is empty.
@@ -165,7 +165,7 @@ pub struct Node {
     pub pod_cidrs: Vec<Prefix>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     pub name: String,
     /// Always with `kubernetes.io/metadata.name`, as the API server sees to.
@@ -175,7 +175,7 @@ pub struct Namespace {
 }
 
 /// A container port that has a name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NamedPort {
     pub name: String,
     pub protocol: Protocol,
@@ -183,7 +183,7 @@ pub struct NamedPort {
 }
 
 /// A port of the node that leads to a container.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HostPort {
     /// None: every address of the node.
     pub addr: Option<Addr>,
@@ -192,7 +192,7 @@ pub struct HostPort {
     pub container_port: u16,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     pub id: Named,
     pub labels: Labels,
@@ -214,7 +214,7 @@ pub struct Pod {
 
 /// A service. All its addresses are of its families. Headless and ExternalName services and those that another proxy
 /// serves have neither.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     pub id: Named,
     pub kind: ServiceKind,
@@ -247,7 +247,7 @@ pub struct Service {
     pub publish_not_ready: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceKind {
     #[default]
     ClusterIp,
@@ -257,7 +257,7 @@ pub enum ServiceKind {
 }
 
 /// Which endpoints serve: all of the cluster, or those on the client's or receiving node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrafficPolicy {
     #[default]
     Cluster,
@@ -265,7 +265,7 @@ pub enum TrafficPolicy {
 }
 
 /// `spec.trafficDistribution`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Distribution {
     #[default]
     Any,
@@ -273,7 +273,7 @@ pub enum Distribution {
     SameNode,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Empty for the only port of a service.
     pub name: String,
@@ -283,13 +283,13 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetPort {
     Number(u16),
     Name(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     pub id: Named,
     /// Label `kubernetes.io/service-name`.
@@ -299,14 +299,14 @@ pub struct EndpointSlice {
     pub endpoints: Vec<SliceEndpoint>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlicePort {
     pub name: String,
     pub protocol: Protocol,
     pub port: u16,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceEndpoint {
     /// Interchangeable addresses; by the API's advice only the first is used.
     pub addr: Addr,

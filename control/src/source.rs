@@ -65,7 +65,7 @@ impl Source {
             Some(path) => Server::of_kubeconfig(path, at).await?,
             None => Server::of_pod(at)?,
         };
-        Ok(Source::Kubernetes(Cluster::follow(server, Timing::default())?))
+        Ok(Source::Kubernetes(Cluster::follow(server, Timing::default(), &args.state_dir)?))
     }
 
     /// As sentences call it.

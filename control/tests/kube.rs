@@ -316,6 +316,43 @@ fn whatever_goes_wrong_the_end_is_the_same() {
     });
 }
 
+#[test]
+fn a_start_without_the_server_takes_the_last_state_and_what_went_meanwhile_goes_later() {
+    play(async {
+        let mut world = World::new().await;
+        fill(&world);
+        world.until_watched().await;
+        world.server.store().put(SERVICES, service("second", 80));
+        world.until_same().await;
+        world.server.stop().await;
+        let before = world.objects.clone();
+        let mut world = world.restart();
+        world.until_complete().await;
+        assert_eq!(world.objects, before);
+        world.until_failing().await;
+        assert!(world.problems[0].contains("objects.jsonl"), "{:?}", world.problems);
+        {
+            let mut store = world.server.store();
+            store.delete(SERVICES, "demo/web");
+            store.delete(POLICIES, "demo/all");
+            store.put(PODS, pod("web", "10.1.1.77"));
+        }
+        world.server.start_again().await;
+        world.until_watched().await;
+        world.until_connected().await;
+        assert_eq!((world.deleted.len(), world.problems.len()), (2, 0), "{:?}", world.problems);
+        // A server that answers is believed from the start, even if it is slow to say everything.
+        world.server.store().delete(SERVICES, "demo/second");
+        world.until_same().await;
+        let forbidden = (403, "Forbidden", "no".to_owned());
+        world.server.faults().refuse.insert(PODS.to_owned(), vec![forbidden; 8]);
+        let mut world = world.restart();
+        world.until_complete().await;
+        world.until_same().await;
+        assert_eq!(world.deleted, []);
+    });
+}
+
 struct Random(u64);
 
 impl Random {

@@ -6,6 +6,7 @@ use super::backoff::{Backoff, spread};
 use super::decode::{self, Item};
 use super::hub::{Heard, Said};
 use super::known::Known;
+use super::recalled::Recalled;
 use super::timing::Timing;
 use crate::object::{Kind, ObjectChange};
 use futures_util::StreamExt;
@@ -42,6 +43,7 @@ pub struct Follower {
     timing: Timing,
     known: Known,
     said: Sender<Said>,
+    recalled: Recalled,
     /// The version up to which everything was heard; None: list.
     version: Option<String>,
     backoff: Backoff,
@@ -50,9 +52,9 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub fn new(kind: Kind, client: Client, timing: Timing, said: Sender<Said>) -> Follower {
+    pub fn new(kind: Kind, client: Client, timing: Timing, said: Sender<Said>, recalled: Recalled) -> Follower {
         let backoff = Backoff::new(timing.retry, timing.retry_max);
-        Follower { kind, client, timing, known: Known::new(kind), said, version: None, backoff, absent: 0 }
+        Follower { kind, client, timing, known: Known::new(kind), said, recalled, version: None, backoff, absent: 0 }
     }
 
     pub async fn run(mut self) {
@@ -103,6 +105,7 @@ impl Follower {
         let mut params = ListParams::default().limit(self.timing.page_max);
         loop {
             let page = self.page(&params).await?;
+            self.recalled.heard();
             self.absent = 0;
             self.take_items(page.items).await?;
             if page.next.is_empty() {
@@ -111,6 +114,12 @@ impl Follower {
             }
             params.continue_token = Some(page.next);
         }
+        self.end_list().await
+    }
+
+    /// What the list did not hold is gone, also of what an earlier process knew.
+    async fn end_list(&mut self) -> Result<(), Failure> {
+        self.recalled.take(self.kind).iter().for_each(|key| self.known.recall(key));
         let gone = self.known.end_list();
         let problems = gone.iter().map(|key| (key.clone(), None)).collect();
         let changes = gone.into_iter().map(ObjectChange::Delete).collect();
@@ -191,16 +200,14 @@ impl Follower {
     async fn take_absent(&mut self) -> Result<std::time::Duration, Failure> {
         self.version = None;
         self.absent += 1;
+        self.recalled.take(self.kind).iter().for_each(|key| self.known.recall(key));
         if !self.known.is_empty() && self.absent < ABSENT_LOOKS {
             let why = format!("the server has no {} any more; what was known of them stays", self.kind.name());
             self.say(Heard::Failed(why)).await?;
             return Ok(self.backoff.failed());
         }
         self.known.begin_list();
-        let gone = self.known.end_list();
-        let problems = gone.iter().map(|key| (key.clone(), None)).collect();
-        self.say(Heard::Objects { changes: gone.into_iter().map(ObjectChange::Delete).collect(), problems }).await?;
-        self.say(Heard::Listed).await?;
+        self.end_list().await?;
         Ok(spread(self.timing.look_again))
     }
 

@@ -3,8 +3,10 @@
 
 use super::connect::Server;
 use super::follow::Follower;
+use super::last::{Kept, Last};
+use super::recalled::Recalled;
 use super::timing::Timing;
-use crate::object::{KINDS, Kind, ObjectChange, ObjectKey};
+use crate::object::{KINDS, Kind, Object, ObjectChange, ObjectKey};
 use crate::source::{Reach, Update};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -37,7 +39,7 @@ pub enum Heard {
 }
 
 /// Follows all kinds until nobody takes updates any more.
-pub async fn run(server: Server, timing: Timing, updates: Sender<Update>) {
+pub async fn run(server: Server, timing: Timing, mut last: Last, updates: Sender<Update>) {
     let client = match server.client(&timing) {
         Ok(client) => client,
         Err(error) => {
@@ -48,20 +50,30 @@ pub async fn run(server: Server, timing: Timing, updates: Sender<Update>) {
         }
     };
     let (sender, mut said) = mpsc::channel(SAID_WAITING_MAX);
+    let recalled = Recalled::default();
     for kind in KINDS {
-        tokio::spawn(Follower::new(kind, client.clone(), timing, sender.clone()).run());
+        tokio::spawn(Follower::new(kind, client.clone(), timing, sender.clone(), recalled.clone()).run());
     }
     let mut hub = Hub::new();
+    let recall_at = tokio::time::Instant::now() + timing.recall;
+    let mut may_recall = true;
     loop {
-        let first = tokio::select! {
+        tokio::select! {
             () = updates.closed() => return,
-            Some(first) = said.recv() => first,
-        };
-        hub.take(first);
+            Some(first) = said.recv() => hub.take(first),
+            () = tokio::time::sleep_until(recall_at), if may_recall => {
+                may_recall = false;
+                hub.recall(&last, &recalled);
+            }
+        }
         while hub.changes.len() < CHANGES_MAX
             && let Ok(more) = said.try_recv()
         {
             hub.take(more);
+        }
+        // What is recalled is on disk already.
+        if recalled.has_heard() {
+            hub.keep(&mut last);
         }
         if hub.has_news && updates.send(hub.update()).await.is_err() {
             return;
@@ -76,6 +88,12 @@ struct Hub {
     failing: BTreeMap<Kind, (Instant, String)>,
     reach: Reach,
     has_news: bool,
+    /// What is in force is the last state of an earlier process, at least in part.
+    recalled: Option<String>,
+    /// Such a state was taken: it was complete.
+    is_recalled: bool,
+    /// Why the last state is not kept or taken.
+    unkept: Option<String>,
 }
 
 impl Hub {
@@ -87,6 +105,41 @@ impl Hub {
             failing: BTreeMap::new(),
             reach: Reach::Reading { since: Instant::now() },
             has_news: false,
+            recalled: None,
+            is_recalled: false,
+            unkept: None,
+        }
+    }
+
+    /// Begins with the last state, if there is one and the server has said nothing at all.
+    fn recall(&mut self, last: &Last, recalled: &Recalled) {
+        let Kept { objects, changed } = match last.read() {
+            _ if recalled.has_heard() => return,
+            Ok(Some(kept)) => kept,
+            Ok(None) => return,
+            Err(error) => return self.set_unkept(Some(error.to_string())),
+        };
+        if !recalled.recall(objects.iter().map(Object::key)) {
+            return;
+        }
+        let age = changed.elapsed().unwrap_or_default().as_secs();
+        let path = last.path().display();
+        self.recalled = Some(format!("started with the objects of {path}, {age} s old: the API server did not answer"));
+        self.changes.extend(objects.into_iter().map(ObjectChange::Put));
+        self.is_recalled = true;
+        self.has_news = true;
+    }
+
+    fn set_unkept(&mut self, why: Option<String>) {
+        self.has_news |= self.unkept != why;
+        self.unkept = why;
+    }
+
+    /// Writes down what changed.
+    fn keep(&mut self, last: &mut Last) {
+        if self.has_news && self.unkept.is_none() {
+            let kept = last.add(&self.changes, self.unlisted.is_empty());
+            self.set_unkept(kept.err().map(|error| error.to_string()));
         }
     }
 
@@ -104,6 +157,7 @@ impl Hub {
             }
             Heard::Listed => {
                 self.has_news |= self.unlisted.remove(&kind);
+                self.recalled = self.recalled.take().filter(|_| !self.unlisted.is_empty());
                 self.answers(kind);
             }
             Heard::Watching => self.answers(kind),
@@ -141,8 +195,8 @@ impl Hub {
         Update {
             changes: std::mem::take(&mut self.changes),
             statuses: Vec::new(),
-            problems: self.problems.values().cloned().collect(),
-            is_complete: self.unlisted.is_empty(),
+            problems: self.problems.values().chain(&self.recalled).chain(&self.unkept).cloned().collect(),
+            is_complete: self.unlisted.is_empty() || self.is_recalled,
             reach: self.reach.clone(),
         }
     }

@@ -32,14 +32,26 @@ impl Known {
         self.list = self.list.wrapping_add(1);
     }
 
+    /// One of an earlier process: known, but in no list so far.
+    pub fn recall(&mut self, key: &ObjectKey) {
+        let is_known = self.namespaces.get(key.namespace.as_str()).is_some_and(|n| n.contains_key(key.name.as_str()));
+        if !is_known {
+            self.note(key, self.list.wrapping_sub(1));
+        }
+    }
+
     pub fn see(&mut self, key: &ObjectKey) {
+        self.note(key, self.list);
+    }
+
+    fn note(&mut self, key: &ObjectKey, list: u32) {
         if !self.namespaces.contains_key(key.namespace.as_str()) {
             self.namespaces.insert(key.namespace.as_str().into(), Names::default());
         }
         let names = self.namespaces.get_mut(key.namespace.as_str()).expect("just made");
         match names.get_mut(key.name.as_str()) {
-            Some(list) => *list = self.list,
-            None => drop(names.insert(key.name.as_str().into(), self.list)),
+            Some(seen) => *seen = list,
+            None => drop(names.insert(key.name.as_str().into(), list)),
         }
     }
 

@@ -15,6 +15,8 @@ pub struct Timing {
     /// Between attempts: first, and at most.
     pub retry: Duration,
     pub retry_max: Duration,
+    /// After failing for so long from the start on, the last state is taken.
+    pub recall: Duration,
     /// How often a kind that the server does not have is looked for.
     pub look_again: Duration,
 }
@@ -28,6 +30,7 @@ impl Default for Timing {
             silence: Duration::from_secs(100),
             retry: Duration::from_millis(250),
             retry_max: Duration::from_secs(15),
+            recall: Duration::from_secs(3),
             look_again: Duration::from_secs(60),
         }
     }

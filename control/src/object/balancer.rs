@@ -4,13 +4,14 @@
 //! - `spec.loadBalancerIP` (deprecated), or the annotation `fairway.dev/load-balancer-ips`: addresses, separated by commas;
 //! - the annotation `fairway.dev/load-balancer-pool`: the name of a pool.
 
+use serde::{Deserialize, Serialize};
 use tables::Addr;
 
 pub const CLASS: &str = "fairway.dev/load-balancer";
 pub const ADDRESSES_ANNOTATION: &str = "fairway.dev/load-balancer-ips";
 pub const POOL_ANNOTATION: &str = "fairway.dev/load-balancer-pool";
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balancer {
     /// False: another one gives it addresses, or a proxy before the nodes already did.
     pub is_ours: bool,

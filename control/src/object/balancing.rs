@@ -5,6 +5,7 @@
 //! - `fairway.dev/weights`: `ADDRESS=WEIGHT` or `PREFIX=WEIGHT`, separated by commas: the weights of backends under
 //!   round-robin and least-connections, by the longest prefix that they lie in; others weigh 1.
 
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use tables::service::Algorithm;
 use tables::{Addr, Prefix};
@@ -73,7 +74,7 @@ pub fn name(algorithm: Algorithm) -> &'static str {
 }
 
 /// What a service says of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balancing {
     /// None: as the node does it.
     pub algorithm: Option<Algorithm>,

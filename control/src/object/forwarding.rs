@@ -5,11 +5,11 @@
 //! - `dsr` (direct server return): with their own address; the backend's node answers them by itself.
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub const FORWARDING_ANNOTATION: &str = "fairway.dev/forwarding";
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Forwarding {
     #[default]

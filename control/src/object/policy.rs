@@ -1,10 +1,11 @@
 //! Policies: whom they select, of whom they speak, and what they say.
 
 use super::{Kind, Labels, Named, ObjectKey, Selector};
+use serde::{Deserialize, Serialize};
 use tables::{Prefix, Protocol};
 
 /// NetworkPolicy: all of its rules accept, and what none of a pod's policies accepts is denied.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPolicy {
     pub id: Named,
     pub pods: Selector,
@@ -15,7 +16,7 @@ pub struct NetworkPolicy {
 }
 
 /// ClusterNetworkPolicy, and its forerunners AdminNetworkPolicy and BaselineAdminNetworkPolicy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterPolicy {
     pub kind: Kind,
     pub name: String,
@@ -36,14 +37,14 @@ impl ClusterPolicy {
 }
 
 /// Whether it goes before the NetworkPolicies, or holds for pods that none of these isolates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Tier {
     Admin,
     Baseline,
 }
 
 /// Pods of namespaces. Never those of the host's network.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     pub namespaces: Selector,
     pub pods: Selector,
@@ -55,7 +56,7 @@ impl Subject {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Action {
     #[default]
     Accept,
@@ -64,7 +65,7 @@ pub enum Action {
     Pass,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRule {
     /// Empty: it has none.
     pub name: String,
@@ -88,7 +89,7 @@ impl PolicyRule {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Peer {
     Block {
         cidr: Prefix,
@@ -105,13 +106,13 @@ pub enum Peer {
     Nobody,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMatch {
     pub protocol: Protocol,
     pub port: PortRange,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PortRange {
     /// Inclusive.
     Numbers(u16, u16),

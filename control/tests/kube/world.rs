@@ -8,6 +8,8 @@ use control::object::{Kind, Object, ObjectChange, ObjectKey};
 use control::source::{Reach, Update};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub const NODES: &str = "/api/v1/nodes";
@@ -30,13 +32,34 @@ pub fn timing() -> Timing {
         silence: Duration::from_secs(30),
         retry: Duration::from_millis(10),
         retry_max: Duration::from_millis(100),
+        recall: Duration::from_millis(200),
         look_again: Duration::from_millis(50),
+    }
+}
+
+/// A directory that goes with it.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("fairway-kube-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
 pub struct World {
     pub server: Server,
     pub cluster: Cluster,
+    pub state_dir: Scratch,
     pub objects: BTreeMap<ObjectKey, Object>,
     /// Everything that was ever said to be gone.
     pub deleted: Vec<ObjectKey>,
@@ -55,11 +78,16 @@ impl World {
     }
 
     pub fn of(server: Server, timing: Timing) -> World {
+        World::with(server, timing, Scratch::new())
+    }
+
+    fn with(server: Server, timing: Timing, state_dir: Scratch) -> World {
         let at = format!("http://{}", server.addr).parse().unwrap();
-        let cluster = Cluster::follow(kube::Server::plain(at), timing).unwrap();
+        let cluster = Cluster::follow(kube::Server::plain(at), timing, &state_dir.0).unwrap();
         World {
             server,
             cluster,
+            state_dir,
             objects: BTreeMap::new(),
             deleted: Vec::new(),
             puts: 0,
@@ -67,6 +95,13 @@ impl World {
             is_complete: false,
             reach: None,
         }
+    }
+
+    /// Another process in place of this one, on the same node.
+    pub fn restart(self) -> World {
+        let World { server, state_dir, cluster, .. } = self;
+        drop(cluster);
+        World::with(server, timing(), state_dir)
     }
 
     fn take(&mut self, update: Update) {

@@ -96,6 +96,14 @@ fn a_cluster_is_served_by_its_api_and_goes_on_without_it() {
     let late = cluster.lab.pod("late").expect("a pod").url();
     eventually("the new pod is reached by its address", || reaches(&cluster.lab, "asker", &late));
 
+    // A control process that starts without it goes by the last state, which it says.
+    cluster.lab.nodes[0].kill_control().expect("control runs");
+    cluster.lab.nodes[0].start_control().expect("control starts");
+    cluster.lab.nodes[0].wait_connected().expect("tables without the server");
+    let problems = status(&cluster.lab, 0).problems;
+    assert!(problems.iter().any(|problem| problem.contains("objects.jsonl")), "{problems:?}");
+    assert!(reaches(&cluster.lab, "asker", url) && reaches(&cluster.lab, "asker", &late));
+
     // What was said meanwhile counts once the server is back.
     cluster.lab.objects().apply("policy", &manifests::friends_only("web")).expect("written");
     cluster.mirror();
