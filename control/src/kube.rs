@@ -14,9 +14,11 @@ mod known;
 mod last;
 mod recalled;
 pub mod timing;
+pub mod write;
 
 pub use connect::{ConnectError, Server};
 pub use timing::Timing;
+pub use write::{Order, Writer};
 
 use crate::source::Update;
 use last::Last;
@@ -30,6 +32,7 @@ const UPDATES_WAITING_MAX: usize = 16;
 /// The objects of a cluster, followed until this is dropped.
 pub struct Cluster {
     updates: mpsc::Receiver<Update>,
+    writer: Writer,
     name: String,
 }
 
@@ -41,15 +44,20 @@ impl Cluster {
         let name = server.name();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // Ends when nobody takes updates any more.
+        let (writer, orders) = Writer::channel();
         let last = Last::new(state_dir, &name);
-        let run = move || runtime.block_on(hub::run(server, timing, last, sender));
+        let run = move || runtime.block_on(hub::run(server, timing, last, orders, sender));
         std::thread::Builder::new().name("objects".to_owned()).spawn(run)?;
-        Ok(Cluster { updates, name })
+        Ok(Cluster { updates, writer, name })
     }
 
     /// What the server is called in sentences.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn writer(&self) -> &Writer {
+        &self.writer
     }
 
     /// The next update; waits for ever if there is none. May be cancelled without loss.

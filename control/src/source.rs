@@ -3,7 +3,7 @@
 
 use crate::args::Args;
 use crate::file::{self, Directory, DirectoryError};
-use crate::kube::{Cluster, ConnectError, Server, Timing};
+use crate::kube::{Cluster, ConnectError, Server, Timing, Writer};
 use crate::object::ObjectChange;
 use crate::state::Status;
 use std::io;
@@ -73,6 +73,14 @@ impl Source {
         match self {
             Source::Directory { name, .. } => name,
             Source::Kubernetes(cluster) => cluster.name(),
+        }
+    }
+
+    /// Where to write back what is said of objects, if that is a server.
+    pub fn writer(&self) -> Option<Writer> {
+        match self {
+            Source::Directory { .. } => None,
+            Source::Kubernetes(cluster) => Some(cluster.writer().clone()),
         }
     }
 

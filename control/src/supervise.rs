@@ -14,6 +14,7 @@ mod publish;
 mod runtime;
 mod services;
 mod session;
+mod told;
 mod view;
 
 pub use session::Dataplane;
@@ -24,6 +25,7 @@ use crate::attachment::Store;
 use crate::claim::Claim;
 use crate::compile::{Compiler, HealthPort, Single};
 use crate::health::HealthPorts;
+use crate::kube::Writer;
 use crate::netlink::Netlink;
 use crate::node::Node;
 use crate::object::Named;
@@ -106,6 +108,10 @@ pub struct Supervisor {
     object_problems: Vec<String>,
     file_problems: Vec<String>,
     following: cluster::Following,
+    writer: Option<Writer>,
+    /// Until it runs.
+    source: Option<Source>,
+    told: told::Told,
 }
 
 /// What the loop was woken by.
@@ -124,6 +130,8 @@ enum Event {
 impl Supervisor {
     /// Prepares the node; nothing is claimed yet.
     pub async fn start(args: Args) -> Result<Supervisor> {
+        // First: what cannot be followed must not leave a node half prepared.
+        let source = Source::open(&args).await?;
         let netlink = Netlink::connect().context("cannot open a netlink socket")?;
         let uplink = Uplink::find(&netlink, &args.uplink, args.encapsulation.overhead(true)).await?;
         let store = Store::open(&args.state_dir)?;
@@ -179,7 +187,10 @@ impl Supervisor {
             problems: BTreeMap::new(),
             object_problems: Vec::new(),
             file_problems: Vec::new(),
-            following: cluster::Following::default(),
+            following: cluster::Following { name: source.name().to_owned(), reach: None },
+            writer: source.writer(),
+            source: Some(source),
+            told: told::Told::default(),
             args,
         })
     }
@@ -191,8 +202,7 @@ impl Supervisor {
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
         let mut kernel = watch::changes().context("cannot follow the kernel over netlink")?;
-        let mut source = Source::open(&self.args).await?;
-        self.following.name = source.name().to_owned();
+        let Some(mut source) = self.source.take() else { anyhow::bail!("it runs once") };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         tokio::pin!(stop);
@@ -243,6 +253,7 @@ impl Supervisor {
         self.retry_singles().await;
         self.serve_health();
         self.write_statuses().await;
+        self.tell_node().await;
         self.ticks += 1;
         if self.ticks.is_multiple_of(audit::AUDIT_TICKS) {
             self.log_audited();

@@ -3,13 +3,17 @@
 
 #[path = "kube/server.rs"]
 mod server;
+#[path = "kube/single.rs"]
+mod single;
 #[path = "kube/store.rs"]
 mod store;
 #[path = "kube/world.rs"]
 mod world;
 
-use control::object::{Kind, Object};
+use control::kube::Order;
+use control::object::{Kind, Named, Object};
 use control::source::Reach;
+use serde_json::json;
 use std::time::{Duration, Instant};
 use world::*;
 
@@ -350,6 +354,54 @@ fn a_start_without_the_server_takes_the_last_state_and_what_went_meanwhile_goes_
         world.until_complete().await;
         world.until_same().await;
         assert_eq!(world.deleted, []);
+    });
+}
+
+#[test]
+fn what_is_written_back_stands_there_and_leaves_the_rest_as_it_was() {
+    play(async {
+        let mut world = World::new().await;
+        fill(&world);
+        let mut tainted = node("a", 1);
+        let other = json!({ "key": "other", "effect": "NoSchedule" });
+        tainted["spec"]["taints"] =
+            json!([{ "key": "node.kubernetes.io/network-unavailable", "effect": "NoSchedule" }, other]);
+        tainted["status"]["conditions"] = json!([{ "type": "Ready", "status": "True" },
+            { "type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated" }]);
+        let mut balanced = service("web", 80);
+        balanced["spec"]["type"] = json!("LoadBalancer");
+        world.server.store().put(NODES, tainted);
+        world.server.store().put(SERVICES, balanced);
+        world.until_watched().await;
+        let writer = world.cluster.writer().clone();
+
+        let addr: tables::Addr = "198.51.100.7".parse().unwrap();
+        let statuses = ["web", "gone"].map(|name| (Named::new("demo", name), vec![addr]));
+        writer.write(Order::Statuses(statuses.to_vec())).await.unwrap();
+        world.until_same().await;
+        let Object::Service(web) = &world.objects[&key(Kind::Service, "demo/web")] else { panic!() };
+        assert_eq!((&web.load_balancer_ips, web.ports[0].port), (&vec![addr], 80));
+        writer.write(Order::Statuses(vec![(Named::new("demo", "web"), vec![])])).await.unwrap();
+        world.until_same().await;
+        let Object::Service(web) = &world.objects[&key(Kind::Service, "demo/web")] else { panic!() };
+        assert_eq!(web.load_balancer_ips, []);
+
+        let networked = || Order::Networked { node: "a".to_owned() };
+        writer.write(networked()).await.unwrap();
+        let (said, version) = {
+            let store = world.server.store();
+            (store.get(NODES, "/a").unwrap().clone(), store.version)
+        };
+        assert_eq!(said["spec"]["taints"], json!([other]));
+        let conditions = said["status"]["conditions"].as_array().unwrap();
+        assert_eq!((conditions.len(), &conditions[0]["type"]), (2, &json!("Ready")));
+        assert_eq!(conditions[1]["status"], "False");
+        assert!(said["status"]["addresses"].is_array() && said["spec"]["podCIDRs"].is_array());
+        // What stands there already is not written again.
+        writer.write(networked()).await.unwrap();
+        assert_eq!(world.server.store().version, version);
+        let why = writer.write(Order::Networked { node: "none".to_owned() }).await.unwrap_err();
+        assert!(why.contains("not found (404)"), "{why}");
     });
 }
 

@@ -5,10 +5,10 @@
 use super::FileProblem;
 use crate::disk::{self, DiskError};
 use crate::object::Named;
+use crate::object::balancer;
 use crate::object::parse::load_balancer_ips;
 use crate::state::Status;
 use k8s_openapi::api::core::v1::Service;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,14 +41,7 @@ fn write_one(path: &Path, id: &Named, addrs: &[Addr]) -> Result<(), DiskError> {
     if addrs.is_empty() {
         return disk::remove(path);
     }
-    let ingress: Vec<_> = addrs.iter().map(|addr| json!({ "ip": addr, "ipMode": "VIP" })).collect();
-    let object = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": { "namespace": id.namespace, "name": id.name },
-        "status": { "loadBalancer": { "ingress": ingress } },
-    });
-    disk::write(path, &object)
+    disk::write(path, &balancer::status_body(id, addrs))
 }
 
 /// What the directory says, as last read well.

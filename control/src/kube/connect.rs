@@ -21,7 +21,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 pub enum ConnectError {
     #[error("this is no pod with a service account: {0}; outside of a cluster give --kubeconfig")]
     NoPod(#[from] kube::config::InClusterError),
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}")]
     Kubeconfig { path: PathBuf, source: Box<KubeconfigError> },
     #[error("cannot connect to {server}: {source}")]
     Client { server: String, source: Box<kube::Error> },

@@ -238,11 +238,18 @@ fn refused(error: impl std::fmt::Display) -> Failure {
 }
 
 fn failure(error: kube::Error) -> Failure {
-    match error {
+    match &error {
         kube::Error::Api(status) if status.code == 410 => Failure::Expired,
         kube::Error::Api(status) if status.code == 404 => Failure::Absent,
-        kube::Error::Api(status) => Failure::Refused(format!("{} ({})", status.message, status.code)),
-        other => Failure::Unreachable(innermost(&other)),
+        kube::Error::Api(_) => Failure::Refused(told(&error)),
+        other => Failure::Unreachable(told(other)),
+    }
+}
+
+pub fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => innermost(other),
     }
 }
 

@@ -6,6 +6,7 @@ use super::follow::Follower;
 use super::last::{Kept, Last};
 use super::recalled::Recalled;
 use super::timing::Timing;
+use super::write::{self, Orders};
 use crate::object::{KINDS, Kind, Object, ObjectChange, ObjectKey};
 use crate::source::{Reach, Update};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +40,7 @@ pub enum Heard {
 }
 
 /// Follows all kinds until nobody takes updates any more.
-pub async fn run(server: Server, timing: Timing, mut last: Last, updates: Sender<Update>) {
+pub async fn run(server: Server, timing: Timing, mut last: Last, orders: Orders, updates: Sender<Update>) {
     let client = match server.client(&timing) {
         Ok(client) => client,
         Err(error) => {
@@ -54,6 +55,7 @@ pub async fn run(server: Server, timing: Timing, mut last: Last, updates: Sender
     for kind in KINDS {
         tokio::spawn(Follower::new(kind, client.clone(), timing, sender.clone(), recalled.clone()).run());
     }
+    tokio::spawn(write::run(client, timing, orders));
     let mut hub = Hub::new();
     let recall_at = tokio::time::Instant::now() + timing.recall;
     let mut may_recall = true;

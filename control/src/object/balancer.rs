@@ -4,7 +4,9 @@
 //! - `spec.loadBalancerIP` (deprecated), or the annotation `fairway.dev/load-balancer-ips`: addresses, separated by commas;
 //! - the annotation `fairway.dev/load-balancer-pool`: the name of a pool.
 
+use super::Named;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tables::Addr;
 
 pub const CLASS: &str = "fairway.dev/load-balancer";
@@ -21,4 +23,15 @@ pub struct Balancer {
     pub requires_all: bool,
     /// `status.loadBalancer.ingress` as the object itself has it.
     pub status: Vec<Addr>,
+}
+
+/// A Service that says nothing but these addresses: the body of a PATCH of the subresource `status`.
+pub fn status_body(id: &Named, addrs: &[Addr]) -> Value {
+    let ingress: Vec<_> = addrs.iter().map(|addr| json!({ "ip": addr, "ipMode": "VIP" })).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "namespace": id.namespace, "name": id.name },
+        "status": { "loadBalancer": { "ingress": ingress } },
+    })
 }

@@ -6,6 +6,7 @@ use crate::announce::{Announcer, Candidates, Config, Order, View, Wanted};
 use crate::args::Announce;
 use crate::compile::Announced;
 use crate::file::status;
+use crate::kube;
 use crate::listing::AddressView;
 use crate::log;
 use crate::object::Named;
@@ -105,10 +106,18 @@ impl Supervisor {
         let statuses = self.state.statuses_to_write();
         let due = self.due(&statuses);
         if !due.is_empty() {
-            let Some(objects) = self.args.objects.clone() else { return };
-            let write = move || status::write(&objects, &due).map_err(|error| error.to_string());
-            self.addresses.writing = Some(tokio::task::spawn_blocking(write));
+            self.addresses.writing = self.write(due);
         }
+    }
+
+    /// To the API server, or beside the files.
+    fn write(&self, due: Vec<Status>) -> Option<JoinHandle<Result<(), String>>> {
+        if let Some(writer) = self.writer.clone() {
+            return Some(tokio::spawn(async move { writer.write(kube::Order::Statuses(due)).await }));
+        }
+        let objects = self.args.objects.clone()?;
+        let write = move || status::write(&objects, &due).map_err(|error| error.to_string());
+        Some(tokio::task::spawn_blocking(write))
     }
 
     /// What is to be removed waits for another tick: a service may move from one file to another.

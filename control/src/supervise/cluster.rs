@@ -19,7 +19,6 @@ use tables::{Addr, Prefix};
 const IPV6_MTU_MIN: u32 = 1280;
 
 /// Where objects come from, and whether they do.
-#[derive(Default)]
 pub struct Following {
     pub name: String,
     pub reach: Option<Reach>,

@@ -1,6 +1,7 @@
 //! An API server on loopback, in plain HTTP: list with pages, watch with bookmarks, 410 Gone, and everything that can go
 //! wrong with these on demand. Written from the API's documentation, not from our client.
 
+use super::single;
 use super::store::{Refusal, Store, status};
 use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -194,6 +195,13 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     tokio::time::sleep(delay).await;
     if let Some(refused) = refused {
         return Ok(refusal(&refused));
+    }
+    let method = request.method().as_str().to_owned();
+    let content = request.headers().get("content-type").map_or("", |value| value.to_str().unwrap()).to_owned();
+    if let Ok(body) = request.into_body().collect().await
+        && let Some((code, object)) = single::answer(&shared, (&method, &path, &content), &query, &body.to_bytes())
+    {
+        return Ok(whole(code, "application/json", object.to_string()));
     }
     if !shared.store.lock().unwrap().has(&path) {
         return Ok(whole(404, "text/plain", "404 page not found\n".to_owned()));

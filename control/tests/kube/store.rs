@@ -81,6 +81,10 @@ impl Store {
         self.history.push(Event { version: self.version, collection: collection.to_owned(), what, object });
     }
 
+    pub fn get(&self, collection: &str, name: &str) -> Option<&Value> {
+        self.objects.get(collection)?.get(name)
+    }
+
     pub fn all(&self) -> impl Iterator<Item = (&Collection, &Value)> {
         self.objects.iter().flat_map(|(collection, all)| all.values().map(move |object| (collection, object)))
     }

@@ -5,6 +5,8 @@ mod api;
 #[allow(dead_code, reason = "control's tests ask it for more")]
 #[path = "../../../control/tests/kube/server.rs"]
 mod server;
+#[path = "../../../control/tests/kube/single.rs"]
+mod single;
 #[allow(dead_code, reason = "control's tests ask it for more")]
 #[path = "../../../control/tests/kube/store.rs"]
 mod store;
@@ -16,6 +18,7 @@ use lab::manifests::PodSpec;
 use lab::shell::Cmd;
 use lab::{Lab, Options, manifests, wait};
 use serde_json::json;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +40,13 @@ struct Cluster {
     // Goes before the namespaces that it serves in.
     api: Api,
     lab: Lab,
+    kubeconfig: PathBuf,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.kubeconfig);
+    }
 }
 
 /// Both nodes run, and follow the server.
@@ -49,8 +59,7 @@ fn start() -> Cluster {
     api.mirror(&lab).expect("objects");
     api.start(&lab).expect("the server starts");
     lab.nodes.iter_mut().for_each(|node| node.start().expect("Fairway starts"));
-    std::fs::remove_file(kubeconfig).expect("it was read");
-    Cluster { api, lab }
+    Cluster { api, lab, kubeconfig }
 }
 
 impl Cluster {
@@ -85,6 +94,14 @@ fn a_cluster_is_served_by_its_api_and_goes_on_without_it() {
     eventually("a pod of the other node answers", || reaches(&cluster.lab, "asker", &web_2));
     assert_eq!(status(&cluster.lab, 0).source.state, "connected");
     assert_eq!(is_ready(cluster.lab.nodes[0].netns()).expect("curl"), "ok\n");
+
+    let is_told = || {
+        let store = cluster.api.shared.store();
+        let node = store.get("/api/v1/nodes", "/node-1").cloned().unwrap_or_default();
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|one| one["type"] == "NetworkUnavailable" && one["status"] == "False")
+    };
+    eventually("the node is said to have its network", is_told);
 
     // Without it everything goes on, and new pods get addresses.
     cluster.api.stop();
