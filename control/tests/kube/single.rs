@@ -80,8 +80,8 @@ fn patch(
         }
         other => return Err((415, "UnsupportedMediaType", other.to_owned())),
     }
-    store.put(&place.collection, object.clone());
-    Ok(object)
+    store.put(&place.collection, object);
+    store.get(&place.collection, &place.name).cloned().ok_or_else(absent)
 }
 
 /// Lists of things with a type are merged by it, anything else is replaced.

@@ -116,9 +116,10 @@ fn a_cluster_is_served_by_its_api_and_goes_on_without_it() {
     // A control process that starts without it goes by the last state, which it says.
     cluster.lab.nodes[0].kill_control().expect("control runs");
     cluster.lab.nodes[0].start_control().expect("control starts");
-    cluster.lab.nodes[0].wait_connected().expect("tables without the server");
-    let problems = status(&cluster.lab, 0).problems;
-    assert!(problems.iter().any(|problem| problem.contains("objects.jsonl")), "{problems:?}");
+    cluster.lab.nodes[0].wait_connected().expect("control answers");
+    let is_recalled = |problem: &String| problem.contains("objects.jsonl");
+    eventually("the last state", || status(&cluster.lab, 0).problems.iter().any(is_recalled));
+    cluster.lab.nodes[0].wait_connected().expect("tables of the last state");
     assert!(reaches(&cluster.lab, "asker", url) && reaches(&cluster.lab, "asker", &late));
 
     // What was said meanwhile counts once the server is back.
