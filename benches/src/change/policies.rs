@@ -171,13 +171,11 @@ pub fn groups() -> Vec<Group> {
         ("one namespace change", |i| namespace(i % NAMESPACES, i % NAMESPACES + 1 + i / NAMESPACES)),
     ];
     for (what, change) in kinds {
-        // Of a tenth of the pods, with a tenth of them as peers: 25,000 rows.
-        let slack = if what.contains("cluster-wide") { 2.0 } else { 1.0 };
         let p99 = Seen::default();
         let many = Many { shared: shared.clone(), change, p99: p99.clone() };
         let median = Planned::ours(&format!("{what}: median"), SIZE, move || Ok(AtMost { case: many, rounds: 1 }));
-        cases.push(median.unit("us").target(Target { floor: Some(5000.0 * slack), ..Target::default() }));
-        let target = Target { floor: Some(10_000.0 * slack), ..Target::default() };
+        cases.push(median.unit("us").target(Target { floor: Some(5000.0), ..Target::default() }));
+        let target = Target { floor: Some(10_000.0), ..Target::default() };
         cases.push(told(&format!("{what}: p99"), SIZE, p99, true).unit("us").target(target));
     }
     vec![Group { title: super::TITLE, about: super::ABOUT, cases }]

@@ -97,6 +97,18 @@ impl Plan {
         }
     }
 
+    /// Whether it comes to the same answers as another one of the same direction, peers and named ports being the same.
+    pub fn says_the_same(&self, other: &Plan) -> bool {
+        let direction = self.direction as usize;
+        let is_same = |(a, b): (&Arc<Lines>, &Arc<Lines>)| {
+            let [this, that] = [a, b].map(|lines| (lines.index, lines.level, lines.audit, &lines.sides[direction]));
+            Arc::ptr_eq(a, b) || this == that
+        };
+        self.isolating == other.isolating
+            && self.policies.len() == other.policies.len()
+            && self.policies.iter().zip(&other.policies).all(is_same)
+    }
+
     /// The rules that speak of a peer, and not of everybody.
     pub fn of_peer(&self, peer: PeerId) -> &[u32] {
         self.by_peer.get(&peer).map_or(&[], |rules| rules)

@@ -34,6 +34,8 @@ struct PolicySet {
     key: SetKey,
     members: usize,
     plans: [Plan; 2],
+    /// By direction: the last change of its policies left its rows as they are.
+    stays: [bool; 2],
     installed: Installed,
 }
 
@@ -272,7 +274,7 @@ impl Policies {
         }
         self.by_key.insert(key.clone(), id);
         let plans = DIRECTIONS.map(|direction| Plan::new(&[], direction));
-        self.sets.insert(id, PolicySet { key, members: 0, plans, installed: Installed::new() });
+        self.sets.insert(id, PolicySet { key, members: 0, plans, stays: [false; 2], installed: Installed::new() });
         self.dirty_sets.insert(id);
         self.left.insert(id);
         Ok(id)
@@ -336,11 +338,16 @@ impl Policies {
 
     fn write(&mut self, identities: &Identities, batch: &mut Batch, problems: &mut Problems) {
         let dirty = std::mem::take(&mut self.dirty_sets);
+        let is_quiet = self.peers.moves().is_empty() && self.peers.own_moves().is_empty();
         for id in &dirty {
             let Some(set) = self.sets.get_mut(id) else { continue };
             let mut policies: Vec<_> = set.key.policies.iter().filter_map(|p| self.lines.get(p)).cloned().collect();
             policies.sort_by(|a, b| a.order().cmp(&b.order()));
-            set.plans = DIRECTIONS.map(|direction| Plan::new(&policies, direction));
+            for (direction, old) in DIRECTIONS.into_iter().zip(&mut set.plans) {
+                let new = Plan::new(&policies, direction);
+                set.stays[direction as usize] = is_quiet && set.installed.is_whole && new.says_the_same(old);
+                *old = new;
+            }
         }
         let moved = self.moved(&dirty);
         let born: BTreeSet<u32> = identities.born().collect();
@@ -348,8 +355,8 @@ impl Policies {
         let mut rows = Rows { identities, born: &born, peers, lists, used, batch };
         let mut outcomes = Vec::new();
         for id in dirty.iter().chain(moved.keys()) {
-            let Some(PolicySet { key, plans, installed, .. }) = self.sets.get_mut(id) else { continue };
-            let mut target = Target { id: *id, plans, ports: &key.ports, installed };
+            let Some(PolicySet { key, plans, stays, installed, .. }) = self.sets.get_mut(id) else { continue };
+            let mut target = Target { id: *id, plans, stays: *stays, ports: &key.ports, installed };
             outcomes.push(match moved.get(id) {
                 None => (*id, true, rows.write_all(&mut target)),
                 Some(identities) => (*id, false, rows.write_some(&mut target, identities)),

@@ -25,11 +25,13 @@ pub struct Installed {
     pub record: PolicySetRecord,
     /// By direction: identity -> list of rules.
     pub rows: [HashMap<u32, ListId>; 2],
+    /// They all are as they should be.
+    pub is_whole: bool,
 }
 
 impl Installed {
     pub fn new() -> Installed {
-        Installed { record: PolicySetRecord::zeroed(), rows: Default::default() }
+        Installed { record: PolicySetRecord::zeroed(), rows: Default::default(), is_whole: false }
     }
 }
 
@@ -53,6 +55,8 @@ pub struct Rows<'a, 'b> {
 pub struct Target<'a> {
     pub id: u32,
     pub plans: &'a [Plan; 2],
+    /// By direction: the rows are what the plan says already.
+    pub stays: [bool; 2],
     /// Named ports of the set's pods.
     pub ports: &'a [NamedPort],
     pub installed: &'a mut Installed,
@@ -63,6 +67,8 @@ struct Answers {
     any: Vec<RuleRecord>,
     /// By the rules that speak of a peer; None: the answer is that of everybody.
     found: HashMap<Vec<u32>, Option<ListId>>,
+    /// The last one of them: who comes next is often spoken of alike.
+    last: Option<(Vec<u32>, Option<ListId>)>,
     cut: bool,
 }
 
@@ -72,7 +78,8 @@ type Change = (u32, Option<ListId>);
 impl Rows<'_, '_> {
     pub fn write_all(&mut self, target: &mut Target) -> Outcome {
         let mut outcome = Outcome { full: Ok(()), cut: false };
-        for direction in DIRECTIONS {
+        let stays = target.stays;
+        for direction in DIRECTIONS.into_iter().filter(|direction| !stays[*direction as usize]) {
             let wanted = self.wanted(target, direction, &mut outcome);
             let rows = &target.installed.rows[direction as usize];
             let is_gone = |identity: &&u32| wanted.binary_search_by_key(*identity, |(wanted, _)| *wanted).is_err();
@@ -80,6 +87,7 @@ impl Rows<'_, '_> {
             changes.extend(wanted.into_iter().map(|(identity, list)| (identity, Some(list))));
             self.put_all(target, direction, changes, |_| true, &mut outcome);
         }
+        target.installed.is_whole = outcome.full.is_ok() && !outcome.cut;
         self.conclude(target, &outcome);
         outcome
     }
@@ -99,6 +107,7 @@ impl Rows<'_, '_> {
             outcome.cut |= answers.cut;
             self.put_all(target, direction, changes, matters, &mut outcome);
         }
+        target.installed.is_whole &= outcome.full.is_ok() && !outcome.cut;
         self.conclude(target, &outcome);
         outcome
     }
@@ -177,14 +186,19 @@ impl Rows<'_, '_> {
         let plan = &target.plans[direction as usize];
         let class = self.identities.class(identity).map(|class| &**class);
         let is_plain = !plan.asks_ports && !class.is_some_and(crate::identity::Class::is_own_node);
-        if let Some(list) = answers.found.get(speaking).filter(|_| is_plain) {
+        if is_plain && let Some((_, list)) = answers.last.as_ref().filter(|(last, _)| last == speaking) {
             return Ok(*list);
+        }
+        if let Some(list) = answers.found.get(speaking).copied().filter(|_| is_plain) {
+            answers.remember(speaking, list);
+            return Ok(list);
         }
         let (rules, fits) = plan.answer(speaking, class, target.ports);
         answers.cut |= !fits;
         let list = if rules == answers.any { None } else { Some(self.lists.intern(&rules, self.batch)?) };
         if is_plain {
             answers.found.insert(speaking.to_vec(), list);
+            answers.remember(speaking, list);
         }
         Ok(list)
     }
@@ -223,21 +237,21 @@ impl Rows<'_, '_> {
     ) {
         let rows = &mut target.installed.rows[direction as usize];
         let key = PolicyKey::new(target.id, direction, identity);
-        let before = rows.remove(&identity);
         let mut is_there = false;
         if let Some(list) = list {
             let row = self.lists.acquire(list);
             match self.batch.insert(Table::Policy, &key, &row) {
-                Ok(()) => {
-                    is_there = true;
-                    rows.insert(identity, list);
-                }
+                Ok(()) => is_there = true,
                 Err(full) => {
                     self.lists.release(list);
                     outcome.full = Err(full);
                 }
             }
         }
+        let before = match list.filter(|_| is_there) {
+            Some(list) => rows.insert(identity, list),
+            None => rows.remove(&identity),
+        };
         if !is_there && before.is_some() {
             self.batch.remove(Table::Policy, &key);
         }
@@ -266,6 +280,13 @@ impl Rows<'_, '_> {
 impl Answers {
     fn of(target: &Target, direction: Direction) -> Answers {
         let (any, fits) = target.plans[direction as usize].answer(&[], None, target.ports);
-        Answers { any, found: HashMap::default(), cut: !fits }
+        Answers { any, found: HashMap::default(), last: None, cut: !fits }
+    }
+
+    fn remember(&mut self, speaking: &[u32], list: Option<ListId>) {
+        let (last, found) = self.last.get_or_insert_default();
+        last.clear();
+        last.extend_from_slice(speaking);
+        *found = list;
     }
 }

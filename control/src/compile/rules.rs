@@ -88,7 +88,7 @@ pub enum Ports<'a> {
 }
 
 /// A rule.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Line {
     flags: u16,
     /// None: it speaks of everybody.

@@ -173,19 +173,25 @@ fn attach_many(rig: &mut Rig, i: usize, ip: &str) {
 fn more_port_ranges_than_a_row_holds_are_refused_by_name() {
     let port = |i| PortMatch { protocol: Protocol::TCP, port: PortRange::Numbers(2 * i + 1, 2 * i + 1) };
     let ports = (0..RULES_PER_ROW_MAX as u16 + 1).map(port).collect();
-    let policy = NetworkPolicy {
+    let mut policy = NetworkPolicy {
         audit: false,
         id: Named::new("a", "wide"),
         pods: Selector::default(),
         rules: [Some(vec![PolicyRule { ports, ..PolicyRule::default() }]), None],
     };
-    let mut rig = rig([pod_object(0), Object::NetworkPolicy(policy)]);
+    let mut rig = rig([pod_object(0), Object::NetworkPolicy(policy.clone())]);
     attach(&mut rig, 0, "10.1.0.4");
     let report = rig.update();
     assert_eq!(report.problems.len(), 1, "{report:?}");
     let own = endpoint(&rig.view(), addr("10.1.0.4")).unwrap();
     let allowed = |port| verdict(&rig.view(), &own, Direction::Ingress, addr("8.8.8.8"), Protocol::TCP, port);
     assert!(allowed(1) && !allowed(2 * RULES_PER_ROW_MAX as u16 + 1));
+    policy.rules[1] = Some(Vec::new());
+    assert_eq!(
+        put(&mut rig, [Object::NetworkPolicy(policy)]).problems.len(),
+        1,
+        "the other direction does not mend it"
+    );
 }
 
 #[test]
