@@ -19,6 +19,8 @@ pub struct Scan {
     files: BTreeMap<PathBuf, Contents>,
     /// The files that hold an object; the first is the one that counts.
     holders: HashMap<ObjectKey, BTreeSet<PathBuf>>,
+    /// Objects that more than one file holds.
+    doubles: BTreeSet<ObjectKey>,
     statuses: Statuses,
     /// Why the directory itself cannot be read.
     unreadable: Option<FileProblem>,
@@ -30,6 +32,7 @@ impl Scan {
             directory: directory.to_owned(),
             files: BTreeMap::new(),
             holders: HashMap::new(),
+            doubles: BTreeSet::new(),
             statuses: Statuses::default(),
             unreadable: None,
         }
@@ -110,7 +113,10 @@ impl Scan {
         let old = match new {
             Some(new) => {
                 for (key, object) in &new.objects {
-                    self.holders.entry(key.clone()).or_default().insert(path.to_owned());
+                    let holders = self.holders.entry(key.clone()).or_default();
+                    if holders.insert(path.to_owned()) && holders.len() > 1 {
+                        self.doubles.insert(key.clone());
+                    }
                     if self.files.get(path).and_then(|old| old.objects.get(key)) != Some(object) {
                         touched.insert(key.clone());
                     }
@@ -123,8 +129,11 @@ impl Scan {
         for key in old.iter().flat_map(|old| old.objects.keys()) {
             if now.is_none_or(|now| !now.objects.contains_key(key)) {
                 touched.insert(key.clone());
-                if let Some(holders) = self.holders.get_mut(key) {
-                    holders.remove(path);
+                if let Some(holders) = self.holders.get_mut(key)
+                    && holders.remove(path)
+                    && holders.len() <= 1
+                {
+                    self.doubles.remove(key);
                 }
             }
         }
@@ -147,8 +156,8 @@ impl Scan {
 
     fn problems(&self) -> Vec<FileProblem> {
         let mut all: Vec<FileProblem> = self.files.values().flat_map(|contents| contents.problems.clone()).collect();
-        for (key, holders) in self.holders.iter().filter(|(_, holders)| holders.len() > 1) {
-            let mut holders = holders.iter();
+        for key in &self.doubles {
+            let mut holders = self.holders.get(key).into_iter().flatten();
             let Some(first) = holders.next() else { continue };
             all.extend(
                 holders.map(|path| problem(path, format!("{key} is in {} too: that one counts", first.display()))),

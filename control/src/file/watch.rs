@@ -4,15 +4,16 @@
 use super::Update;
 use super::scan::Scan;
 use super::status;
-use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 
-/// After a file was closed, renamed or removed: what belongs together is read together.
+/// After a file was closed or went away: what belongs together is read together. What was renamed into its place is
+/// complete and waits for nothing.
 const SETTLE: Duration = Duration::from_millis(5);
 /// After a file began to change without being closed: somebody may still be writing.
 const SETTLE_WHILE_WRITTEN: Duration = Duration::from_millis(50);
@@ -58,6 +59,14 @@ pub fn follow(path: &Path, updates: Sender<Update>) -> notify::Result<Watcher> {
         .spawn(move || follower.run(notices))
         .map_err(notify::Error::io)?;
     Ok(Watcher(sender))
+}
+
+/// How far a file is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    BeingWritten,
+    Settled,
+    Complete,
 }
 
 /// What is to be read, and when.
@@ -109,7 +118,7 @@ impl Follower {
             let wait = self.pending.next_due().map(|due| due.saturating_duration_since(now));
             let wait = if self.is_watching { wait } else { Some(wait.map_or(RETRY, |wait| wait.min(RETRY))) };
             if wait == Some(Duration::ZERO) {
-                return true;
+                return self.drain(notices);
             }
             let notice = match wait {
                 Some(wait) => notices.recv_timeout(wait),
@@ -123,16 +132,32 @@ impl Follower {
         }
     }
 
+    /// Takes what has come meanwhile, so that many files that change at once are read at once. False: it is over.
+    fn drain(&mut self, notices: &Receiver<Notice>) -> bool {
+        loop {
+            match notices.try_recv() {
+                Ok(Notice::Event(event)) => self.take(event),
+                Ok(Notice::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
     fn take(&mut self, event: notify::Result<Event>) {
         let Ok(event) = event else { return self.pending.all(Instant::now()) };
         if event.need_rescan() {
             return self.pending.all(Instant::now());
         }
-        let is_settled = match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(ModifyKind::Name(_)) => true,
-            EventKind::Remove(_) => true,
+        let stage = match event.kind {
+            // Comes after one for each of the names.
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return,
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Stage::Complete,
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(ModifyKind::Name(_)) => {
+                Stage::Settled
+            }
+            EventKind::Remove(_) => Stage::Settled,
             EventKind::Access(_) => return,
-            EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => false,
+            EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => Stage::BeingWritten,
         };
         for path in event.paths {
             if path == self.directory {
@@ -142,7 +167,7 @@ impl Follower {
                 let _ = self.watcher.watch(&self.beside, RecursiveMode::NonRecursive);
                 self.pending.all(Instant::now());
             } else {
-                self.pending.path(path, is_settled, Instant::now());
+                self.pending.path(path, stage, Instant::now());
             }
         }
     }
@@ -185,14 +210,17 @@ impl Pending {
         self.due.get_or_insert(now + SETTLE);
     }
 
-    fn path(&mut self, path: PathBuf, is_settled: bool, now: Instant) {
+    fn path(&mut self, path: PathBuf, stage: Stage, now: Instant) {
         // A mounted ConfigMap changes by renaming `..data`, which all its files point through.
         if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"..")) {
             self.all(now);
-        } else if is_settled {
+        } else if stage != Stage::BeingWritten {
+            // An editor moves a file out of the way by a name that does not count, before it writes the new one.
+            let is_complete = stage == Stage::Complete && super::scan::syntax(&path).is_some();
+            let due = if is_complete { now } else { now + SETTLE };
+            self.due = Some(self.due.map_or(due, |before| before.min(due)));
             self.being_written.remove(&path);
             self.settled.insert(path);
-            self.due.get_or_insert(now + SETTLE);
         } else if !self.settled.contains(&path) {
             self.being_written.insert(path);
             self.written_due = Some(now + SETTLE_WHILE_WRITTEN);
