@@ -29,9 +29,10 @@ pub enum Request {
     ServicesWide,
     Addresses,
     Policies,
-    /// What the objects of this file, whose path is absolute, would do to flows.
+    /// What these files' objects would do to flows, applied and deleted. Paths are absolute.
     PoliciesDiff {
-        file: PathBuf,
+        file: Option<PathBuf>,
+        delete: Option<PathBuf>,
     },
     /// What is odd about policies.
     PoliciesLint,

@@ -25,15 +25,19 @@ pub enum PoliciesCommand {
     /// Which of the flows that are there now a change would cut, or admit again; nothing is applied.
     Diff {
         /// Objects as they would be applied: policies, or namespaces and pods with other labels.
-        #[arg(short, long)]
-        file: PathBuf,
+        #[arg(short, long, required_unless_present = "delete")]
+        file: Option<PathBuf>,
+        /// Objects that would be deleted; only kind, namespace and name count. What is to be applied comes after.
+        #[arg(short, long, value_name = "FILE")]
+        delete: Option<PathBuf>,
     },
 }
 
 pub fn run(cli: &Cli, source: &Source, policies: &Policies, out: &mut dyn Write) -> Result<(), Failed> {
     match &policies.command {
-        Some(PoliciesCommand::Diff { file }) => {
-            let request = Request::PoliciesDiff { file: absolute(file)? };
+        Some(PoliciesCommand::Diff { file, delete }) => {
+            let [file, delete] = [file, delete].map(|path| path.as_deref().map(absolute).transpose());
+            let request = Request::PoliciesDiff { file: file?, delete: delete? };
             list::<FlowChange>(cli, out, asks(source, request))
         }
         None if policies.lint => list::<LintView>(cli, out, asks(source, Request::PoliciesLint)),

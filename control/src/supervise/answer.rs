@@ -9,7 +9,7 @@ use crate::file::parse::{Syntax, parse};
 use crate::flows::{self, Names};
 use crate::lint;
 use crate::listing::ExplainView;
-use crate::object::ObjectChange;
+use crate::object::{Object, ObjectChange};
 use crate::serve::ReplyTo;
 use crate::state::State;
 use crate::trial;
@@ -26,7 +26,9 @@ impl Supervisor {
             Request::ServicesWide => return self.answer_services(reply),
             Request::Addresses => Reply::of(Ok(self.address_views())),
             Request::Policies => Reply::of(Ok(self.policy_views())),
-            Request::PoliciesDiff { file } => return self.answer_diff(&file, reply),
+            Request::PoliciesDiff { file, delete } => {
+                return self.answer_diff(file.as_deref(), delete.as_deref(), reply);
+            }
             Request::PoliciesLint => return self.answer_lint(reply),
             Request::Routes => Reply::of(Ok(self.route_views())),
             Request::Drops => Reply::of(self.need_dataplane().map(|()| self.drop_views())),
@@ -80,9 +82,9 @@ impl Supervisor {
         std::thread::spawn(move || reply.send(Reply::of(Ok(lint::findings(&state)))));
     }
 
-    /// The state with the file's objects in it is tried on a thread of its own.
-    fn answer_diff(&self, file: &Path, reply: ReplyTo) {
-        let changed = match self.state_with(file) {
+    /// The state with the files' objects in it, or without them, is tried on a thread of its own.
+    fn answer_diff(&self, file: Option<&Path>, delete: Option<&Path>, reply: ReplyTo) {
+        let changed = match self.state_with(file, delete) {
             Ok(changed) => changed,
             Err(failure) => return drop(reply.send(Reply::Failed(failure))),
         };
@@ -95,19 +97,16 @@ impl Supervisor {
         });
     }
 
-    /// Everything about policies, with the objects of a file in place of those that there are.
-    fn state_with(&self, file: &Path) -> Result<State, Failure> {
+    /// Everything about policies, without the objects of one file and with those of another in place of what there is.
+    fn state_with(&self, file: Option<&Path>, delete: Option<&Path>) -> Result<State, Failure> {
         self.need_dataplane()?;
-        let failed = |what: &dyn std::fmt::Display| Failure::new(code::FAILED, format!("{}: {what}", file.display()));
-        let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
-        let is_json = file.extension().is_some_and(|extension| extension == "json");
-        let parsed = parse(&text, if is_json { Syntax::Json } else { Syntax::Yaml });
-        if let Some(problem) = parsed.problems.first() {
-            let line = problem.line.map_or(String::new(), |line| format!("line {line}: "));
-            return Err(failed(&format!("{line}{}", problem.message)));
-        }
         let mut state = self.state.for_policies();
-        parsed.objects.into_iter().for_each(|object| state.apply(ObjectChange::Put(object)));
+        for object in delete.map(objects_of).transpose()?.into_iter().flatten() {
+            state.apply(ObjectChange::Delete(object.key()));
+        }
+        for object in file.map(objects_of).transpose()?.into_iter().flatten() {
+            state.apply(ObjectChange::Put(object));
+        }
         Ok(state)
     }
 
@@ -163,6 +162,21 @@ impl Supervisor {
                 self.lose_dataplane(&error);
                 Err(Failure::new(code::FAILED, error))
             }
+        }
+    }
+}
+
+/// Those of a file without a mistake.
+fn objects_of(file: &Path) -> Result<Vec<Object>, Failure> {
+    let failed = |what: &dyn std::fmt::Display| Failure::new(code::FAILED, format!("{}: {what}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
+    let is_json = file.extension().is_some_and(|extension| extension == "json");
+    let parsed = parse(&text, if is_json { Syntax::Json } else { Syntax::Yaml });
+    match parsed.problems.first() {
+        None => Ok(parsed.objects),
+        Some(problem) => {
+            let line = problem.line.map_or(String::new(), |line| format!("line {line}: "));
+            Err(failed(&format!("{line}{}", problem.message)))
         }
     }
 }

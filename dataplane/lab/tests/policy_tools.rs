@@ -23,8 +23,12 @@ fn ask(lab: &Lab, arguments: &str) -> Result<Vec<Value>> {
 
 /// (change, source pod, policy) of the flows that end at the server's echo.
 fn diff(lab: &Lab, file: &str) -> Result<Vec<[String; 3]>> {
+    diff_by(lab, &format!("-f {file}"))
+}
+
+fn diff_by(lab: &Lab, how: &str) -> Result<Vec<[String; 3]>> {
     let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_string();
-    let rows = ask(lab, &format!("policies diff -f {file}"))?;
+    let rows = ask(lab, &format!("policies diff {how}"))?;
     let to_echo = rows.iter().filter(|row| text(row, "destination").ends_with(":7777"));
     Ok(to_echo.map(|row| ["change", "source_pod", "policy"].map(|field| text(row, field))).collect())
 }
@@ -70,6 +74,11 @@ fn a_change_tells_beforehand_whom_it_cuts_and_whom_it_admits_and_policies_tell_w
     std::fs::write(&new, &everybody)?;
     let admitted = diff(&lab, &file)?;
     ensure!(admitted == [["admitted".to_string(), "demo/mallory".to_string(), name.clone()]], "{admitted:?}");
+    let deleted = diff_by(&lab, &format!("--delete {file}"))?;
+    // Nothing judges it then, so that no policy is named.
+    ensure!(deleted == [["admitted".to_string(), "demo/mallory".to_string(), String::new()]], "{deleted:?}");
+    let replaced = diff_by(&lab, &format!("-d {file} -f {file}"))?;
+    ensure!(replaced == admitted, "what is applied comes after what is deleted: {replaced:?}");
     counters(&lab)?;
     trial(&lab)?;
     lint(&lab)?;
