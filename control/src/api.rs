@@ -1,6 +1,7 @@
 //! What the CLI and the CNI plugin say to the control process over RUN/control.sock: one JSON request a line, one JSON
 //! reply a line. And the shapes of the listings, which `-o json` prints as they are.
 
+use crate::object::HostPort;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tables::Addr;
+use tables::{Addr, Mac};
 
 /// The largest request line, bytes.
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -57,8 +58,9 @@ pub enum Request {
     CniCheck(CniPod),
     /// Whether an ADD would succeed.
     CniStatus,
-    /// Detaches all but these (container, interface).
+    /// Detaches all of a network but these (container, interface).
     CniGc {
+        network: String,
         valid: Vec<(String, String)>,
     },
 }
@@ -84,10 +86,23 @@ pub struct Question {
 pub struct CniPod {
     pub container: String,
     pub ifname: String,
+    /// Name of the network, as the configuration says it.
+    pub network: String,
     /// Absent in a DEL after the namespace is gone.
     pub netns: Option<PathBuf>,
+    /// Both empty for a container that is no pod of Kubernetes.
     pub namespace: String,
     pub pod: String,
+    pub wants: CniWants,
+}
+
+/// What the runtime asks for one interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniWants {
+    /// At most one of each family; others are chosen.
+    pub addrs: Vec<Addr>,
+    pub mac: Option<Mac>,
+    pub ports: Vec<HostPort>,
 }
 
 /// What an ADD made.
@@ -125,6 +140,8 @@ pub mod code {
     pub const TRY_AGAIN: u32 = 11;
     /// STATUS: ADD would fail now.
     pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: ADD would fail now, and containers that are attached may have no connection.
+    pub const NO_CONNECTION: u32 = 51;
     pub const FAILED: u32 = 100;
     pub const ALREADY_ATTACHED: u32 = 101;
     pub const NOT_AS_MADE: u32 = 102;

@@ -3,7 +3,7 @@
 
 use crate::disk::{self, DiskError};
 use crate::ipam::{Ipam, LastGiven};
-use crate::object::Named;
+use crate::object::{HostPort, Named, Pod};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -18,12 +18,19 @@ pub struct Attachment {
     pub container: String,
     /// Name of the interface inside the pod.
     pub ifname: String,
+    /// Name of the network; empty if it was attached by an older version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub network: String,
     pub netns: PathBuf,
+    /// Both empty for a container that is no pod of Kubernetes.
     pub namespace: String,
     pub pod: String,
     pub addrs: Vec<Addr>,
     pub mac: Mac,
     pub mtu: u32,
+    /// Ports of the node that lead to it, as the runtime asked. For a pod its object says them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<HostPort>,
 }
 
 impl Attachment {
@@ -32,8 +39,26 @@ impl Attachment {
         key(&self.container, &self.ifname)
     }
 
+    /// Whose it is. Containers that are no pods are in no namespace, under the runtime's id.
     pub fn pod_id(&self) -> Named {
-        Named::new(&self.namespace, &self.pod)
+        if self.is_pod() { Named::new(&self.namespace, &self.pod) } else { Named::new("", &self.container) }
+    }
+
+    fn is_pod(&self) -> bool {
+        !self.pod.is_empty()
+    }
+
+    /// What stands for the object of a container that is no pod: without labels, and in no namespace that a NetworkPolicy
+    /// could be in.
+    pub fn stand_in(&self, node: &str) -> Option<Pod> {
+        (!self.is_pod()).then(|| Pod {
+            id: self.pod_id(),
+            addrs: self.addrs.clone(),
+            node: Some(node.to_owned()),
+            ready: true,
+            host_ports: self.ports.clone(),
+            ..Pod::default()
+        })
     }
 }
 
@@ -92,9 +117,14 @@ impl Store {
         self.attachments.values()
     }
 
-    /// Reserves addresses and keeps the attachment that `make` builds of them, on disk before it returns.
-    pub fn add(&mut self, make: impl FnOnce(Vec<Addr>) -> Attachment) -> Result<Attachment, StoreError> {
-        let addrs = self.ipam.allocate()?;
+    /// Reserves addresses, those that are asked for among them, and keeps the attachment that `make` builds of them, on disk
+    /// before it returns.
+    pub fn add(
+        &mut self,
+        asked: &[Addr],
+        make: impl FnOnce(Vec<Addr>) -> Attachment,
+    ) -> Result<Attachment, StoreError> {
+        let addrs = self.ipam.allocate(asked)?;
         let attachment = make(addrs.clone());
         if let Err(error) = self.write(&attachment) {
             self.ipam.release(&addrs);
@@ -147,14 +177,16 @@ mod tests {
         let make = |addrs| Attachment {
             container: container.into(),
             ifname: "eth0".into(),
+            network: "fairway".into(),
             netns: "/run/netns/x".into(),
             namespace: "demo".into(),
             pod: "web".into(),
             addrs,
             mac: Mac([2, 0, 0, 0, 0, 1]),
             mtu: 1450,
+            ports: Vec::new(),
         };
-        store.add(make).unwrap()
+        store.add(&[], make).unwrap()
     }
 
     #[test]
@@ -189,7 +221,7 @@ mod tests {
         let mut store = open(&path);
         std::fs::remove_dir_all(&path).unwrap();
         let make = |addrs| Attachment { addrs, ..add(&mut open(&state_dir("other")), "z") };
-        assert!(store.add(make).is_err());
+        assert!(store.add(&[], make).is_err());
         assert_eq!(store.ipam().used(), 0);
         std::fs::remove_dir_all(state_dir("other")).ok();
     }

@@ -1,40 +1,21 @@
 //! The CNI plugin, a thin client of the control process: environment and standard input in, JSON out, as the CNI
 //! specification 1.1 says ("Section 2: Execution Protocol", "Section 5: Result Types"). It must not touch the network.
 
-use crate::api::{self, ClientError, CniAttached, CniPod, Failure, Request, code};
-use serde::{Deserialize, Serialize};
+pub mod configuration;
+mod result;
+
+use crate::api::{self, ClientError, CniAttached, CniPod, CniWants, Failure, Request, code};
+use configuration::Configuration;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Versions of the specification whose results this plugin writes.
-pub const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
+pub const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// The network configuration on standard input; what is not for us is left alone.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Configuration {
-    pub cni_version: String,
-    #[serde(default)]
-    pub name: String,
-    #[serde(default = "default_run_dir")]
-    pub run_dir: PathBuf,
-    /// GC: what the runtime still knows.
-    #[serde(default, rename = "cni.dev/valid-attachments")]
-    pub valid: Option<Vec<ValidAttachment>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct ValidAttachment {
-    #[serde(rename = "containerID")]
-    pub container: String,
-    pub ifname: String,
-}
-
-fn default_run_dir() -> PathBuf {
-    "/run/fairway".into()
-}
+/// What an error is written in that has no version to go by: every runtime reads it.
+const VERSION_UNKNOWN: &str = "1.0.0";
 
 /// An error as the specification wants it on standard output.
 #[derive(Clone, Debug, Serialize)]
@@ -61,15 +42,23 @@ pub fn run(
     stdin: &str,
     ask: impl Fn(&Configuration, Request) -> Result<Value, Failure>,
 ) -> Outcome {
-    let mut version = VERSIONS[0].to_owned();
+    let mut version = VERSION_UNKNOWN.to_owned();
     match execute(environment, stdin, &mut version, ask) {
         Ok(None) => Outcome { stdout: String::new(), code: 0 },
         Ok(Some(result)) => Outcome { stdout: format!("{result:#}\n"), code: 0 },
-        Err(Failure { code, message }) => {
-            let error = json!(ErrorResult { cni_version: version, code, msg: message });
-            Outcome { stdout: format!("{error:#}\n"), code: 1 }
-        }
+        Err(failure) => failed(version, failure),
     }
+}
+
+fn failed(cni_version: String, Failure { code, message }: Failure) -> Outcome {
+    let error = json!(ErrorResult { cni_version, code, msg: message });
+    Outcome { stdout: format!("{error:#}\n"), code: 1 }
+}
+
+/// There is no configuration to be read.
+pub fn unreadable(error: &std::io::Error) -> Outcome {
+    let message = format!("cannot read the configuration from standard input: {error}");
+    failed(VERSION_UNKNOWN.to_owned(), Failure::new(code::IO, message))
 }
 
 /// Asks over the socket of the configured run directory.
@@ -96,24 +85,38 @@ fn execute(
         let spoken = asked.unwrap_or_else(|| VERSIONS[VERSIONS.len() - 1].to_owned());
         return Ok(Some(json!({"cniVersion": spoken, "supportedVersions": VERSIONS})));
     }
-    let configuration = configuration(stdin)?;
+    let configuration = Configuration::parse(stdin)?;
     version.clone_from(&configuration.cni_version);
+    let network = configuration.name.clone();
     match command {
         "ADD" => {
-            let pod = pod(environment, true)?;
-            let attached = ask(&configuration, Request::CniAdd(pod.clone()))?;
-            let attached = serde_json::from_value(attached).map_err(|error| Failure::new(code::DECODE, error))?;
-            Ok(Some(result(&configuration.cni_version, &pod, &attached)))
+            let pod = CniPod { wants: configuration.wants()?, ..pod(environment, network, true)? };
+            let attached = read(ask(&configuration, Request::CniAdd(pod.clone()))?)?;
+            Ok(Some(result::of(&configuration.cni_version, &pod, &attached, configuration.prev_result.as_ref())))
         }
-        "DEL" => ask(&configuration, Request::CniDel(pod(environment, false)?)).map(|_| None),
-        "CHECK" => ask(&configuration, Request::CniCheck(pod(environment, true)?)).map(|_| None),
-        "STATUS" => ask(&configuration, Request::CniStatus).map(|_| None),
+        "DEL" => ask(&configuration, Request::CniDel(pod(environment, network, false)?)).map(|_| None),
+        "CHECK" => {
+            configuration.allows("CHECK", "0.4.0")?;
+            let pod = pod(environment, network, true)?;
+            let attached = read(ask(&configuration, Request::CniCheck(pod.clone()))?)?;
+            result::check(configuration.prev_result.as_ref(), &pod, &attached).map(|()| None)
+        }
+        "STATUS" => {
+            configuration.allows("STATUS", "1.1.0")?;
+            // Who cannot be asked cannot attach anybody; whom it attached goes on.
+            let unavailable = |failure: Failure| match failure.code {
+                code::TRY_AGAIN => Failure { code: code::NOT_AVAILABLE, ..failure },
+                _ => failure,
+            };
+            ask(&configuration, Request::CniStatus).map_err(unavailable).map(|_| None)
+        }
         "GC" => {
+            configuration.allows("GC", "1.1.0")?;
             let valid = configuration.valid.clone().ok_or_else(|| {
                 Failure::new(code::NETWORK_CONFIG, "GC needs `cni.dev/valid-attachments` in its configuration")
             })?;
             let valid = valid.into_iter().map(|valid| (valid.container, valid.ifname)).collect();
-            ask(&configuration, Request::CniGc { valid }).map(|_| None)
+            ask(&configuration, Request::CniGc { network, valid }).map(|_| None)
         }
         other => Err(Failure::new(
             code::ENVIRONMENT,
@@ -122,16 +125,8 @@ fn execute(
     }
 }
 
-fn configuration(stdin: &str) -> Result<Configuration, Failure> {
-    let configuration: Configuration = serde_json::from_str(stdin).map_err(|error| {
-        Failure::new(code::DECODE, format!("the network configuration on standard input is not valid: {error}"))
-    })?;
-    if !VERSIONS.contains(&configuration.cni_version.as_str()) {
-        let text =
-            format!("cniVersion {} is not supported: use one of {}", configuration.cni_version, VERSIONS.join(", "));
-        return Err(Failure::new(code::VERSION, text));
-    }
-    Ok(configuration)
+fn read(attached: Value) -> Result<CniAttached, Failure> {
+    serde_json::from_value(attached).map_err(|error| Failure::new(code::DECODE, error))
 }
 
 fn variable<'a>(environment: &'a Environment, name: &str) -> Result<&'a str, Failure> {
@@ -139,7 +134,8 @@ fn variable<'a>(environment: &'a Environment, name: &str) -> Result<&'a str, Fai
     value.ok_or_else(|| Failure::new(code::ENVIRONMENT, format!("{name} is missing from the environment")))
 }
 
-fn pod(environment: &Environment, needs_netns: bool) -> Result<CniPod, Failure> {
+/// `CNI_ARGS` names the pod where a Kubernetes runtime asks; without it the container is nobody's pod.
+fn pod(environment: &Environment, network: String, needs_netns: bool) -> Result<CniPod, Failure> {
     let container = variable(environment, "CNI_CONTAINERID")?;
     let ifname = variable(environment, "CNI_IFNAME")?;
     check_name("CNI_CONTAINERID", container, 255)?;
@@ -154,18 +150,19 @@ fn pod(environment: &Environment, needs_netns: bool) -> Result<CniPod, Failure> 
         let pairs = arguments.split(';').filter_map(|pair| pair.split_once('='));
         pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).next()
     };
-    let missing = |name: &str| Failure::new(code::ENVIRONMENT, format!("CNI_ARGS says no {name}: which pod is this?"));
-    let named = |name: &str| match argument(name) {
-        Some(value) => Ok(value),
-        None if !needs_netns => Ok(String::new()),
-        None => Err(missing(name)),
-    };
+    let [namespace, pod] = ["K8S_POD_NAMESPACE", "K8S_POD_NAME"].map(|name| argument(name).unwrap_or_default());
+    if needs_netns && namespace.is_empty() != pod.is_empty() {
+        let text = "CNI_ARGS says only one of K8S_POD_NAMESPACE and K8S_POD_NAME: which pod is this?";
+        return Err(Failure::new(code::ENVIRONMENT, text));
+    }
     Ok(CniPod {
         container: container.to_owned(),
         ifname: ifname.to_owned(),
+        network,
         netns,
-        namespace: named("K8S_POD_NAMESPACE")?,
-        pod: named("K8S_POD_NAME")?,
+        namespace,
+        pod,
+        wants: CniWants::default(),
     })
 }
 
@@ -178,33 +175,6 @@ fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Failure> {
     }
     let rule = "letters, digits, `_`, `.` and `-` are allowed, a letter or digit first";
     Err(Failure::new(code::ENVIRONMENT, format!("{what} {name:?} is not valid: {rule}, {bytes_max} at most")))
-}
-
-fn result(version: &str, pod: &CniPod, attached: &CniAttached) -> Value {
-    let mut interface = json!({"name": pod.ifname, "mac": attached.mac, "sandbox": pod.netns});
-    if version != "1.0.0" {
-        interface["mtu"] = json!(attached.mtu);
-    }
-    let gateway = |v4: bool| attached.gateways.iter().find(|gateway| gateway.is_v4() == v4);
-    let ip = |addr: &tables::Addr| {
-        let length = if addr.is_v4() { 32 } else { 128 };
-        let mut ip = json!({"address": format!("{addr}/{length}"), "interface": 0});
-        if let Some(gateway) = gateway(addr.is_v4()) {
-            ip["gateway"] = json!(gateway);
-        }
-        ip
-    };
-    let route = |gateway: &tables::Addr| match gateway.ip() {
-        IpAddr::V4(_) => json!({"dst": "0.0.0.0/0", "gw": gateway}),
-        IpAddr::V6(_) => json!({"dst": "::/0", "gw": gateway}),
-    };
-    json!({
-        "cniVersion": version,
-        "interfaces": [interface],
-        "ips": attached.addrs.iter().map(ip).collect::<Vec<_>>(),
-        "routes": attached.gateways.iter().map(route).collect::<Vec<_>>(),
-        "dns": {},
-    })
 }
 
 #[cfg(test)]

@@ -21,6 +21,12 @@ pub enum IpamError {
     NoRange,
     #[error("all {size} pod addresses of {range} are in use: delete pods, or give the node a larger spec.podCIDR")]
     Exhausted { range: Prefix, size: u128 },
+    #[error(
+        "address {0} cannot be given: it is none of the pod addresses of this node's ranges, or the second of its family"
+    )]
+    NotOurs(Addr),
+    #[error("address {0} cannot be given: another pod has it")]
+    InUse(Addr),
     #[error("pod range {0} is too small: at least 8 addresses are needed")]
     TooSmall(Prefix),
 }
@@ -60,6 +66,10 @@ impl PodRange {
     /// What is never a pod's: the addresses in front of theirs.
     pub fn reserved(&self) -> Prefix {
         Prefix::mapped(self.0.addr(), 128 - POD_OFFSET.ilog2() as u8)
+    }
+
+    fn is_pod(&self, addr: Addr) -> bool {
+        self.0.contains(addr) && (POD_OFFSET..POD_OFFSET + self.pods()).contains(&(addr.bits() - self.0.addr().bits()))
     }
 
     /// Pod addresses: all but the reserved ones and the last, which is a broadcast address in IPv4.
@@ -114,14 +124,25 @@ impl Ipam {
         self.used.len()
     }
 
-    /// One address of each range; all or none.
-    pub fn allocate(&mut self) -> Result<Vec<Addr>, IpamError> {
+    /// One address of each range, those that are asked for among them; all or none.
+    pub fn allocate(&mut self, asked: &[Addr]) -> Result<Vec<Addr>, IpamError> {
         if self.ranges.is_empty() {
             return Err(IpamError::NoRange);
         }
-        let found = self.ranges.iter().map(|range| self.next_free(range)).collect::<Result<Vec<_>, _>>()?;
+        let found = self.ranges.iter().map(|range| match asked.iter().find(|addr| range.is_pod(**addr)) {
+            Some(addr) if self.used.contains(addr) => Err(IpamError::InUse(*addr)),
+            Some(addr) => Ok(*addr),
+            None => self.next_free(range),
+        });
+        let found = found.collect::<Result<Vec<_>, _>>()?;
+        if let Some(addr) = asked.iter().find(|addr| !found.contains(addr)) {
+            return Err(IpamError::NotOurs(*addr));
+        }
         for (range, addr) in self.ranges.iter().zip(&found) {
-            self.last.0.insert(range.0.to_string(), *addr);
+            // What was asked for does not move the place where the search goes on.
+            if !asked.contains(addr) {
+                self.last.0.insert(range.0.to_string(), *addr);
+            }
             self.used.insert(*addr);
         }
         Ok(found)
@@ -163,31 +184,49 @@ mod tests {
         let range = ipam.ranges()[0];
         let reserved = [range.gateway(), range.host(), range.snat()].map(|addr| addr.to_string());
         assert_eq!(reserved, ["10.244.1.1", "10.244.1.2", "10.244.1.3"]);
-        assert_eq!(ipam.allocate().unwrap(), ["10.244.1.4".parse().unwrap()]);
+        assert_eq!(ipam.allocate(&[]).unwrap(), ["10.244.1.4".parse().unwrap()]);
         assert_eq!(mac_of("10.244.1.4".parse().unwrap()).to_string(), "02:fa:0a:f4:01:04");
     }
 
     #[test]
     fn a_freed_address_rests_until_all_others_had_their_turn() {
         let mut ipam = ipam("10.0.0.0/28");
-        let all: Vec<Addr> = (0..11).map(|_| ipam.allocate().unwrap()[0]).collect();
-        assert_eq!(ipam.allocate(), Err(IpamError::Exhausted { range: "10.0.0.0/28".parse().unwrap(), size: 11 }));
+        let all: Vec<Addr> = (0..11).map(|_| ipam.allocate(&[]).unwrap()[0]).collect();
+        assert_eq!(ipam.allocate(&[]), Err(IpamError::Exhausted { range: "10.0.0.0/28".parse().unwrap(), size: 11 }));
         ipam.release(&[all[5]]);
         ipam.release(&[all[2]]);
-        assert_eq!(ipam.allocate().unwrap(), [all[2]], "the search goes on after the last, not at the first freed");
-        assert_eq!(ipam.allocate().unwrap(), [all[5]]);
+        assert_eq!(ipam.allocate(&[]).unwrap(), [all[2]], "the search goes on after the last, not at the first freed");
+        assert_eq!(ipam.allocate(&[]).unwrap(), [all[5]]);
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_is_given_if_it_may_be() {
+        let mut ipam = Ipam::default();
+        ipam.set_ranges(&["10.0.0.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]).unwrap();
+        let [nine, other]: [Addr; 2] = ["10.0.0.9", "10.0.0.10"].map(|text| text.parse().unwrap());
+        let given = ipam.allocate(&[nine]).unwrap();
+        assert!(given[0] == nine && !given[1].is_v4(), "{given:?}");
+        let before = ipam.clone();
+        assert_eq!(ipam.allocate(&[nine]), Err(IpamError::InUse(nine)));
+        assert_eq!(ipam.allocate(&[other, nine]), Err(IpamError::NotOurs(nine)), "two of one family");
+        for reserved in ["10.0.0.3", "10.0.0.255", "10.0.1.9", "fd00:2::9"].map(|text| text.parse().unwrap()) {
+            assert_eq!(ipam.allocate(&[reserved]), Err(IpamError::NotOurs(reserved)));
+        }
+        assert_eq!(ipam, before, "a refusal must keep nothing");
+        let others: Vec<Addr> = (0..8).map(|_| ipam.allocate(&[]).unwrap()[0]).collect();
+        assert!(!others.contains(&nine), "{others:?}");
     }
 
     #[test]
     fn both_families_are_given_together_or_not_at_all() {
         let mut ipam = Ipam::default();
-        assert_eq!(ipam.allocate(), Err(IpamError::NoRange));
+        assert_eq!(ipam.allocate(&[]), Err(IpamError::NoRange));
         ipam.set_ranges(&["fd00:1::/125".parse().unwrap(), "10.0.0.0/24".parse().unwrap()]).unwrap();
         for _ in 0..3 {
-            assert_eq!(ipam.allocate().unwrap().len(), 2);
+            assert_eq!(ipam.allocate(&[]).unwrap().len(), 2);
         }
         let before = ipam.clone();
-        assert!(matches!(ipam.allocate(), Err(IpamError::Exhausted { .. })));
+        assert!(matches!(ipam.allocate(&[]), Err(IpamError::Exhausted { .. })));
         assert_eq!(ipam, before, "a refusal must keep nothing");
     }
 
@@ -201,7 +240,7 @@ mod tests {
             let mut held: Vec<Addr> = Vec::new();
             for step in steps {
                 match step {
-                    0 | 1 => match ipam.allocate() {
+                    0 | 1 => match ipam.allocate(&[]) {
                         Ok(given) => {
                             prop_assert!(!held.contains(&given[0]) && range.contains(given[0]));
                             prop_assert!((4..31).contains(&given[0].v4_octets()[3]));

@@ -105,8 +105,8 @@ impl PodInterface {
         .await
     }
 
-    /// Whether it is still as it was made; its index.
-    pub async fn check(self) -> Result<u32, PodError> {
+    /// Fails if it is no more as it was made.
+    pub async fn check(self) -> Result<(), PodError> {
         let netns = self.netns.clone();
         inside(netns, move || async move {
             let netlink = connect()?;
@@ -116,10 +116,19 @@ impl PodInterface {
             if link.mac != self.mac {
                 return Err(changed(format!("its Ethernet address is {}, not {}", link.mac, self.mac)));
             }
+            if !link.is_up {
+                return Err(changed("it is down".into()));
+            }
             let addrs = netlink.addresses(link.index).await?;
-            match self.addrs.iter().find(|addr| !addrs.contains(addr)) {
-                Some(missing) => Err(changed(format!("it has lost its address {missing}"))),
-                None => Ok(link.index),
+            if let Some(missing) = self.addrs.iter().find(|addr| !addrs.contains(addr)) {
+                return Err(changed(format!("it has lost its address {missing}")));
+            }
+            let found = netlink.own_routes().await?;
+            let is_there = |route: &Route| found.iter().any(|(_, message)| Netlink::is_route(message, route));
+            let mut wanted = self.gateways.iter().flat_map(|gateway| routes(*gateway, link.index));
+            match wanted.find(|route| !is_there(route)) {
+                Some(missing) => Err(changed(format!("the route to {} is missing", missing.to()))),
+                None => Ok(()),
             }
         })
         .await

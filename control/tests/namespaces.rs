@@ -97,16 +97,30 @@ async fn a_pod_gets_its_interface_and_loses_it_again() {
     assert!(netns.ip("-o addr show eth0").contains("10.244.1.4/32"));
     let v6 = netns.ip("-6 -o addr show eth0");
     assert!(v6.contains("fd00:1::4/128 scope global nodad") && !v6.contains("tentative"), "usable at once: {v6}");
-    assert_eq!(interface(&netns).check().await.unwrap(), made.ifindex);
+    assert!(made.ifindex > 0);
+    interface(&netns).check().await.unwrap();
     assert!(matches!(interface(&netns).create().await, Err(PodError::Exists(_))));
 
     assert!(interface(&netns).reopen().await.is_err(), "it has a reader");
     drop(made.tap);
     drop(interface(&netns).reopen().await.unwrap());
 
-    netns.ip("addr del 10.244.1.4/32 dev eth0");
+    netns.ip("link set eth0 address 02:00:00:00:00:01");
     let changed = interface(&netns).check().await.unwrap_err().to_string();
-    assert!(changed.contains("10.244.1.4"), "{changed}");
+    assert!(changed.contains("02:00:00:00:00:01"), "{changed}");
+    netns.ip("link set eth0 address 02:fa:0a:f4:01:04");
+    interface(&netns).check().await.unwrap();
+    // Each is told before what was changed earlier.
+    for (change, told) in [
+        ("route del default dev eth0", "the route to 0.0.0.0/0"),
+        ("addr del fd00:1::4/128 dev eth0", "address fd00:1::4"),
+        ("addr del 10.244.1.4/32 dev eth0", "address 10.244.1.4"),
+        ("link set eth0 down", "it is down"),
+    ] {
+        netns.ip(change);
+        let changed = interface(&netns).check().await.unwrap_err().to_string();
+        assert!(changed.contains(told), "{change}: {changed}");
+    }
     for _ in 0..2 {
         pod::remove(netns.path(), "eth0".into()).await.unwrap();
     }

@@ -6,12 +6,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut stdin = String::new();
-    if let Err(error) = std::io::stdin().read_to_string(&mut stdin) {
-        eprintln!("fairway-cni: cannot read the configuration from standard input: {error}");
-        return ExitCode::FAILURE;
-    }
     let environment = std::env::vars().filter(|(name, _)| name.starts_with("CNI_")).collect();
-    let outcome = cni::run(&environment, &stdin, cni::ask);
+    let outcome = match std::io::stdin().read_to_string(&mut stdin) {
+        Ok(_) => cni::run(&environment, &stdin, cni::ask),
+        Err(error) => cni::unreadable(&error),
+    };
     print!("{}", outcome.stdout);
     ExitCode::from(outcome.code)
 }

@@ -44,7 +44,7 @@ impl Supervisor {
             }
             Request::CniCheck(pod) => return self.cni_check(pod, reply),
             Request::CniStatus => Reply::of(self.cni_status()),
-            Request::CniGc { valid } => Reply::of(self.cni_gc(valid).await),
+            Request::CniGc { network, valid } => Reply::of(self.cni_gc(&network, valid).await),
         };
         let _ = reply.send(answer);
     }

@@ -4,11 +4,12 @@
 use super::Supervisor;
 use super::session::{SessionError, pod_spec};
 use crate::api::{CniAttached, CniPod, Failure, Reply, code};
-use crate::attachment::{self, Attachment, StoreError};
-use crate::ipam::mac_of;
+use crate::attachment::{self, Attachment, Store, StoreError};
+use crate::ipam::{IpamError, mac_of};
+use crate::object::{Object, ObjectChange};
 use crate::pod::{self, Made, PodError};
 use crate::serve::ReplyTo;
-use crate::state::LocalEndpoint;
+use crate::state::{LocalEndpoint, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -88,17 +89,20 @@ impl Supervisor {
             return Err(Failure::new(code::ALREADY_ATTACHED, text));
         }
         let mtu = self.pod_mtu();
-        let added = self.store.add(|addrs| Attachment {
+        let added = self.store.add(&pod.wants.addrs, |addrs| Attachment {
             container: pod.container,
             ifname: pod.ifname,
+            network: pod.network,
             netns,
             namespace: pod.namespace,
             pod: pod.pod,
-            mac: mac_of(addrs[0]),
+            mac: pod.wants.mac.unwrap_or_else(|| mac_of(addrs[0])),
             addrs,
             mtu,
+            ports: pod.wants.ports,
         });
         added.map_err(|error| match &error {
+            StoreError::Ipam(IpamError::NotOurs(_)) => Failure::new(code::NETWORK_CONFIG, error),
             StoreError::Ipam(_) => Failure::new(code::TRY_AGAIN, error),
             _ => Failure::new(code::IO, error),
         })
@@ -131,11 +135,13 @@ impl Supervisor {
         let added = match made {
             Ok(made) => {
                 self.custody.taps.insert(key.to_owned(), made.tap);
+                self.put_stand_in(&attachment);
                 self.add_to_dataplane(&attachment).await.map_err(|error| Failure::new(code::FAILED, error))
             }
             Err(error) => Err(Failure::new(code_of(&error), error)),
         };
         if let Err(failure) = added {
+            self.take_stand_in(&attachment);
             self.custody.taps.remove(key);
             let netns = attachment.netns.clone();
             let _ = pod::remove(netns, attachment.ifname.clone()).await;
@@ -143,8 +149,26 @@ impl Supervisor {
             return Err(failure);
         }
         self.clear_problem(key);
-        let gateways = self.interface_of(&attachment).gateways;
-        Ok(CniAttached { mac: attachment.mac.to_string(), mtu: attachment.mtu, addrs: attachment.addrs, gateways })
+        Ok(self.attached(&attachment))
+    }
+
+    fn attached(&self, attachment: &Attachment) -> CniAttached {
+        let gateways = self.interface_of(attachment).gateways;
+        let addrs = attachment.addrs.clone();
+        CniAttached { mac: attachment.mac.to_string(), mtu: attachment.mtu, addrs, gateways }
+    }
+
+    /// Containers that are no pods have no object that says who they are.
+    fn put_stand_in(&mut self, attachment: &Attachment) {
+        if let Some(pod) = attachment.stand_in(&self.args.node) {
+            self.state.apply(ObjectChange::Put(Object::Pod(pod)));
+        }
+    }
+
+    fn take_stand_in(&mut self, attachment: &Attachment) {
+        if let Some(pod) = attachment.stand_in(&self.args.node) {
+            self.state.apply(ObjectChange::Delete(Object::Pod(pod).key()));
+        }
     }
 
     /// While the dataplane is gone the interface is kept for its return.
@@ -176,6 +200,7 @@ impl Supervisor {
         };
         self.take_from_dataplane(key).await;
         self.state.detach(key);
+        self.take_stand_in(&attachment);
         self.custody.taps.remove(key);
         self.clear_problem(key);
         let owned = key.to_owned();
@@ -209,22 +234,24 @@ impl Supervisor {
             return drop(reply.send(Reply::Failed(failure)));
         };
         let connected = self.dataplane.as_ref().is_none_or(|dataplane| dataplane.interfaces.contains_key(&key));
-        let interface = self.interface_of(attachment);
+        let (interface, attached) = (self.interface_of(attachment), self.attached(attachment));
         tokio::spawn(async move {
             let checked = match interface.check().await {
-                Ok(_) if connected => Ok(()),
-                Ok(_) => Err(Failure::new(code::NOT_AS_MADE, format!("the dataplane does not serve {key}"))),
+                Ok(()) if connected => Ok(attached),
+                Ok(()) => Err(Failure::new(code::NOT_AS_MADE, format!("the dataplane does not serve {key}"))),
                 Err(error) => Err(Failure::new(code::NOT_AS_MADE, error)),
             };
             let _ = reply.send(Reply::of(checked));
         });
     }
 
-    /// Detaches everything that the runtime no longer knows.
-    pub(super) async fn cni_gc(&mut self, valid: Vec<(String, String)>) -> Result<(), Failure> {
+    /// Detaches everything of a network that the runtime no longer knows.
+    pub(super) async fn cni_gc(&mut self, network: &str, valid: Vec<(String, String)>) -> Result<(), Failure> {
         let valid: BTreeSet<String> =
             valid.iter().map(|(container, ifname)| attachment::key(container, ifname)).collect();
-        let stale: Vec<String> = self.store.iter().map(Attachment::key).filter(|key| !valid.contains(key)).collect();
+        let is_of = |attachment: &&Attachment| attachment.network.is_empty() || attachment.network == network;
+        let of_network = self.store.iter().filter(is_of).map(Attachment::key);
+        let stale: Vec<String> = of_network.filter(|key| !valid.contains(key)).collect();
         for key in stale {
             self.cni_del(&key, None).await;
         }
@@ -232,10 +259,13 @@ impl Supervisor {
     }
 
     pub(super) fn cni_status(&self) -> Result<(), Failure> {
-        let unavailable = |why: &str| Err(Failure::new(code::NOT_AVAILABLE, why));
+        let failed = |code, why| Err(Failure::new(code, why));
         match &self.dataplane {
-            None => unavailable("fairway-dataplane is not connected: start it"),
-            Some(_) if self.store.ipam().ranges().is_empty() => unavailable("the node has no pod range yet"),
+            None => failed(code::NO_CONNECTION, "fairway-dataplane is not connected: start it"),
+            Some(dataplane) if !dataplane.has_tables => failed(code::NO_CONNECTION, "no tables are in force yet"),
+            Some(_) if self.store.ipam().ranges().is_empty() => {
+                failed(code::NOT_AVAILABLE, "the node has no pod range yet")
+            }
             Some(_) => Ok(()),
         }
     }
@@ -264,6 +294,14 @@ impl Supervisor {
         };
         self.store.iter().filter_map(served).collect()
     }
+}
+
+/// The state before any source has spoken: containers of an earlier run that are no pods.
+pub(super) fn stand_ins(store: &Store, node: &str) -> State {
+    let mut state = State::new();
+    let pods = store.iter().filter_map(|attachment| attachment.stand_in(node));
+    pods.for_each(|pod| state.apply(ObjectChange::Put(Object::Pod(pod))));
+    state
 }
 
 fn endpoint(attachment: &Attachment, info: &InterfaceInfo) -> LocalEndpoint {
