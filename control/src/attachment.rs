@@ -6,6 +6,7 @@ use crate::ipam::{Ipam, LastGiven};
 use crate::object::{HostPort, Named, Pod};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use tables::{Addr, Mac, Prefix};
@@ -91,8 +92,11 @@ impl Store {
         let mut attachments = BTreeMap::new();
         for entry in std::fs::read_dir(&directory).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                attachments.extend(disk::read::<Attachment>(&path)?.map(|found| (found.key(), found)));
+            match path.extension().and_then(OsStr::to_str) {
+                Some("json") => attachments.extend(disk::read::<Attachment>(&path)?.map(|found| (found.key(), found))),
+                // An earlier run was killed before it was whole.
+                Some(disk::DRAFT) => disk::remove(&path)?,
+                _ => {}
             }
         }
         let used = attachments.values().flat_map(|attachment| attachment.addrs.iter().copied());
@@ -195,10 +199,13 @@ mod tests {
         let mut store = open(&path);
         let first = add(&mut store, "a");
         let second = add(&mut store, "b");
+        let draft = path.join("attachments/c@eth0.draft");
+        std::fs::write(&draft, "{").unwrap();
         assert_eq!(store.remove("a/eth0").unwrap(), Some(first.clone()));
         drop(store);
         let mut store = open(&path);
         assert_eq!(store.iter().collect::<Vec<_>>(), [&second]);
+        assert!(!draft.exists(), "what was not finished is swept up");
         let third = add(&mut store, "c");
         assert!(third.addrs != second.addrs && third.addrs != first.addrs, "{third:?}");
         std::fs::remove_dir_all(path).unwrap();

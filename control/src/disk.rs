@@ -16,10 +16,13 @@ pub enum DiskError {
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
+/// Extension of what is not whole yet.
+pub const DRAFT: &str = "draft";
+
 /// Replaces the file; on return it is on the disk.
 pub fn write(path: &Path, value: &impl Serialize) -> Result<(), DiskError> {
     let fail = |source| DiskError::Write { path: path.to_owned(), source };
-    let draft = path.with_extension("draft");
+    let draft = path.with_extension(DRAFT);
     let bytes = serde_json::to_vec_pretty(value).map_err(|error| fail(error.into()))?;
     let put = || {
         let mut file = File::create(&draft)?;

@@ -2,7 +2,7 @@
 //! know who asked or what the dataplane does with the descriptor.
 
 use crate::ipam::GATEWAY_MAC;
-use crate::netlink::{Keep, Netlink, NetlinkError, Route};
+use crate::netlink::{Keep, LinkInfo, Netlink, NetlinkError, Route};
 use crate::{sysctl, tap};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
@@ -105,6 +105,32 @@ impl PodInterface {
         .await
     }
 
+    /// Takes the interface away; a namespace or interface that is gone is no error. One of another's is left: the path may
+    /// have come to name the namespace of a younger process.
+    pub async fn remove(self) -> Result<(), PodError> {
+        let netns = self.netns.clone();
+        let removed = inside(netns, move || async move {
+            let netlink = connect()?;
+            match netlink.link(&self.ifname).await? {
+                Some(link) if self.is_ours(&netlink, &link).await? => Ok(netlink.delete_link(link.index).await?),
+                _ => Ok(()),
+            }
+        })
+        .await;
+        match removed {
+            Err(PodError::Enter { source, .. }) if is_gone(&source) => Ok(()),
+            // A namespace that is the node's own now was a pod's before.
+            Err(PodError::HostNetwork(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// By what at most one of two has lost: users may change either.
+    async fn is_ours(&self, netlink: &Netlink, link: &LinkInfo) -> Result<bool, PodError> {
+        let addrs = netlink.addresses(link.index).await?;
+        Ok(link.mac == self.mac || self.addrs.iter().any(|addr| addrs.contains(addr)))
+    }
+
     /// Fails if it is no more as it was made.
     pub async fn check(self) -> Result<(), PodError> {
         let netns = self.netns.clone();
@@ -132,15 +158,6 @@ impl PodInterface {
             }
         })
         .await
-    }
-}
-
-/// Takes the interface away; a namespace or interface that is gone is no error.
-pub async fn remove(netns: PathBuf, ifname: String) -> Result<(), PodError> {
-    let removed = inside(netns, move || async move { delete(&connect()?, &ifname).await }).await;
-    match removed {
-        Err(PodError::Enter { source, .. }) if is_gone(&source) => Ok(()),
-        other => other,
     }
 }
 

@@ -5,7 +5,7 @@ use control::ipam::{GATEWAY_MAC, PodRange, mac_of};
 use control::netlink::Netlink;
 use control::node::{HOST_DEVICE, Node, Steered};
 use control::offload;
-use control::pod::{self, PodError, PodInterface};
+use control::pod::{PodError, PodInterface};
 use control::reserve::{self, ReserveError};
 use control::sys;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -122,7 +122,7 @@ async fn a_pod_gets_its_interface_and_loses_it_again() {
         assert!(changed.contains(told), "{change}: {changed}");
     }
     for _ in 0..2 {
-        pod::remove(netns.path(), "eth0".into()).await.unwrap();
+        interface(&netns).remove().await.unwrap();
     }
     assert!(!netns.ip("link").contains("eth0"));
 }
@@ -135,7 +135,10 @@ async fn a_missing_or_the_nodes_own_namespace_is_told_apart() {
     let of = |path: &PathBuf| PodInterface { netns: path.clone(), ..interface(&netns) };
     assert!(matches!(of(&own).create().await, Err(PodError::HostNetwork(_))));
     assert!(matches!(of(&missing).create().await, Err(PodError::Enter { .. })));
-    pod::remove(missing, "eth0".into()).await.expect("what is gone is removed");
+    of(&missing).remove().await.expect("what is gone is removed");
+    netns.ip("link add eth0 type veth peer name other");
+    interface(&netns).remove().await.unwrap();
+    assert!(netns.ip("link").contains("eth0"), "another's interface is left");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::api::{CniAttached, CniPod, Failure, Reply, code};
 use crate::attachment::{self, Attachment, Store, StoreError};
 use crate::ipam::{IpamError, mac_of};
 use crate::object::{Object, ObjectChange};
-use crate::pod::{self, Made, PodError};
+use crate::pod::{Made, PodError};
 use crate::serve::ReplyTo;
 use crate::state::{LocalEndpoint, State};
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,8 +143,7 @@ impl Supervisor {
         if let Err(failure) = added {
             self.take_stand_in(&attachment);
             self.custody.taps.remove(key);
-            let netns = attachment.netns.clone();
-            let _ = pod::remove(netns, attachment.ifname.clone()).await;
+            let _ = self.interface_of(&attachment).remove().await;
             let _ = self.store.remove(key);
             return Err(failure);
         }
@@ -203,9 +202,9 @@ impl Supervisor {
         self.take_stand_in(&attachment);
         self.custody.taps.remove(key);
         self.clear_problem(key);
-        let owned = key.to_owned();
+        let (owned, interface) = (key.to_owned(), self.interface_of(&attachment));
         self.attaching.start(key, async move {
-            let removed = pod::remove(attachment.netns, attachment.ifname).await;
+            let removed = interface.remove().await;
             Outcome::Removed { key: owned, removed, reply }
         });
     }

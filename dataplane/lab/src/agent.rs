@@ -7,6 +7,7 @@ pub mod datagrams;
 pub mod doors;
 pub mod init;
 pub mod load;
+pub mod noop;
 pub mod question;
 mod raw_sctp;
 pub mod sctp;

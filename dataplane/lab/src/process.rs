@@ -52,6 +52,11 @@ impl Process {
         }
     }
 
+    /// Closes its standard input.
+    pub fn end_input(&mut self) {
+        self.stdin.take();
+    }
+
     /// One line to its standard input.
     pub fn tell(&mut self, line: &str) -> Result<()> {
         let pipe = self.stdin.as_mut().context("its input is closed already")?;

@@ -2,13 +2,14 @@
 //!
 //! Its other sub-commands are the small programs that run inside the lab's namespaces.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use lab::agent::{converse, datagrams, doors, load, question, sctp, serve, witness};
+use lab::agent::{converse, datagrams, doors, load, noop, question, sctp, serve, witness};
 use lab::process::Process;
 use lab::report::{Report, Verdict};
 use lab::sections::{self, Section};
@@ -77,6 +78,12 @@ enum Command {
     /// One long connection; `pause` and `go` on standard input
     #[command(hide = true)]
     Converse(converse::Converse),
+    /// A CNI plugin that only notes its calls in a file
+    #[command(hide = true)]
+    Noop {
+        #[arg(long)]
+        calls: PathBuf,
+    },
     /// UDP datagrams
     #[command(hide = true)]
     Send(datagrams::Send),
@@ -128,6 +135,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Load(arguments) => load::run(&arguments)?,
         Command::Converse(arguments) => converse::run(&arguments)?,
         Command::Send(arguments) => datagrams::send(&arguments)?,
+        Command::Noop { calls } => noop::run(&calls)?,
         Command::SctpServe { name } => sctp::serve(&name)?,
         Command::SctpAsk { to } => sctp::ask(to)?,
         Command::Witness(arguments) => witness::run(&arguments)?,
