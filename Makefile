@@ -49,7 +49,7 @@ demo: deps rust build
 # The lab's tests run the programs, so these are built first, with the same features as the tests.
 # Tests that need a build of their own (loom) go into a second line here.
 test judges: PACKAGES += $(JUDGES)
-test: PACKAGES += traceroute iputils-tracepath openvswitch-switch libusrsctp-examples
+test: PACKAGES += traceroute iputils-tracepath openvswitch-switch libusrsctp-examples containernetworking-plugins
 test: deps judges rust build-tests
 	$(AS_ROOT) $(CARGO) test --workspace --release
 

@@ -263,8 +263,6 @@ fn whoever_is_killed_while_it_attaches_nothing_is_left() -> Result<()> {
     let collector = Chain { version: "1.1.0".into(), ..world.chain.clone() };
     let is_clean = || collector.gc(&[]).is_ok() && world.held().is_ok_and(|held| held == (0, 0));
     assert!(wait::until(START, is_clean), "seed {seed}: left (attachments, interfaces): {:?}", world.held());
-    let flows = world.lab.nodes[0].fairway().run("flows")?.stdout;
-    assert!(!flows.contains("10.244.1."), "seed {seed}: {flows}");
     println!("{whole} whole, {callers} callers and {controls} controls were killed; nothing was left");
     Ok(())
 }
