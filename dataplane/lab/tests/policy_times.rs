@@ -275,8 +275,9 @@ fn a_change_among_ten_thousand_policies_is_in_force_at_once() -> Result<()> {
         let mut applied = Vec::new();
         for _ in 0..CHANGES {
             for object in [&switch.closed, &switch.open] {
-                world.apply(switch.file, slice::from_ref(object))?;
+                // Before it: it may be in force before this thread goes on.
                 applied.push(Instant::now());
+                world.apply(switch.file, slice::from_ref(object))?;
                 sleep_ms(60);
                 lags.push(world.lag(0)?);
             }
