@@ -7,6 +7,7 @@
 #   make sanitize       the raw-memory part under AddressSanitizer and valgrind
 #   make soak T=3600    the demo's sections again and again for T seconds
 #   make churn T=60     endpoints of a service come and go for T seconds while it is asked: what was reached
+#   make test-containers  real containers of containerd and runc, attached by `ctr run --cni`
 #   make vm-test ZC_VM=path/to/zc-vm    in a VM: the lab's uplinks on true zero-copy NICs; tunnels, SCTP and VLANs by its kernel
 #   make bench          what a packet and a table change cost, with peers beside it; FULL=1 is longer, HUGE=0 without huge pages
 #   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
@@ -17,7 +18,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint fuzz sanitize soak churn vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
+.PHONY: demo test lint fuzz sanitize soak churn test-containers vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
 
 T ?= 60
 KEEP ?=
@@ -52,6 +53,10 @@ test judges: PACKAGES += $(JUDGES)
 test: PACKAGES += traceroute iputils-tracepath openvswitch-switch libusrsctp-examples containernetworking-plugins
 test: deps judges rust build-tests
 	$(AS_ROOT) $(CARGO) test --workspace --release
+
+test-containers: PACKAGES += containernetworking-plugins containerd runc busybox-static
+test-containers: deps rust build
+	$(AS_ROOT) $(CARGO) test --release -p fairway-lab --test containers
 
 # What dataplane/tests/judges.rs lets judge packets: tshark, and scapy beside what cargo builds.
 judges: deps $(TARGET_DIR)/scapy/$(SCAPY)
