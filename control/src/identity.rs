@@ -19,6 +19,7 @@ use crate::object::{Labels, Named, NamedPort, ObjectKey, Peer};
 use crate::state::State;
 use claims::Claims;
 use counted::Counted;
+pub use counted::last_of;
 use nodes::Nodes;
 use ranges::{Ranges, reserved_of};
 use std::collections::{BTreeMap, BTreeSet, HashMap};

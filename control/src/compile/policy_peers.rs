@@ -3,7 +3,7 @@
 
 use super::prefixes::Prefixes;
 use super::spaces::{PodSelectors, Spaces, Within};
-use crate::identity::{Class, Identities};
+use crate::identity::{Class, Identities, last_of};
 use crate::object::Selector;
 use crate::state::{Changes, HashMap, State};
 use std::collections::{BTreeMap, BTreeSet};
@@ -239,8 +239,7 @@ impl Peers {
             Whom::Pods { within: Within::Namespace(name), .. } => in_namespace(name).into_iter().collect(),
             Whom::Pods { within: Within::Selected(space), .. } => spaces.names(*space).flat_map(in_namespace).collect(),
             Whom::Block { cidr, .. } => {
-                let last = cidr.addr().bits() | u128::MAX.checked_shr(cidr.mapped_length() as u32).unwrap_or(0);
-                let around = self.by_atom.range(cidr.addr()..=Addr::from_bits(last));
+                let around = self.by_atom.range(cidr.addr()..=last_of(cidr));
                 around.flat_map(|(_, ids)| all(ids)).collect()
             }
             Whom::Nodes(_) => all(&self.of_nodes).into_iter().collect(),

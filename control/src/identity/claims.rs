@@ -2,7 +2,7 @@
 //! pod attached here comes before what another's status says, one that ends comes last.
 
 use super::Traits;
-use super::counted::last_of;
+use super::last_of;
 use crate::object::{Named, Pod};
 use crate::state::State;
 use std::collections::{BTreeMap, HashMap};

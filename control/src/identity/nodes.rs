@@ -1,7 +1,7 @@
 //! Which addresses are nodes', and what policies can see of a node: those of its labels that some policy asks for, so
 //! that nodes which no policy tells apart share an identity. Without such a policy nodes are addresses like others.
 
-use super::counted::last_of;
+use super::last_of;
 use crate::object::{Labels, ObjectKey, Peer, Selector};
 use crate::state::State;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -3,6 +3,7 @@
 //! whole; a line that a crash cut off at its end does not count, and a file with anything else wrong is not used. When most
 //! lines are outdated by later ones the file is written anew. It must not know what objects mean.
 
+use crate::disk;
 use crate::object::{Object, ObjectChange, ObjectKey};
 use crate::state::HashMap;
 use serde::{Deserialize, Serialize};
@@ -83,7 +84,7 @@ impl Last {
     }
 
     fn draft(&self) -> PathBuf {
-        self.path.with_extension("draft")
+        self.path.with_extension(disk::DRAFT)
     }
 
     fn header(&self) -> Header {
@@ -142,8 +143,9 @@ impl Last {
     }
 
     fn append(&mut self, changes: &[ObjectChange], is_complete: bool) -> io::Result<()> {
+        let draft = self.draft();
         if self.file.is_none() {
-            self.file = Some(begin(&self.draft(), &self.header())?);
+            self.file = Some(begin(&draft, &self.header())?);
         }
         let Some(file) = &mut self.file else { return Ok(()) };
         for change in changes {
@@ -157,7 +159,7 @@ impl Last {
         file.flush()?;
         if is_complete && !self.is_complete {
             file.get_ref().sync_all()?;
-            fs::rename(self.path.with_extension("draft"), &self.path)?;
+            fs::rename(&draft, &self.path)?;
             self.is_complete = true;
             self.counted = self.lines;
         }
