@@ -103,7 +103,7 @@ impl Chain {
     }
 
     /// The plugin's own configuration, the network's, what was made before, and what the plugin can do of what is asked.
-    fn stdin(&self, plugin: &Value, sandbox: &Sandbox, result: Option<&Value>) -> Value {
+    pub fn stdin(&self, plugin: &Value, sandbox: &Sandbox, result: Option<&Value>) -> Value {
         let mut stdin = plugin.clone();
         stdin["name"] = json!(self.name);
         stdin["cniVersion"] = json!(self.version);

@@ -1,6 +1,4 @@
-//! Runs `fairway-cni` as a container runtime does: CNI 1.1 environment, JSON on standard input.
-//!
-//! Source: the CNI specification, "Section 2: Execution Protocol" and "Section 5: Result Types".
+//! Runs `fairway-cni` as a runtime of Kubernetes does for its pods: a network of this plugin alone (see [`crate::chain`]).
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,8 +7,11 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::chain::{Chain, Sandbox};
 use crate::netns::Netns;
-use crate::shell::{Cmd, Ran};
+
+/// Its name as a program.
+pub const PLUGIN: &str = "fairway-cni";
 
 /// The name of the interface that the runtime asks for inside a pod.
 pub const POD_INTERFACE: &str = "eth0";
@@ -18,7 +19,8 @@ pub const POD_INTERFACE: &str = "eth0";
 /// The plugin on one node.
 #[derive(Clone, Debug)]
 pub struct Plugin {
-    pub program: PathBuf,
+    /// Where its program lies.
+    pub directory: PathBuf,
     /// The network that the runtime itself lives in.
     pub netns: Netns,
     pub run_dir: PathBuf,
@@ -52,9 +54,7 @@ struct AssignedIp {
 
 impl Plugin {
     pub fn add(&self, container: &Container) -> Result<Attachment> {
-        let ran = self.call("ADD", container, None)?;
-        let result: Value =
-            serde_json::from_str(&ran.stdout).with_context(|| format!("ADD answered: {}", ran.stdout))?;
+        let result = self.chain().add(&container.sandbox())?;
         let parsed: AddResult =
             serde_json::from_value(result.clone()).with_context(|| format!("ADD answered: {result}"))?;
         let addresses = parsed.ips.iter().map(|ip| address_of(&ip.address)).collect::<Result<Vec<_>>>()?;
@@ -65,11 +65,11 @@ impl Plugin {
     }
 
     pub fn del(&self, container: &Container, previous: Option<&Value>) -> Result<()> {
-        self.call("DEL", container, previous).map(|_| ())
+        self.chain().del(&container.sandbox(), previous)
     }
 
     pub fn check(&self, container: &Container, previous: &Value) -> Result<()> {
-        self.call("CHECK", container, Some(previous)).map(|_| ())
+        self.chain().check(&container.sandbox(), previous)
     }
 
     /// The versions that the plugin says it speaks.
@@ -79,42 +79,27 @@ impl Plugin {
         struct Versions {
             supported_versions: Vec<String>,
         }
-        let ran = self.command("VERSION").stdin(json!({"cniVersion": "1.0.0"})).ok()?;
+        let ran = self.chain().command("VERSION", PLUGIN, None)?.stdin(json!({"cniVersion": "1.0.0"})).ok()?;
         let versions: Versions =
             serde_json::from_str(&ran.stdout).with_context(|| format!("VERSION answered: {}", ran.stdout))?;
         Ok(versions.supported_versions)
     }
 
-    fn call(&self, verb: &str, container: &Container, previous: Option<&Value>) -> Result<Ran> {
-        let ran = self
-            .command(verb)
-            .env("CNI_CONTAINERID", container.netns.name())
-            .env("CNI_NETNS", container.netns.path())
-            .env("CNI_ARGS", arguments(container))
-            .stdin(self.configuration(previous))
-            .run()?;
-        if !ran.succeeded() {
-            bail!("fairway-cni {verb} for {} failed: {} {}", container.name, ran.stdout.trim(), ran.stderr.trim());
+    /// A network of this plugin alone.
+    fn chain(&self) -> Chain {
+        Chain {
+            name: "fairway".into(),
+            version: "1.0.0".into(),
+            plugins: vec![json!({"type": PLUGIN, "runDir": self.run_dir})],
+            path: vec![self.directory.clone()],
+            netns: self.netns.clone(),
         }
-        Ok(ran)
     }
+}
 
-    fn command(&self, verb: &str) -> Cmd {
-        let path = self.program.parent().map(|path| path.display().to_string()).unwrap_or_default();
-        Cmd::new(&self.program)
-            .netns(&self.netns)
-            .env("CNI_COMMAND", verb)
-            .env("CNI_IFNAME", POD_INTERFACE)
-            .env("CNI_PATH", path)
-    }
-
-    fn configuration(&self, previous: Option<&Value>) -> Value {
-        let mut configuration =
-            json!({"cniVersion": "1.0.0", "name": "fairway", "type": "fairway-cni", "runDir": self.run_dir});
-        if let Some(previous) = previous {
-            configuration["prevResult"] = previous.clone();
-        }
-        configuration
+impl Container {
+    fn sandbox(&self) -> Sandbox {
+        Sandbox { arguments: arguments(self), ..Sandbox::plain(&self.netns) }
     }
 }
 

@@ -67,7 +67,7 @@ impl Node {
             netns.sysctl(key, "0")?;
         }
         let run_dir = directory.join("run");
-        let plugin = Plugin { program: binaries.path("fairway-cni"), netns: netns.clone(), run_dir: run_dir.clone() };
+        let plugin = Plugin { directory: binaries.directory().into(), netns: netns.clone(), run_dir: run_dir.clone() };
         Ok(Node {
             dataplane_command: dataplane_command(&spec, &netns, &run_dir, binaries),
             control_command: control_command(&spec, &netns, &directory, objects, binaries),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::agent::serve::HTTP_PORT;
 use lab::chain::{Chain, Sandbox, code_of, write_noop};
+use lab::cni::PLUGIN;
 use lab::netns::Netns;
 use lab::process::Process;
 use lab::shell::Cmd;
@@ -33,7 +34,7 @@ impl World {
         let calls = write_noop(lab.directory(), lab.binaries().agent())?;
         let node = &lab.nodes[0];
         let able = json!({"ips": true, "mac": true, "portMappings": true});
-        let fairway = json!({"type": "fairway-cni", "runDir": node.plugin().run_dir, "capabilities": able});
+        let fairway = json!({"type": PLUGIN, "runDir": node.plugin().run_dir, "capabilities": able});
         let chain = Chain {
             name: "cluster".into(),
             version: DEBIAN_VERSION.into(),
@@ -56,9 +57,8 @@ impl World {
 
     /// An ADD that goes on by itself.
     fn begin_add(&self, sandbox: &Sandbox, what: &str) -> Result<Process> {
-        let mut stdin = self.chain.plugins[0].clone();
-        (stdin["name"], stdin["cniVersion"]) = (json!(self.chain.name), json!(self.chain.version));
-        let add = self.chain.command("ADD", "fairway-cni", Some(sandbox))?;
+        let stdin = self.chain.stdin(&self.chain.plugins[0], sandbox, None);
+        let add = self.chain.command("ADD", PLUGIN, Some(sandbox))?;
         let mut caller = Process::spawn(what, &add, self.lab.directory())?;
         caller.tell(&stdin.to_string())?;
         caller.end_input();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lab::agent::serve::HTTP_PORT;
 use lab::chain::write_noop;
+use lab::cni::PLUGIN;
 use lab::process::Process;
 use lab::shell::Cmd;
 use lab::{Lab, Options, manifests, wait};
@@ -69,13 +70,13 @@ impl Runtime {
         fs::write(self.file("config.toml"), config)?;
         let run_dir = &lab.nodes[self.node].plugin().run_dir;
         let list = json!({"cniVersion": VERSION, "name": "cluster", "plugins": [
-            {"type": "fairway-cni", "runDir": run_dir},
+            {"type": PLUGIN, "runDir": run_dir},
             {"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.rp_filter": "2"}},
             {"type": "noop"},
         ]});
         fs::write(self.file("net.d/10-fairway.conflist"), list.to_string())?;
         let bin = self.file("bin");
-        symlink(lab.binaries().path("fairway-cni"), bin.join("fairway-cni"))?;
+        symlink(lab.binaries().path(PLUGIN), bin.join(PLUGIN))?;
         symlink("/usr/lib/cni/tuning", bin.join("tuning"))?;
         // `ctr` gives every container a loopback network of its own.
         symlink("/usr/lib/cni/loopback", bin.join("loopback"))?;
