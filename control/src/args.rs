@@ -32,9 +32,13 @@ pub struct Args {
     /// a pod is told is a service.
     #[arg(long, value_name = "URL", conflicts_with = "objects")]
     pub api_server: Option<http::Uri>,
-    /// The NIC to share with the kernel.
+    /// The NIC to share with the kernel; `auto`: that of the default route.
     #[arg(long, value_name = "IFNAME")]
     pub uplink: String,
+    /// What becomes of the node's network when this process is told to stop. `keep` leaves it to a successor, and pods
+    /// connected as long as the dataplane runs; `fairway uninstall` then undoes it.
+    #[arg(long, value_enum, default_value_t)]
+    pub at_exit: AtExit,
     /// Sockets and lock.
     #[arg(long, default_value = "/run/fairway")]
     pub run_dir: PathBuf,
@@ -101,6 +105,14 @@ pub struct Args {
     /// Ports of the node that Fairway translates to; as given to fairway-dataplane.
     #[arg(long, default_value = "40000-60999", value_name = "FIRST-LAST", value_parser = parse_ports)]
     pub snat_ports: RangeInclusive<u16>,
+}
+
+/// What a process does that is told to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AtExit {
+    #[default]
+    Undo,
+    Keep,
 }
 
 /// Kinds of addresses that are announced.

@@ -6,7 +6,7 @@ use crate::compile::Single;
 use crate::encapsulation::Encapsulation;
 use bytemuck::{Pod, Zeroable};
 use libbpf_rs::query::ProgInfoIter;
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, Xdp, XdpFlags};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, Program, Xdp, XdpFlags};
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tables::route::RouteKind;
@@ -32,6 +32,8 @@ pub enum ClaimError {
     Map { map: String, source: libbpf_rs::Error },
     #[error("cannot attach the XDP program to {device}: {source}")]
     Attach { device: String, source: libbpf_rs::Error },
+    #[error("cannot take the XDP program from {device}: {source}; try `ip link set {device} xdp off`")]
+    Detach { device: String, source: libbpf_rs::Error },
     #[error(
         "{device} already runs another XDP program ({name}): detach it (ip link set {device} xdp off), or give another uplink"
     )]
@@ -249,6 +251,28 @@ impl Claim {
 }
 
 const MODES: [AttachMode; 2] = [AttachMode::Driver, AttachMode::Generic];
+
+/// Takes the program of whichever run from these devices (index, name); the indices of those that had it.
+pub fn detach_left<'a>(devices: impl Iterator<Item = (u32, &'a str)>) -> Result<BTreeSet<u32>, ClaimError> {
+    let ours: Vec<u32> = ProgInfoIter::default()
+        .filter_map(|info| (info.name.to_string_lossy() == PROGRAM).then_some(info.id))
+        .collect();
+    let mut had = BTreeSet::new();
+    // Asking takes a program's descriptor, whichever it is.
+    let Some(&any) = ours.first() else { return Ok(had) };
+    let program = Program::fd_from_id(any).map_err(ClaimError::Load)?;
+    let xdp = Xdp::new(program.as_fd());
+    for (index, name) in devices {
+        for mode in MODES {
+            if xdp.query_id(index as i32, mode.flags()).is_ok_and(|id| ours.contains(&id)) {
+                let fail = |source| ClaimError::Detach { device: name.to_owned(), source };
+                xdp.detach(index as i32, mode.flags()).map_err(fail)?;
+                had.insert(index);
+            }
+        }
+    }
+    Ok(had)
+}
 
 /// The name of a loaded program; the kernel keeps 15 characters.
 fn program_name(id: u32) -> Option<String> {

@@ -4,6 +4,7 @@
 mod many;
 mod policies;
 mod runtime;
+mod setup;
 mod source;
 mod table;
 
@@ -97,6 +98,12 @@ pub enum Command {
     Bundle(BundleFile),
     /// Runs a capture through the engine as it stood in a bundle (--from FILE), and prints each packet's way.
     Replay(Replay),
+    /// Puts the CNI plugin, and then the configuration that names it, where the container runtime looks.
+    InstallCni(setup::InstallCni),
+    /// Leaves the node as it was before Fairway; both processes have to be stopped.
+    Uninstall(setup::Uninstall),
+    /// Removes kube-proxy's rules, sets and devices of all its modes, once it does not run here any more.
+    KubeProxyCleanup(setup::KubeProxyCleanup),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -180,6 +187,8 @@ enum Failed {
     WatchBundle,
     #[error(transparent)]
     File(#[from] many::FileError),
+    #[error(transparent)]
+    Setup(#[from] setup::SetupError),
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
     #[error("cannot write YAML: {0}")]
@@ -214,6 +223,9 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
         Command::Replay(Replay { capture, at }) => {
             list::<ReplayView>(cli, out, || source.replay(capture, at.as_deref()))
         }
+        Command::InstallCni(install) => Ok(install.run(&cli.run_dir, out)?),
+        Command::Uninstall(uninstall) => Ok(uninstall.run(&cli.run_dir, out)?),
+        Command::KubeProxyCleanup(cleanup) => Ok(cleanup.run(out)?),
     }
 }
 

@@ -1,9 +1,11 @@
-//! Small JSON files that survive a crash: a file is either the old or the new one, whole. It must not know what they say.
+//! Small files, most of them JSON, that survive a crash: a file is either the old or the new one, whole. It must not know
+//! what they say.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -22,16 +24,19 @@ pub const DRAFT: &str = "draft";
 /// Replaces the file; on return it is on the disk.
 pub fn write(path: &Path, value: &impl Serialize) -> Result<(), DiskError> {
     let fail = |source| DiskError::Write { path: path.to_owned(), source };
-    let draft = path.with_extension(DRAFT);
     let bytes = serde_json::to_vec_pretty(value).map_err(|error| fail(error.into()))?;
-    let put = || {
-        let mut file = File::create(&draft)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)?;
-        sync_parent(path)
-    };
-    put().map_err(fail)
+    put(path, &bytes, 0o644).map_err(fail)
+}
+
+/// The same for any bytes, with these permissions.
+pub fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let draft = path.with_extension(DRAFT);
+    let mut file = File::create(&draft)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    sync_parent(path)
 }
 
 /// None if there is no such file.

@@ -12,6 +12,9 @@
 //! is put on the host so that it reaches pods and services, [`reserve`] the ports that are ours; all undone at exit. What
 //! services take of the node besides comes in the compiler's report; [`health`] answers load balancers.
 //! Their addresses are given out of [`pool`]s, and the nodes of a link [`announce`] each by one of them.
+//!
+//! **Coming and going.** [`install`] puts the plugin where the runtime looks, [`uninstall`] leaves a node as it was before, and
+//! [`kube_proxy`] is what its predecessor left.
 
 pub mod alloc;
 pub mod announce;
@@ -30,11 +33,14 @@ pub mod flows;
 pub mod health;
 pub mod http;
 pub mod identity;
+pub mod install;
 pub mod ipam;
 pub mod kube;
+pub mod kube_proxy;
 pub mod link;
 pub mod lint;
 pub mod listing;
+pub mod lock;
 pub mod netlink;
 pub mod node;
 pub mod object;
@@ -55,6 +61,7 @@ pub mod sysctl;
 pub mod tap;
 pub mod topology;
 pub mod trial;
+pub mod uninstall;
 pub mod uplink;
 pub mod watch;
 

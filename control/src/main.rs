@@ -4,24 +4,25 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use control::args::Args;
 use control::supervise::Supervisor;
-use control::{api, http, log, serve};
-use std::fs::File;
-use std::path::Path;
+use control::{api, http, lock, log, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 fn main() -> std::process::ExitCode {
-    let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.context("cannot start the event loop").and_then(|runtime| runtime.block_on(run(args)));
-    match done {
+    match start() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             log(format_args!("{error:#}"));
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+fn start() -> Result<()> {
+    let args = Args::parse_from(tables::arguments::expand(std::env::args_os())?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the event loop")?.block_on(run(args))
 }
 
 async fn run(args: Args) -> Result<()> {
@@ -32,7 +33,7 @@ async fn run(args: Args) -> Result<()> {
     for directory in [&args.run_dir, &args.state_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
-    let _lock = lock(&args.run_dir)?;
+    let _lock = lock::take(&args.run_dir)?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = async move {
         tokio::select! {
@@ -52,17 +53,4 @@ async fn run(args: Args) -> Result<()> {
     let outcome = supervisor.run(receiver, stop).await;
     let _ = std::fs::remove_file(&socket);
     outcome
-}
-
-/// Held as long as the file is open; gone with the process, whatever ends it.
-fn lock(run_dir: &Path) -> Result<File> {
-    let path = run_dir.join("control.lock");
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            bail!("another fairway-control holds {}: stop it, or give another --run-dir", path.display())
-        }
-        Err(errno) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
-    }
 }

@@ -54,7 +54,7 @@ fn failed(what: String) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
 }
 
 /// A network device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkInfo {
     pub index: u32,
     pub name: String,
@@ -73,13 +73,9 @@ impl LinkInfo {
     pub fn read(message: &LinkMessage) -> LinkInfo {
         let mut link = LinkInfo {
             index: message.header.index,
-            name: String::new(),
-            mac: Mac([0; 6]),
-            mtu: 0,
             is_up: message.header.flags.contains(LinkFlags::Up),
             rx_queues: 1,
-            vlan: None,
-            parent: None,
+            ..LinkInfo::default()
         };
         for attribute in &message.attributes {
             match attribute {
@@ -238,6 +234,12 @@ impl Netlink {
         }
     }
 
+    /// All devices of the namespace.
+    pub async fn links(&self) -> Result<Vec<LinkInfo>> {
+        let dumped = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
+        Ok(dumped.map_err(failed("list devices".into()))?.iter().map(LinkInfo::read).collect())
+    }
+
     /// Sets Ethernet address and MTU as given, and the device up.
     pub async fn bring_up(&self, index: u32, mac: Option<Mac>, mtu: Option<u32>) -> Result<()> {
         let mut message = LinkUnspec::new_with_index(index).up();
@@ -327,6 +329,13 @@ impl Netlink {
     pub async fn routes_by(&self, device: u32) -> Result<Vec<Forwarding>> {
         let all = self.dump_routes().await?;
         Ok(all.iter().filter_map(forwarding).filter(|route| route.device == device).collect())
+    }
+
+    /// Unicast routes of the main table to everywhere.
+    pub async fn default_routes(&self) -> Result<Vec<Forwarding>> {
+        let all = self.dump_routes().await?;
+        let is_default = |message: &&RouteMessage| message.header.destination_prefix_length == 0;
+        Ok(all.iter().filter(is_default).filter_map(forwarding).collect())
     }
 
     async fn dump_routes(&self) -> Result<Vec<RouteMessage>> {

@@ -64,7 +64,11 @@ impl Node {
             netlink.bring_up(device.index, Some(HOST_MAC), Some(mtu)).await?;
             device.mtu = mtu;
         }
-        Ok(Node {
+        Ok(Node::of(netlink, device, tap))
+    }
+
+    fn of(netlink: Netlink, device: LinkInfo, tap: Option<OwnedFd>) -> Node {
+        Node {
             netlink,
             device,
             tap,
@@ -75,7 +79,7 @@ impl Node {
             rules: None,
             has_served: false,
             next_hops: BTreeSet::new(),
-        })
+        }
     }
 
     pub fn ifindex(&self) -> u32 {
@@ -205,18 +209,30 @@ impl Node {
         grew
     }
 
-    /// Takes away all that this and earlier runs put on the node.
-    pub async fn undo(mut self) -> Result<(), NodeError> {
+    /// Takes away all that this and earlier runs put on the node, and says what that was.
+    pub async fn undo(mut self) -> Result<Vec<String>, NodeError> {
+        let mut done = Vec::new();
         self.keep_next_hops(0, &BTreeSet::new()).await;
+        let rules = self.netlink.own_rules().await?.len();
         self.set_rules(&Steered::default()).await?;
         self.tap = None;
         if let Some(link) = self.netlink.link(HOST_DEVICE).await? {
             self.netlink.delete_link(link.index).await?;
+            done.push(format!("removed {HOST_DEVICE}, with its addresses and routes"));
         }
-        for (_, message) in self.netlink.own_routes().await? {
+        let routes = self.netlink.own_routes().await?;
+        for (count, what) in [(rules, "policy rules"), (routes.len(), "routes without a device")] {
+            done.extend((count > 0).then(|| format!("removed {count} {what}")));
+        }
+        for (_, message) in routes {
             self.netlink.delete_route(message).await?;
         }
-        Ok(())
+        Ok(done)
+    }
+
+    /// The same where no run is.
+    pub async fn left(netlink: Netlink) -> Result<Vec<String>, NodeError> {
+        Node::of(netlink, LinkInfo::default(), None).undo().await
     }
 }
 

@@ -25,9 +25,13 @@ pub struct Offload {
     record: PathBuf,
 }
 
+fn record(state_dir: &Path) -> PathBuf {
+    state_dir.join("vlan-offload.json")
+}
+
 /// Turns it off. `needed`: the uplink is a VLAN, which could not be seen with it; else frames of others may pass for ours.
 pub fn turn_off(device: &str, needed: bool, state_dir: &Path) -> Result<Offload, OffloadError> {
-    let record = state_dir.join("vlan-offload.json");
+    let record = record(state_dir);
     // Left by a run that was killed.
     let mut before: Option<String> = disk::read(&record)?;
     if let Some(other) = before.take_if(|other| other != device) {
@@ -61,6 +65,14 @@ fn refused(device: &str, needed: bool, source: io::Error) -> Result<(), OffloadE
 }
 
 impl Offload {
+    /// Restores what a run that ended without doing so turned off; the device.
+    pub fn left(state_dir: &Path) -> Result<Option<String>, OffloadError> {
+        let record = record(state_dir);
+        let device: Option<String> = disk::read(&record)?;
+        Offload { device: device.clone(), record }.release()?;
+        Ok(device)
+    }
+
     /// A device that is gone needs nothing.
     pub fn release(self) -> Result<(), OffloadError> {
         if let Some(device) = self.device {

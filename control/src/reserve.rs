@@ -28,12 +28,16 @@ pub struct Reservation {
     record: PathBuf,
 }
 
+fn record(state_dir: &Path) -> PathBuf {
+    state_dir.join("reserved-ports.json")
+}
+
 /// Reserves the range. A socket inside it is refused.
 pub fn reserve(range: &RangeInclusive<u16>, state_dir: &Path) -> Result<Reservation, ReserveError> {
     if let Some((protocol, port)) = socket_in(range) {
         return Err(ReserveError::Socket { protocol, port, first: *range.start(), last: *range.end() });
     }
-    let record = state_dir.join("reserved-ports.json");
+    let record = record(state_dir);
     let now = sysctl::read(KEY).map_err(ReserveError::Sysctl)?;
     // Left by a run that was killed; after a reboot it says nothing any more.
     let before = disk::read(&record)?.filter(|_| covers(&now, range)).unwrap_or(now);
@@ -54,6 +58,15 @@ fn covers(list: &str, range: &RangeInclusive<u16>) -> bool {
 }
 
 impl Reservation {
+    /// Gives back what a run that ended without doing so reserved; says the setting.
+    pub fn left(state_dir: &Path) -> Result<Option<String>, ReserveError> {
+        let record = record(state_dir);
+        let Some(before) = disk::read::<String>(&record)? else { return Ok(None) };
+        let sentence = format!("net.ipv4.ip_local_reserved_ports is {before:?}");
+        Reservation { before, record }.release()?;
+        Ok(Some(sentence))
+    }
+
     pub fn release(self) -> Result<(), ReserveError> {
         sysctl::write(KEY, &self.before).map_err(ReserveError::Sysctl)?;
         Ok(disk::remove(&self.record)?)

@@ -20,7 +20,7 @@ mod view;
 pub use session::Dataplane;
 
 use crate::api::Request;
-use crate::args::Args;
+use crate::args::{Args, AtExit};
 use crate::attachment::Store;
 use crate::claim::Claim;
 use crate::compile::{Compiler, HealthPort, Single};
@@ -35,7 +35,7 @@ use crate::serve::ReplyTo;
 use crate::source::{self, Source};
 use crate::state::State;
 use crate::uplink::Uplink;
-use crate::{log, watch};
+use crate::{log, uplink, watch};
 use anyhow::{Context, Result};
 use attach::{Attaching, Waiter};
 use futures_util::StreamExt;
@@ -129,10 +129,11 @@ enum Event {
 
 impl Supervisor {
     /// Prepares the node; nothing is claimed yet.
-    pub async fn start(args: Args) -> Result<Supervisor> {
+    pub async fn start(mut args: Args) -> Result<Supervisor> {
         // First: what cannot be followed must not leave a node half prepared.
         let source = Source::open(&args).await?;
         let netlink = Netlink::connect().context("cannot open a netlink socket")?;
+        args.uplink = uplink::named(&netlink, &args.uplink).await?;
         let uplink = Uplink::find(&netlink, &args.uplink, args.encapsulation.overhead(true)).await?;
         let store = Store::open(&args.state_dir)?;
         let claim = Claim::load(uplink.mtu)?;
@@ -195,7 +196,7 @@ impl Supervisor {
         })
     }
 
-    /// Runs until `stop` is done, then undoes what was done to the node.
+    /// Runs until `stop` is done, then undoes what was done to the node, unless that is to stay.
     pub async fn run(
         mut self,
         mut requests: mpsc::Receiver<(Request, ReplyTo)>,
@@ -231,7 +232,7 @@ impl Supervisor {
             self.handle(event).await;
             self.settle().await;
         }
-        self.undo().await
+        self.end().await
     }
 
     async fn handle(&mut self, event: Event) {
@@ -285,9 +286,13 @@ impl Supervisor {
         self.problems.remove(about);
     }
 
-    async fn undo(mut self) -> Result<()> {
-        log(format_args!("stopping: giving the node back to its kernel"));
+    async fn end(mut self) -> Result<()> {
         self.stop_announcing();
+        if self.args.at_exit == AtExit::Keep {
+            log(format_args!("stopping: the node stays as it is for a successor"));
+            return Ok(());
+        }
+        log(format_args!("stopping: giving the node back to its kernel"));
         self.claim.detach(self.uplink.device_index);
         self.dataplane = None;
         self.node.undo().await?;

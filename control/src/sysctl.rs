@@ -3,17 +3,25 @@
 use std::io;
 use std::path::PathBuf;
 
-fn path(key: &str) -> PathBuf {
-    PathBuf::from("/proc/sys/net").join(key)
+const HERE: &str = "/proc/sys/net";
+/// The same directory of the host's, where a container that may not write its own has that mounted.
+const HOST: &str = "/host/proc/sys/net";
+
+fn path(root: &str, key: &str) -> PathBuf {
+    PathBuf::from(root).join(key)
 }
 
 /// `key` as a path, such as `ipv4/ip_local_reserved_ports`.
 pub fn read(key: &str) -> io::Result<String> {
-    Ok(std::fs::read_to_string(path(key))?.trim().to_owned())
+    Ok(std::fs::read_to_string(path(HERE, key))?.trim().to_owned())
 }
 
 pub fn write(key: &str, value: &str) -> io::Result<()> {
-    std::fs::write(path(key), format!("{value}\n"))
+    let line = format!("{value}\n");
+    match std::fs::write(path(HERE, key), &line) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => std::fs::write(path(HOST, key), &line),
+        other => other,
+    }
 }
 
 /// Keeps the kernel from speaking IPv6 of its own accord on a device; altogether, if no IPv6 address will be given to it.

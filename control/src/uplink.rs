@@ -21,6 +21,8 @@ const BUSY_POLL_BUDGET: i32 = 64;
 pub enum UplinkError {
     #[error("there is no device {0} in this network namespace: name the node's NIC with --uplink (see `ip link`)")]
     Missing(String),
+    #[error("this node has no default route, so name its NIC: --uplink IFNAME instead of `auto`")]
+    NoDefaultRoute,
     #[error("{name} is down: `ip link set {name} up` first")]
     Down { name: String },
     #[error(
@@ -94,6 +96,18 @@ impl Uplink {
         }
         Ok(sockets)
     }
+}
+
+/// The device that is meant: `auto` is that of the default route, of IPv4's if there are both.
+pub async fn named(netlink: &Netlink, name: &str) -> Result<String, UplinkError> {
+    if name != "auto" {
+        return Ok(name.to_owned());
+    }
+    let defaults = netlink.default_routes().await?;
+    let best = defaults.iter().min_by_key(|route| (!route.to.is_v4(), route.metric));
+    let device = best.ok_or(UplinkError::NoDefaultRoute)?.device;
+    let link = netlink.link_at(device).await?.ok_or(UplinkError::NoDefaultRoute)?;
+    Ok(link.name)
 }
 
 /// The device that frames move on: a VLAN's parent, else itself.

@@ -10,7 +10,10 @@ use std::process::ExitCode;
 use tables::channel::{Channel, ChannelError, Listener};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match tables::arguments::expand(std::env::args_os()) {
+        Ok(typed) => Args::parse_from(typed),
+        Err(error) => return ended(Err(error.into())),
+    };
     if let Some(offline) = &args.offline {
         return ended(offline.run());
     }

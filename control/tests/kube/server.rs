@@ -45,6 +45,8 @@ pub struct Faults {
     /// Rises: watches that may have one get a bookmark.
     bookmarks: u64,
     pub requests: Vec<String>,
+    /// The same as roles speak of it: (verb, resource).
+    pub asked: BTreeSet<(String, String)>,
     /// Watches that are under way.
     watching: Vec<String>,
 }
@@ -190,6 +192,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let (delay, refused) = {
         let mut faults = shared.faults.lock().unwrap();
         faults.requests.push(format!("{path}?{}", request.uri().query().unwrap_or_default()));
+        faults.asked.insert(as_roles_say(request.method().as_str(), &path, &query));
         (faults.delay, faults.refuse.get_mut(&path).and_then(Vec::pop))
     };
     tokio::time::sleep(delay).await;
@@ -208,6 +211,28 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     }
     let is_watch = query.get("watch").is_some_and(|text| text == "true" || text == "1");
     Ok(if is_watch { watch(&path, &query, shared) } else { list(&path, &query, &shared) })
+}
+
+/// As in the documentation, "Determine the Request Verb": `GROUP/RESOURCE`, or with its subresource.
+fn as_roles_say(method: &str, path: &str, query: &BTreeMap<String, String>) -> (String, String) {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let (group, rest) = match parts.as_slice() {
+        ["api", _, rest @ ..] => ("", rest),
+        ["apis", group, _, rest @ ..] => (*group, rest),
+        _ => ("", [].as_slice()),
+    };
+    let rest = match rest {
+        ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
+        all => all,
+    };
+    let is_watch = query.get("watch").is_some_and(|text| text == "true" || text == "1");
+    let verb = match (method, rest.len()) {
+        ("GET", 1) if is_watch => "watch",
+        ("GET", 1) => "list",
+        _ => &method.to_lowercase(),
+    };
+    let kind = rest.iter().step_by(2).copied().collect::<Vec<_>>().join("/");
+    (verb.to_owned(), format!("{group}/{kind}"))
 }
 
 fn query(text: &str) -> BTreeMap<String, String> {

@@ -11,12 +11,13 @@
 //! backends [`affinity`]; what the two processes tell each other is [`message`], and [`channel`] carries it with its
 //! file descriptors.
 //!
-//! [`bundle`] keeps all of it in a file that both can be asked about elsewhere.
+//! [`bundle`] keeps all of it in a file that both can be asked about elsewhere. Both also take their [`arguments`] alike.
 //!
-//! This crate must not do I/O beyond mapping memory, that one socket, and bundles, and must not know Kubernetes objects or packets' bytes.
+//! This crate must not do I/O beyond mapping memory, that one socket, bundles and files of arguments, and must not know Kubernetes objects or packets' bytes.
 
 pub mod addr;
 pub mod affinity;
+pub mod arguments;
 pub mod bundle;
 pub mod channel;
 pub mod checksum;
