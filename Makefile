@@ -13,13 +13,14 @@
 #   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
 #   make deps           the Debian packages that are missing
 #   make manifests     control/deploy/*.yaml out of the chart beside them, checked by helm and kubernetes-validate
+#   make image         an image of all programs, BASE=IMAGE on another base; in target/image/fairway.tar for `ctr images import`
 #   make judges         tshark and scapy, which judge packets in dataplane/tests/judges.rs
 #   make clean-lab      removes labs that were left up
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint manifests fuzz sanitize soak churn test-containers vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
+.PHONY: demo test lint manifests image fuzz sanitize soak churn test-containers vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
 
 T ?= 60
 KEEP ?=
@@ -95,6 +96,38 @@ $(TARGET_DIR)/validate/$(VALIDATE):
 	python3 -m venv --clear $(TARGET_DIR)/validate
 	$(TARGET_DIR)/validate/bin/pip install -q --disable-pip-version-check $(VALIDATE)
 	touch $@
+
+# No registry is asked: without BASE it is Debian's packages, as mmdebstrap brings them.
+IMAGE := $(TARGET_DIR)/image
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+SUITE ?= bookworm
+BASE ?=
+
+image: PACKAGES += buildah mmdebstrap
+image: deps build
+	mkdir -p $(IMAGE)/context/bin
+	cp -r hw-profiles $(IMAGE)/context/
+	for program in fairway fairway-control fairway-dataplane; do \
+		strip -o $(IMAGE)/context/bin/$$program $(BIN)/$$program; done
+	# The plugin runs on the node itself, whatever C library that has.
+	$(CARGO) rustc --release -p fairway-control --bin fairway-cni -- -C target-feature=+crt-static
+	strip -o $(IMAGE)/context/bin/fairway-cni $(BIN)/fairway-cni
+	base="$(BASE)"; if [ -z "$$base" ]; then \
+		base=localhost/fairway-base; \
+		[ -e $(IMAGE)/base.tar ] || $(SUDO) mmdebstrap --quiet --variant=essential \
+			--include=iproute2,iptables,nftables,ipset,ipvsadm $(SUITE) $(IMAGE)/base.tar; \
+		container=$$($(SUDO) buildah from scratch); \
+		$(SUDO) buildah add --quiet $$container $(IMAGE)/base.tar / >/dev/null; \
+		$(SUDO) buildah commit --quiet --rm $$container $$base >/dev/null; \
+	fi; \
+	$(SUDO) buildah build --quiet --build-arg BASE=$$base --tag localhost/fairway:$(VERSION) --file $(DEPLOY)/Dockerfile $(IMAGE)/context
+	rm -f $(IMAGE)/fairway.tar
+	$(SUDO) buildah push --quiet localhost/fairway:$(VERSION) docker-archive:$(IMAGE)/fairway.tar:localhost/fairway:$(VERSION)
+	container=$$($(SUDO) buildah from localhost/fairway:$(VERSION)); \
+	for program in fairway fairway-control fairway-dataplane; do \
+		$(SUDO) buildah run --isolation chroot $$container -- $$program --version; done; \
+	$(SUDO) buildah rm $$container >/dev/null
+	ls -lh $(IMAGE)/fairway.tar
 
 build: rust
 	$(CARGO) build --workspace --bins --release

@@ -123,3 +123,35 @@ fn no_container_is_privileged_and_each_has_its_capabilities_by_name() {
     }
     assert_eq!(seen, expected.len());
 }
+
+/// Of whichever systemd there is; without one nothing is said.
+#[test]
+fn systemd_has_no_objection_to_the_units() {
+    let directory = std::env::temp_dir().join(format!("fairway-units-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let units = ["fairway-control.service", "fairway-dataplane.service"].map(|unit| {
+        let (path, program) = (directory.join(unit), env!("CARGO_BIN_EXE_fairway-control"));
+        let text = text(&format!("systemd/{unit}"));
+        let start = text.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
+        std::fs::write(&path, text.replace(start, &format!("ExecStart={program}"))).unwrap();
+        path
+    });
+    let verified = Command::new("systemd-analyze").arg("verify").args(&units).output();
+    std::fs::remove_dir_all(&directory).unwrap();
+    if let Ok(verified) = verified {
+        let said = String::from_utf8_lossy(&verified.stderr);
+        assert!(verified.status.success() && said.is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn units_have_the_capabilities_of_containers() {
+    let pod = object("fairway.yaml", "DaemonSet")["spec"]["template"]["spec"].clone();
+    for name in ["control", "dataplane"] {
+        let unit = text(&format!("systemd/fairway-{name}.service"));
+        let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+        let bounding: Vec<&str> = line.split(' ').map(|capability| capability.strip_prefix("CAP_").unwrap()).collect();
+        let container = pod["containers"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+        assert_eq!(container["securityContext"]["capabilities"]["add"], json!(bounding), "{name}");
+    }
+}
