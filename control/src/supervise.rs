@@ -8,6 +8,7 @@ mod attach;
 mod audit;
 mod bundle;
 mod cluster;
+mod keep;
 mod kernel;
 mod metrics;
 mod publish;
@@ -170,7 +171,7 @@ impl Supervisor {
             published: publish::Published::default(),
             dataplane: None,
             reconnect_at: Instant::now(),
-            custody: Custody::default(),
+            custody: Custody::found(&args.run_dir),
             attaching: Attaching::new(),
             waiters: Vec::new(),
             next_hops: Arc::default(),
@@ -290,6 +291,7 @@ impl Supervisor {
         self.stop_announcing();
         if self.args.at_exit == AtExit::Keep {
             log(format_args!("stopping: the node stays as it is for a successor"));
+            self.keep_flows().await;
             return Ok(());
         }
         log(format_args!("stopping: giving the node back to its kernel"));

@@ -179,6 +179,16 @@ fn filter(musts: &[Must]) -> Vec<libc::sock_filter> {
     program
 }
 
+/// Memory of this content that can be mapped by others: its size is fixed for good.
+pub fn sealed_copy(file: &mut std::fs::File) -> io::Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let fd = memfd_create(c"fairway-flows", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut copy = std::fs::File::from(fd);
+    io::copy(file, &mut copy)?;
+    fcntl_add_seals(&copy, SealFlags::SHRINK | SealFlags::GROW)?;
+    Ok(copy.into())
+}
+
 /// Watches a descriptor in the event loop. Must be called inside a tokio runtime.
 pub fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the AsyncFd owns the descriptor, and an OwnedFd always returns the same one until it is dropped.

@@ -14,6 +14,7 @@ use crate::reserve::{Reservation, ReserveError};
 use std::io;
 use std::path::{Path, PathBuf};
 use tables::channel::Channel;
+use tables::limits::WORKERS_MAX;
 
 #[derive(Debug, thiserror::Error)]
 pub enum UninstallError {
@@ -77,7 +78,9 @@ impl Places {
         }
         drop(lock);
         remove_files(&self.state_dir, &STATE_FILES, say)?;
-        remove_files(&self.run_dir, &RUN_FILES, say)
+        let flows: Vec<String> = (0..WORKERS_MAX).map(|worker| format!("flows-{worker}")).collect();
+        let names: Vec<&str> = RUN_FILES.into_iter().chain(flows.iter().map(String::as_str)).collect();
+        remove_files(&self.run_dir, &names, say)
     }
 
     async fn detach_pods(&self, force: bool, say: &mut dyn FnMut(String)) -> Result<(), UninstallError> {

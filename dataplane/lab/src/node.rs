@@ -176,6 +176,15 @@ impl Node {
         Ok(())
     }
 
+    /// SIGTERM to both at the same time, as a runtime ends the containers of a pod.
+    pub fn stop_at_once(&mut self) -> Result<()> {
+        let both: Vec<Process> = [self.dataplane.take(), self.control.take()].into_iter().flatten().collect();
+        for process in &both {
+            Cmd::new("kill").args(["-TERM".to_string(), process.pid().to_string()]).ok()?;
+        }
+        both.into_iter().try_for_each(|process| process.finish(STOP_LIMIT).map(|_| ()))
+    }
+
     pub fn dataplane_pid(&self) -> Option<u32> {
         self.dataplane.as_ref().map(Process::pid)
     }

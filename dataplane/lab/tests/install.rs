@@ -151,9 +151,9 @@ fn a_node_is_as_it_was_after_processes_that_were_killed() {
 struct Asking(TcpStream);
 
 impl Asking {
-    fn connect(netns: &Netns, address: IpAddr) -> Asking {
+    fn connect(netns: &Netns, address: IpAddr, port: u16) -> Asking {
         let limit = Duration::from_secs(5);
-        let to = SocketAddr::new(address, ECHO_PORT);
+        let to = SocketAddr::new(address, port);
         let connect = || TcpStream::connect_timeout(&to, limit).expect("a connection");
         let stream = netns.inside(connect).expect("inside");
         stream.set_read_timeout(Some(limit)).expect("a time");
@@ -177,19 +177,28 @@ fn both_processes_restart_at_once_and_pods_keep_interfaces_and_connections() {
     let _one = lab::one_at_a_time();
     let mut lab = Lab::start(&options("--at-exit keep")).expect("the lab comes up");
     lab.add_pod("alice", 1, &[]).expect("a pod");
+    lab.add_pod("web-2", 1, &[("app", "web")]).expect("a pod");
     expose(&mut lab);
+    lab.settle().expect("tables in force");
     let identity = lab.pod("web-1").expect("a pod").identity().expect("an interface");
-    let (alice, web) = (lab.pod("alice").expect("alice").netns().clone(), lab.pod("web-1").expect("web").address());
-    let mut open = vec![Asking::connect(&alice, web)];
+    let alice = lab.pod("alice").expect("alice").netns().clone();
+    let (web, service) = (lab.pod("web-1").expect("web").address(), FAMILIES.service(20)[0]);
+    let client = lab.client().clone();
+    // Direct, by services with backends to choose from, and masqueraded: the last two live in flow memory alone.
+    let mut open = vec![Asking::connect(&alice, web, ECHO_PORT)];
+    let inside = lab.pod("web-1").expect("web").netns().clone();
+    open.extend((0..8).map(|_| Asking::connect(&inside, service, 7)));
+    lab.serve("outside", &client).expect("a server");
+    open.push(Asking::connect(&inside, FAMILIES.client()[0], ECHO_PORT));
     open.iter_mut().for_each(|asking| assert!(asking.ask().is_ok()));
 
-    lab.nodes[0].stop().expect("both end");
+    lab.nodes[0].stop_at_once().expect("both end");
     let down = Instant::now();
     lab.nodes[0].start().expect("both start");
     let up = down.elapsed();
-    for asking in &mut open {
-        let took = asking.ask().expect("the connection goes on");
-        println!("down for {up:?}, and the answer after it took {took:?}");
+    for (i, asking) in open.iter_mut().enumerate() {
+        let took = asking.ask().unwrap_or_else(|error| panic!("connection {i}: {error}"));
+        println!("down for {up:?}, and the answer on connection {i} after it took {took:?}");
     }
     assert_eq!(lab.pod("web-1").expect("a pod").identity().expect("an interface"), identity);
 }
