@@ -2,6 +2,8 @@
 
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,7 +25,7 @@ pub enum LinkError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
     #[error(
-        "the dataplane speaks layout version {theirs}, this process {ours}: restart the older of the two so that both are of one build"
+        "the dataplane speaks layout version {theirs}, this process {ours}: packets keep flowing by the tables that it has, and nothing changes until the older of the two is restarted as the build of the other"
     )]
     Version { theirs: u64, ours: u64 },
     #[error("the dataplane did not answer within {} s: see its log, or restart it", ANSWER_LIMIT.as_secs())]
@@ -97,7 +99,7 @@ impl Link {
         }
     }
 
-    async fn receive(&self) -> Result<(FromDataplane, Vec<OwnedFd>), ChannelError> {
+    async fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), ChannelError> {
         loop {
             let mut ready = self.ready.readable().await?;
             match self.channel.receive() {
@@ -166,13 +168,16 @@ impl Link {
     }
 }
 
-fn hello(message: FromDataplane, fds: Vec<OwnedFd>) -> Result<Greeting, LinkError> {
-    let FromDataplane::Hello { layout_version, pid, workers, snat, fresh, polling, flows_max } = message else {
+/// The version is looked at before all else: of another one the rest may say what is not known here.
+fn hello(message: Value, fds: Vec<OwnedFd>) -> Result<Greeting, LinkError> {
+    let theirs = message["layoutVersion"].as_u64().filter(|_| message["say"] == "hello").ok_or(LinkError::Hello)?;
+    if theirs != LAYOUT_VERSION {
+        return Err(LinkError::Version { theirs, ours: LAYOUT_VERSION });
+    }
+    let message = serde_json::from_value(message).map_err(ChannelError::Json)?;
+    let FromDataplane::Hello { pid, workers, snat, fresh, polling, flows_max, .. } = message else {
         return Err(LinkError::Hello);
     };
-    if layout_version != LAYOUT_VERSION {
-        return Err(LinkError::Version { theirs: layout_version, ours: LAYOUT_VERSION });
-    }
     let got = fds.len();
     let [status, bell] =
         <[OwnedFd; 2]>::try_from(fds).map_err(|_| LinkError::Descriptors { what: "Hello", got, wanted: 2 })?;

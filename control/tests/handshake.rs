@@ -67,6 +67,15 @@ async fn another_layout_another_message_and_nobody_are_told_apart() {
     assert!(matches!(error, LinkError::Version { .. }) && error.to_string().contains("restart"), "{error}");
     std::fs::remove_file(&path).unwrap();
 
+    let path = dataplane("later", |channel| {
+        let mut hello = serde_json::to_value(hello(LAYOUT_VERSION + 1)).unwrap();
+        hello["surprise"] = "of a later build".into();
+        channel.send(&hello, &[]).unwrap();
+    });
+    let error = Link::connect(&path).await.err().unwrap();
+    assert!(matches!(error, LinkError::Version { .. }), "{error}");
+    std::fs::remove_file(&path).unwrap();
+
     let path = dataplane("nonsense", |channel| channel.send(&FromDataplane::Synced, &[]).unwrap());
     assert!(matches!(Link::connect(&path).await, Err(LinkError::Hello)));
     std::fs::remove_file(&path).unwrap();
