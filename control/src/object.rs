@@ -15,7 +15,7 @@ pub use selector::{Labels, Selector};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use tables::{Addr, Prefix, Protocol};
+use tables::{Addr, Mac, Prefix, Protocol};
 
 /// The kinds that Fairway follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -163,6 +163,9 @@ pub struct Node {
     pub external_addrs: Vec<Addr>,
     /// `spec.podCIDRs`, or `spec.podCIDR` alone.
     pub pod_cidrs: Vec<Prefix>,
+    /// Its Ethernet address inside VXLAN, where Flannel says one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inner_mac: Option<Mac>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

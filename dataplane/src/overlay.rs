@@ -31,7 +31,7 @@ const OUTER_TTL: u8 = 64;
 const SOURCE_PORT_FIRST: u16 = 49152;
 
 /// The Ethernet address that a node has inside tunnels: derived from its underlay address, so that nobody needs to be
-/// told it. A kernel VXLAN device at the other end must be given its own (`ip link add ... address`), since it takes
+/// told it. A peer may have said another one. A kernel VXLAN device at the other end must be given its own (`ip link add ... address`), since it takes
 /// frames from its own address for a loop (kernel: drivers/net/vxlan/vxlan_core.c, vxlan_set_mac).
 pub fn inner_mac(node: Addr) -> Mac {
     let [_, _, _, _, _, _, _, _, _, _, _, _, a, b, c, d] = node.v6_octets();
@@ -55,6 +55,8 @@ pub struct Outer {
     pub dst_mac: Mac,
     pub src: Addr,
     pub dst: Addr,
+    /// Of the peer, if it does not follow from `dst`.
+    pub inner_mac: Option<Mac>,
     pub tunnel_port: u16,
     pub vni: u32,
 }
@@ -228,7 +230,7 @@ fn tunnel(template: &mut [u8], outer: &Outer) {
         _ => [FLAG_VNI, 0, 0, 0, a, b, c, 0],
     };
     template[8..16].copy_from_slice(&header);
-    template[16..22].copy_from_slice(&inner_mac(outer.dst).0);
+    template[16..22].copy_from_slice(&outer.inner_mac.unwrap_or_else(|| inner_mac(outer.dst)).0);
     template[22..28].copy_from_slice(&inner_mac(outer.src).0);
 }
 

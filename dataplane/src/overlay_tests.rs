@@ -9,7 +9,7 @@ const TRAFFIC_CLASS: u8 = 0b1011_1001;
 
 fn outer(encap: Encap, [src, dst]: [Addr; 2]) -> Outer {
     let (src_mac, dst_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
-    Outer { encap, src_mac, dst_mac, src, dst, tunnel_port: 4789, vni: 0x123456 }
+    Outer { encap, src_mac, dst_mac, src, dst, inner_mac: None, tunnel_port: 4789, vni: 0x123456 }
 }
 
 /// The headers in front of an Ethernet header and an IPv4 or IPv6 packet of 46 bytes.
@@ -140,5 +140,17 @@ fn congestion_met_on_the_way_is_told_inside() {
         for outer in [NOT, ECT0] {
             assert!(!may_change(outer) && ecn(outer, inner) == Some(inner));
         }
+    }
+}
+
+#[test]
+fn inside_a_tunnel_a_peer_is_sent_to_by_the_address_that_it_said_and_else_by_the_one_that_follows() {
+    let said = Mac([0x9e, 1, 2, 3, 4, 5]);
+    for (inner_mac, wanted) in [(Some(said), said), (None, Mac([2, 0xfa, 192, 168, 0, 2]))] {
+        let frame = written(&Outer { inner_mac, ..outer(Encap::Vxlan, V4) }, 1, 0x45);
+        let (.., payload) = ip(&frame);
+        let inner = etherparse::Ethernet2HeaderSlice::from_slice(&payload[8 + TUNNEL_BYTES..]).unwrap();
+        assert_eq!(Mac(inner.destination()), wanted);
+        assert_eq!(Mac(inner.source()), Mac([2, 0xfa, 192, 168, 0, 1]));
     }
 }

@@ -20,7 +20,7 @@ use tables::lpm::Lpm;
 use tables::publish::{Batch, TableFull};
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
 use tables::scope::Scope;
-use tables::{Addr, Prefix};
+use tables::{Addr, Mac, Prefix};
 
 /// Who wants a route; of several for one prefix the first of this order wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,12 +40,13 @@ struct Spec {
     kind: RouteKind,
     flags: u8,
     peer: Addr,
+    inner_mac: Option<Mac>,
     via: Option<(Addr, Use)>,
 }
 
 impl Spec {
     fn plain(kind: RouteKind) -> Spec {
-        Spec { kind, flags: 0, peer: Addr::UNSPECIFIED, via: None }
+        Spec { kind, flags: 0, peer: Addr::UNSPECIFIED, inner_mac: None, via: None }
     }
 }
 
@@ -168,6 +169,7 @@ impl Routes {
         let next_hop = spec.via.map_or(Ok(0), |(addr, purpose)| neighbours.acquire(addr, purpose))?;
         let mut record = RouteRecord::new(spec.kind);
         (record.flags, record.next_hop, record.peer) = (spec.flags, next_hop, spec.peer);
+        record.inner_mac = spec.inner_mac.unwrap_or(Mac([0; 6]));
         let written = match before {
             Some((id, _)) => batch.set(Table::Route, id as usize, &record).map(|()| id),
             None => self.add(&prefix, &record, batch),
@@ -251,7 +253,8 @@ fn node_routes(local: &Local, node: &Node) -> Vec<(Prefix, Spec)> {
     let Some(peer) = encapsulation::peer(&local.addrs, &node.addrs) else { return Vec::new() };
     // A peer that no kernel route leads to is taken to be on the link.
     let next_hop = path(&local.kernel_routes, peer).and_then(|route| route.via).unwrap_or(peer);
-    let spec = Spec { via: Some((next_hop, Use::NextHop)), peer, ..Spec::plain(local.encapsulation.route_kind()) };
+    let via = Some((next_hop, Use::NextHop));
+    let spec = Spec { via, peer, inner_mac: node.inner_mac, ..Spec::plain(local.encapsulation.route_kind()) };
     node.pod_cidrs.iter().map(|&prefix| (prefix, spec)).collect()
 }
 

@@ -84,6 +84,14 @@ fn port(field: &str, number: i32) -> Parsed<u16> {
     }
 }
 
+/// What Flannel has a node say of its VXLAN device, in JSON. Of other backends it says other things, which are none of ours.
+const FLANNEL_ANNOTATION: &str = "flannel.alpha.coreos.com/backend-data";
+
+fn inner_mac(meta: &ObjectMeta) -> Option<Mac> {
+    let said: serde_json::Value = serde_json::from_str(meta.annotations.as_ref()?.get(FLANNEL_ANNOTATION)?).ok()?;
+    said.get("VtepMAC")?.as_str()?.parse().ok()
+}
+
 impl TryFrom<core::Node> for Node {
     type Error = FieldError;
     fn try_from(node: core::Node) -> Parsed<Node> {
@@ -103,8 +111,9 @@ impl TryFrom<core::Node> for Node {
         let (addrs, external_addrs) = (of_type("InternalIP")?, of_type("ExternalIP")?);
         let zone = label(&node.metadata, ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
         let name = name(&node.metadata)?;
+        let inner_mac = inner_mac(&node.metadata);
         let labels = node.metadata.labels.unwrap_or_default();
-        Ok(Node { name, zone, labels, addrs, external_addrs, pod_cidrs })
+        Ok(Node { name, zone, labels, addrs, external_addrs, pod_cidrs, inner_mac })
     }
 }
 

@@ -174,6 +174,7 @@ fn encapsulate(input: &mut Input, frame: &[u8], meta: &Meta) {
         dst_mac: Mac::default(),
         src: addr(input, v4),
         dst: addr(input, v4),
+        inner_mac: None,
         tunnel_port: input.word(),
         vni: input.word() as u32,
     };

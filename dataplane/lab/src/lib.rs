@@ -20,6 +20,7 @@ pub mod cni;
 pub mod exchange;
 pub mod fabric;
 pub mod fairway;
+pub mod flannel;
 pub mod guard;
 pub mod iperf;
 pub mod manifests;

@@ -3,11 +3,11 @@
 
 use crate::classify::Context;
 use crate::overlay::{Encap, Outer, OuterHeaders};
-use tables::Addr;
 use tables::layout::Table;
 use tables::neighbour::NeighbourRecord;
 use tables::node::{Encapsulation, NodeRecord, family};
 use tables::route::{RouteKind, RouteRecord};
+use tables::{Addr, Mac};
 
 /// Peers whose headers are kept: others take turns at the places, which costs time only.
 const PLACES: usize = 1024;
@@ -103,6 +103,7 @@ impl Tunnels {
             dst_mac: next.mac,
             src: node.node[family(route.peer)],
             dst: route.peer,
+            inner_mac: (route.inner_mac != Mac([0; 6])).then_some(route.inner_mac),
             tunnel_port,
             vni: node.vni,
         });

@@ -1,7 +1,7 @@
 //! Where a destination lies. `longest_match(Lpm::Route, address)` gives a route id, table `route` its row. Ids are
 //! stable while the prefix stays, and are what flows depend on ([`crate::scope::Scope::Route`]).
 
-use crate::Addr;
+use crate::{Addr, Mac};
 use bytemuck::{Pod, Zeroable};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,9 @@ pub struct RouteRecord {
     /// The other node's address, where it is another node's pods that lie there. For `Tunnel` and `Ipip` also the only source
     /// that their packets may come from.
     pub peer: Addr,
+    /// For `Tunnel`: the peer's Ethernet address inside, where it said one; else it follows from `peer`.
+    pub inner_mac: Mac,
+    pub reserved_2: [u8; 2],
 }
 
 impl RouteRecord {

@@ -252,6 +252,23 @@ fn both_families_go_by_one_tunnel_and_ipv4_is_preferred_outside() {
 }
 
 #[test]
+fn a_node_that_says_its_address_inside_has_it_in_its_routes_as_long_as_it_does() {
+    let node = |inner_mac| crate::object::Node {
+        name: "n2".into(),
+        addrs: vec![addr("192.168.0.2")],
+        pod_cidrs: vec![prefix("10.2.0.0/24")],
+        inner_mac,
+        ..crate::object::Node::default()
+    };
+    let (mut rig, said) = (Rig::new(local()), tables::Mac([0x9e, 1, 2, 3, 4, 5]));
+    for inner_mac in [Some(said), None] {
+        put(&mut rig, [Object::Node(node(inner_mac))]);
+        let row: RouteRecord = rig.view().row(Table::Route, route_id(&rig.view(), addr("10.2.0.9")) as usize);
+        assert_eq!(row.inner_mac, inner_mac.unwrap_or_default());
+    }
+}
+
+#[test]
 fn without_encapsulation_the_other_node_is_a_next_hop_and_nothing_is_masqueraded() {
     for (row, next_hop) in routes_to(Encapsulation::None, &["192.168.0.1", "fd99::1"], &["192.168.0.2"]) {
         assert_eq!((row.kind(), row.flags, row.peer), (Some(RouteKind::Via), 0, addr("192.168.0.2")));

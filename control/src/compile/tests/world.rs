@@ -331,7 +331,15 @@ pub fn node() -> impl Strategy<Value = Object> {
     let external_addrs = prop::sample::subsequence(vec![addr("8.8.4.4"), addr("192.168.0.1"), addr("10.3.0.9")], 0..=1);
     (1..4, zone, (addrs, external_addrs), cidrs, labels()).prop_map(
         |(i, zone, (addrs, external_addrs), pod_cidrs, labels)| {
-            Object::Node(Node { name: format!("n{i}"), zone, labels, addrs, external_addrs, pod_cidrs })
+            Object::Node(Node {
+                name: format!("n{i}"),
+                zone,
+                labels,
+                addrs,
+                external_addrs,
+                pod_cidrs,
+                inner_mac: None,
+            })
         },
     )
 }

@@ -257,7 +257,21 @@ fn a_nodes_ranges_and_addresses() {
     let addresses = json!([{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "fd99::1"}]);
     let parsed = node(json!({"podCIDR": "10.1.0.0/24"}), addresses).unwrap();
     assert_eq!((parsed.addrs.len(), parsed.pod_cidrs.len()), (1, 1));
+    assert_eq!(parsed.inner_mac, None);
     assert!(refused(node(json!({"podCIDRs": ["10.1.0.0/24", "x"]}), json!([]))).starts_with("spec.podCIDRs[1]"));
     let wrong = json!([{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "n"}]);
     assert!(refused(node(json!({}), wrong)).starts_with("status.addresses[1].address"));
+}
+
+#[test]
+fn what_flannel_says_of_a_node_is_heard_if_it_is_of_vxlan() {
+    let of = |said: &str| {
+        let annotations = Some([("flannel.alpha.coreos.com/backend-data".to_owned(), said.to_owned())].into());
+        let metadata = ObjectMeta { name: Some("n".to_owned()), annotations, ..ObjectMeta::default() };
+        Node::try_from(core::Node { metadata, ..core::Node::default() }).unwrap().inner_mac.map(|mac| mac.to_string())
+    };
+    assert_eq!(of(r#"{"VNI":1,"VtepMAC":"9e:6b:2c:d0:41:17"}"#).as_deref(), Some("9e:6b:2c:d0:41:17"));
+    for other in ["null", r#"{"PublicKey":"x"}"#, r#"{"VtepMAC":7}"#, "{", r#"{"VtepMAC":"x"}"#] {
+        assert_eq!(of(other), None, "{other}");
+    }
 }
