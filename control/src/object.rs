@@ -5,6 +5,7 @@
 pub mod balancer;
 pub mod balancing;
 pub mod forwarding;
+mod labels;
 pub mod parse;
 pub mod policy;
 pub mod selector;

@@ -172,7 +172,7 @@ impl<'a> Reference<'a> {
         const NAME: &str = "kubernetes.io/metadata.name";
         let labels = Labels::from([(NAME.to_owned(), name.to_owned())]);
         match self.namespaces.iter().find(|namespace| namespace.name == name) {
-            Some(namespace) => selects(selector, &namespace.labels.clone().into_iter().chain(labels).collect()),
+            Some(namespace) => selects(selector, &namespace.labels.with(NAME, name)),
             None => {
                 let (of_name, others): (Vec<_>, Vec<_>) = selector.0.iter().cloned().partition(|r| r.key == NAME);
                 selects(&Selector(of_name), &labels) && (others.is_empty() || denies)
@@ -184,9 +184,9 @@ impl<'a> Reference<'a> {
 /// "The requirements are ANDed"; NotIn and DoesNotExist hold for objects without the label.
 pub fn selects(selector: &Selector, labels: &Labels) -> bool {
     selector.0.iter().all(|Requirement { key, test }| match (test, labels.get(key)) {
-        (Test::In(values), Some(value)) => values.contains(value),
+        (Test::In(values), Some(value)) => values.iter().any(|v| v == value),
         (Test::In(_), None) => false,
-        (Test::NotIn(values), Some(value)) => !values.contains(value),
+        (Test::NotIn(values), Some(value)) => !values.iter().any(|v| v == value),
         (Test::NotIn(_), None) => true,
         (Test::Exists, value) => value.is_some(),
         (Test::DoesNotExist, value) => value.is_none(),

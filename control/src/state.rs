@@ -4,10 +4,12 @@
 
 mod balanced;
 pub mod changes;
+mod copy;
 mod index;
 pub mod local;
 pub mod options;
 mod served;
+mod shared;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,7 @@ pub use changes::Changes;
 pub use local::{KernelRoute, Local, LocalEndpoint, Uplink};
 pub use options::{DetectLocal, NodePortAddresses, ServiceOptions};
 pub use served::{Number, Served, Source};
+pub use shared::Shared;
 pub use store::{ByName, HashMap, NumberSet};
 
 use crate::object::parse::namespace_labels;
@@ -43,6 +46,7 @@ pub struct State {
     /// Pod -> keys of its attachments here.
     attachments_of: ByName<BTreeSet<String>>,
     pods_by_label: LabelIndex,
+    labels: Shared<str>,
     /// Services by one pair of their selector.
     services_by_label: LabelIndex,
     balanced: balanced::Balanced,
@@ -130,9 +134,12 @@ impl State {
         }
     }
 
-    fn replace_pod(&mut self, id: &Named, pod: Option<Pod>) {
+    fn replace_pod(&mut self, id: &Named, mut pod: Option<Pod>) {
         if self.pods.get(id) == pod.as_ref() {
             return;
+        }
+        if let Some(new) = &mut pod {
+            new.labels.share(&mut self.labels);
         }
         self.mark_services_of(id);
         if let Some(old) = self.pods.get(id) {
@@ -151,7 +158,7 @@ impl State {
         let Some(pod) = self.pods.get(id) else { return };
         for pair in &pod.labels {
             for name in self.services_by_label.with(&id.namespace, pair) {
-                let Some(number) = self.services.number(&Named::new(&id.namespace, name)) else { continue };
+                let Some(number) = self.services.number(&Named::new(&id.namespace, &**name)) else { continue };
                 let service = self.services.at(number).service.as_deref();
                 if service.is_some_and(|service| has_all(&pod.labels, &service.selector)) {
                     self.changes.services.insert(number);
@@ -390,7 +397,7 @@ impl State {
     pub fn namespace_labels(&self, name: &str) -> Cow<'_, Labels> {
         match self.namespaces.get(name) {
             Some(namespace) => Cow::Borrowed(&namespace.labels),
-            None => Cow::Owned(namespace_labels(name, Labels::new())),
+            None => Cow::Owned(namespace_labels(name, &Labels::new())),
         }
     }
 
@@ -399,7 +406,7 @@ impl State {
     pub fn selects_namespace(&self, selector: &Selector, name: &str, unknown: bool) -> bool {
         match self.namespaces.get(name) {
             Some(namespace) => selector.matches(&namespace.labels),
-            None => selector.matches_partly(&namespace_labels(name, Labels::new()), unknown),
+            None => selector.matches_partly(&namespace_labels(name, &Labels::new()), unknown),
         }
     }
 
@@ -410,21 +417,6 @@ impl State {
     /// Whether the NetworkPolicies of a namespace are only being tried.
     pub fn is_audit_namespace(&self, name: &str) -> bool {
         self.namespaces.get(name).is_some_and(|namespace| namespace.audit)
-    }
-
-    /// All that policies are made of, as if nothing of it had been compiled yet.
-    pub fn for_policies(&self) -> State {
-        let mut copy = State::new();
-        copy.set_local(self.local.clone());
-        let nodes = self.nodes.values().cloned().map(Object::Node);
-        let namespaces = self.namespaces.values().cloned().map(Object::Namespace);
-        let pods = self.pods().map(|(_, pod)| Object::Pod(pod.clone()));
-        let policies = self.policies().map(|(_, policy)| Object::NetworkPolicy(policy.clone()));
-        let cluster = self.cluster_policies().cloned().map(Object::ClusterPolicy);
-        let objects = nodes.chain(namespaces).chain(pods).chain(policies).chain(cluster);
-        objects.for_each(|object| copy.apply(ObjectChange::Put(object)));
-        copy.set_complete();
-        copy
     }
 
     /// Keys of the attachments of a pod here.
@@ -449,7 +441,7 @@ impl State {
         let rarest = labels.iter().map(|pair| self.pods_by_label.with(namespace, pair)).min_by_key(|names| names.len());
         let pods = self.pods.in_namespace(namespace);
         let names = rarest.into_iter().flatten();
-        names.filter_map(move |name| pods?.get(name)).filter(|pod| has_all(&pod.labels, labels))
+        names.filter_map(move |name| pods?.get(&**name)).filter(|pod| has_all(&pod.labels, labels))
     }
 
     pub(crate) fn take_changes(&mut self) -> Changes {
@@ -488,7 +480,7 @@ pub fn policy_key(id: &Named) -> ObjectKey {
 }
 
 /// By this pair of its selector a service is found.
-fn anchor(service: &Service) -> Option<(&String, &String)> {
+fn anchor(service: &Service) -> Option<(&str, &str)> {
     service.selector.iter().next()
 }
 

@@ -108,6 +108,7 @@ mod tests {
             labels in prop::collection::btree_map(prop::sample::select(vec!["a".to_owned(), "b".to_owned()]),
                 prop::sample::select(vec!["x".to_owned(), "y".to_owned(), "z".to_owned()]), 0..3),
         ) {
+            let labels = Labels::from(labels);
             let mut index = SelectorIndex::default();
             for (id, selector) in selectors.iter().enumerate() {
                 index.insert(id as u32, selector);

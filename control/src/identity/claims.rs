@@ -4,8 +4,8 @@
 use super::Traits;
 use super::last_of;
 use crate::object::{Named, Pod};
-use crate::state::State;
-use std::collections::{BTreeMap, HashMap};
+use crate::state::{HashMap, Shared, State};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tables::{Addr, Prefix};
 
@@ -14,47 +14,66 @@ use tables::{Addr, Prefix};
 struct Rank {
     elsewhere: bool,
     terminating: bool,
-    pod: Named,
+    pod: Arc<Named>,
+}
+
+#[derive(Debug)]
+struct Claim {
+    rank: Rank,
+    traits: Arc<Traits>,
 }
 
 #[derive(Debug, Default)]
 pub struct Claims {
-    by_addr: BTreeMap<Addr, BTreeMap<Rank, Arc<Traits>>>,
-    addrs: HashMap<Named, Vec<Addr>>,
+    /// The best one first. Hardly ever is there a second: no room is kept for it.
+    by_addr: BTreeMap<Addr, Vec<Claim>>,
+    addrs: HashMap<Arc<Named>, Box<[Addr]>>,
+    /// Of a ReplicaSet's pods they are the same.
+    traits: Shared<Traits>,
 }
 
 impl Claims {
     /// Replaces a pod's claims; answers which addresses to look at again.
     pub fn set(&mut self, state: &State, id: &Named) -> Vec<Addr> {
-        let mut touched = self.addrs.remove(id).unwrap_or_default();
+        let mut touched = self.addrs.remove(id).unwrap_or_default().into_vec();
         for addr in &touched {
             self.withdraw(*addr, id);
         }
         let Some(pod) = state.pod(id).filter(|pod| !pod.host_network) else { return touched };
         let addrs = state.addrs_of(pod);
-        let traits = traits(pod);
+        let traits = self.traits.share(Arc::new(traits(pod)));
+        let shared = Arc::new(id.clone());
         let elsewhere = state.attachments_of(id).next().is_none();
         for addr in &addrs {
-            let rank = Rank { elsewhere, terminating: pod.terminating, pod: id.clone() };
-            self.by_addr.entry(*addr).or_default().insert(rank, traits.clone());
+            let rank = Rank { elsewhere, terminating: pod.terminating, pod: shared.clone() };
+            self.enter(*addr, Claim { rank, traits: traits.clone() });
         }
         touched.extend(&addrs);
         if !addrs.is_empty() {
-            self.addrs.insert(id.clone(), addrs);
+            self.addrs.insert(shared, addrs.into_boxed_slice());
         }
         touched
     }
 
+    /// A pod that has an address twice claims it once.
+    fn enter(&mut self, addr: Addr, claim: Claim) {
+        let claims = self.by_addr.entry(addr).or_default();
+        if let Err(at) = claims.binary_search_by(|other| other.rank.cmp(&claim.rank)) {
+            claims.reserve_exact(1);
+            claims.insert(at, claim);
+        }
+    }
+
     fn withdraw(&mut self, addr: Addr, id: &Named) {
         let Some(claims) = self.by_addr.get_mut(&addr) else { return };
-        claims.retain(|rank, _| rank.pod != *id);
+        claims.retain(|claim| *claim.rank.pod != *id);
         if claims.is_empty() {
             self.by_addr.remove(&addr);
         }
     }
 
     pub fn winner(&self, addr: Addr) -> Option<Arc<Traits>> {
-        self.by_addr.get(&addr)?.values().next().cloned()
+        self.by_addr.get(&addr)?.first().map(|claim| claim.traits.clone())
     }
 
     /// Claimed addresses that lie in a prefix.
@@ -65,8 +84,8 @@ impl Claims {
     }
 }
 
-fn traits(pod: &Pod) -> Arc<Traits> {
+fn traits(pod: &Pod) -> Traits {
     let mut ports = pod.ports.clone();
     ports.sort();
-    Arc::new(Traits { namespace: pod.id.namespace.clone(), labels: pod.labels.clone(), ports })
+    Traits { namespace: pod.id.namespace.clone(), labels: pod.labels.clone(), ports }
 }

@@ -52,8 +52,7 @@ impl Nodes {
     }
 
     fn asked_for(&self, labels: &Labels) -> Arc<Labels> {
-        let asked = labels.iter().filter(|(key, _)| self.keys.contains(*key));
-        Arc::new(asked.map(|(key, value)| (key.clone(), value.clone())).collect())
+        Arc::new(labels.iter().filter(|(key, _)| self.keys.contains(*key)).collect())
     }
 
     /// Takes in what a policy asks of nodes.

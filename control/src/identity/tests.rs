@@ -114,6 +114,6 @@ fn a_pod_that_ends_gives_way_to_the_next_with_its_address() {
     rig.pod(pod("p2", "api", "10.1.0.4"));
     rig.settle();
     let class = rig.identities.class(rig.of("10.1.0.4")).unwrap();
-    assert_eq!(class.traits().unwrap().labels["app"], "api");
+    assert_eq!(class.traits().unwrap().labels.get("app"), Some("api"));
     assert_eq!(class.to_string(), "pods a[app=api]");
 }

@@ -112,7 +112,7 @@ impl TryFrom<core::Node> for Node {
         let zone = label(&node.metadata, ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
         let name = name(&node.metadata)?;
         let inner_mac = inner_mac(&node.metadata);
-        let labels = node.metadata.labels.unwrap_or_default();
+        let labels = node.metadata.labels.unwrap_or_default().into();
         Ok(Node { name, zone, labels, addrs, external_addrs, pod_cidrs, inner_mac })
     }
 }
@@ -126,7 +126,11 @@ impl TryFrom<core::Namespace> for Namespace {
     fn try_from(namespace: core::Namespace) -> Parsed<Namespace> {
         let name = name(&namespace.metadata)?;
         let audit = is_audit(&namespace.metadata);
-        Ok(Namespace { labels: namespace_labels(&name, namespace.metadata.labels.unwrap_or_default()), audit, name })
+        Ok(Namespace {
+            labels: namespace_labels(&name, &namespace.metadata.labels.unwrap_or_default().into()),
+            audit,
+            name,
+        })
     }
 }
 
@@ -139,9 +143,8 @@ fn is_audit(meta: &ObjectMeta) -> bool {
 }
 
 /// The labels of a namespace, with the one that the API server always adds.
-pub fn namespace_labels(name: &str, mut labels: Labels) -> Labels {
-    labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned());
-    labels
+pub fn namespace_labels(name: &str, labels: &Labels) -> Labels {
+    labels.with(NAMESPACE_NAME_LABEL, name)
 }
 
 impl TryFrom<core::Pod> for Pod {
@@ -160,7 +163,7 @@ impl TryFrom<core::Pod> for Pod {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             ports: named_ports(&spec)?,
             host_ports: host_ports(&spec)?,
-            labels: pod.metadata.labels.unwrap_or_default(),
+            labels: pod.metadata.labels.unwrap_or_default().into(),
         })
     }
 }
@@ -199,6 +202,7 @@ fn named_ports(spec: &core::PodSpec) -> Parsed<Vec<NamedPort>> {
         }
         Ok(())
     })?;
+    ports.shrink_to_fit();
     Ok(ports)
 }
 

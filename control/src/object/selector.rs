@@ -1,9 +1,8 @@
 //! Label selectors (meta/v1 LabelSelector), evaluated.
 
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+pub use super::labels::Labels;
 
-pub type Labels = BTreeMap<String, String>;
+use serde::{Deserialize, Serialize};
 
 /// All requirements must hold; none at all selects everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -43,8 +42,8 @@ impl Requirement {
     fn matches(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         match &self.test {
-            Test::In(values) => value.is_some_and(|value| values.contains(value)),
-            Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Test::In(values) => value.is_some_and(|value| values.iter().any(|wanted| wanted == value)),
+            Test::NotIn(values) => value.is_none_or(|value| values.iter().all(|unwanted| unwanted != value)),
             Test::Exists => value.is_some(),
             Test::DoesNotExist => value.is_none(),
         }
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
-        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+        pairs.iter().copied().collect()
     }
 
     fn holds(test: Test, labels: &Labels) -> bool {

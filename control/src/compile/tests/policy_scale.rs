@@ -22,11 +22,11 @@ fn selector(key: &str, value: String) -> Selector {
 }
 
 fn labels(pairs: &[(&str, String)]) -> Labels {
-    pairs.iter().map(|(key, value)| (key.to_string(), value.clone())).collect()
+    pairs.iter().map(|(key, value)| (key, value)).collect()
 }
 
 fn namespace(i: u32, team: u32) -> Object {
-    let labels = parse::namespace_labels(&name(i), labels(&[("team", format!("t{team}"))]));
+    let labels = parse::namespace_labels(&name(i), &labels(&[("team", format!("t{team}"))]));
     Object::Namespace(Namespace { audit: false, name: name(i), labels })
 }
 

@@ -152,7 +152,7 @@ pub fn namespace_name() -> impl Strategy<Value = &'static str> {
 
 pub fn namespace() -> impl Strategy<Value = Object> {
     (namespace_name(), labels()).prop_map(|(name, labels)| {
-        Object::Namespace(Namespace { audit: false, name: name.into(), labels: parse::namespace_labels(name, labels) })
+        Object::Namespace(Namespace { audit: false, name: name.into(), labels: parse::namespace_labels(name, &labels) })
     })
 }
 

@@ -35,7 +35,7 @@ impl TryFrom<core::Service> for Service {
             external_policy: policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref())?,
             health_port: node_port("spec.healthCheckNodePort", spec.health_check_node_port)?,
             distribution: distribution(&spec)?,
-            selector: spec.selector.clone().unwrap_or_default(),
+            selector: spec.selector.clone().unwrap_or_default().into(),
             ..Service::default()
         };
         let cluster_ips = cluster_ips(&spec)?;
