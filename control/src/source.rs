@@ -3,7 +3,7 @@
 
 use crate::args::Args;
 use crate::file::{self, Directory, DirectoryError};
-use crate::kube::{Cluster, ConnectError, Server, Timing, Writer};
+use crate::kube::{Cluster, ConnectError, Lease, Server, Timing, Writer};
 use crate::object::ObjectChange;
 use crate::state::Status;
 use std::io;
@@ -20,6 +20,8 @@ pub struct Update {
     /// With this every object has been read at least once.
     pub is_complete: bool,
     pub reach: Reach,
+    /// The term of the lease as of which all services are known; 0 without one.
+    pub term: u64,
 }
 
 /// Whether changes are heard of.
@@ -65,7 +67,8 @@ impl Source {
             Some(path) => Server::of_kubeconfig(path, at).await?,
             None => Server::of_pod(at)?,
         };
-        Ok(Source::Kubernetes(Cluster::follow(server, Timing::default(), &args.state_dir)?))
+        let candidate = (!args.load_balancer_pools.is_empty()).then(|| args.node.clone());
+        Ok(Source::Kubernetes(Cluster::follow(server, Timing::default(), &args.state_dir, candidate)?))
     }
 
     /// As sentences call it.
@@ -81,6 +84,14 @@ impl Source {
         match self {
             Source::Directory { .. } => None,
             Source::Kubernetes(cluster) => Some(cluster.writer().clone()),
+        }
+    }
+
+    /// Who has it gives addresses out of pools; None: every node works that out for itself.
+    pub fn lease(&self) -> Option<Lease> {
+        match self {
+            Source::Directory { .. } => None,
+            Source::Kubernetes(cluster) => cluster.lease().cloned(),
         }
     }
 
@@ -101,5 +112,6 @@ fn of_directory(update: file::Update, since: Instant) -> Update {
         problems: update.problems.iter().map(ToString::to_string).collect(),
         is_complete: true,
         reach: Reach::Connected { since },
+        term: 0,
     }
 }

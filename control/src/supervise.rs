@@ -26,7 +26,7 @@ use crate::attachment::Store;
 use crate::claim::Claim;
 use crate::compile::{Compiler, HealthPort, Single};
 use crate::health::HealthPorts;
-use crate::kube::Writer;
+use crate::kube::{Lease, Writer};
 use crate::netlink::Netlink;
 use crate::node::Node;
 use crate::object::Named;
@@ -110,6 +110,7 @@ pub struct Supervisor {
     file_problems: Vec<String>,
     following: cluster::Following,
     writer: Option<Writer>,
+    lease: Option<Lease>,
     /// Until it runs.
     source: Option<Source>,
     told: told::Told,
@@ -191,6 +192,7 @@ impl Supervisor {
             file_problems: Vec::new(),
             following: cluster::Following { name: source.name().to_owned(), reach: None },
             writer: source.writer(),
+            lease: source.lease(),
             source: Some(source),
             told: told::Told::default(),
             args,
@@ -289,6 +291,7 @@ impl Supervisor {
 
     async fn end(mut self) -> Result<()> {
         self.stop_announcing();
+        self.give_lease_back().await;
         if self.args.at_exit == AtExit::Keep {
             log(format_args!("stopping: the node stays as it is for a successor"));
             self.keep_flows().await;

@@ -16,6 +16,7 @@ use kube::core::Request;
 use serde_json::Value;
 use std::pin::pin;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 /// A kind that had objects is taken for gone after so many looks: a server that has just started may not have it yet.
@@ -47,14 +48,23 @@ pub struct Follower {
     /// The version up to which everything was heard; None: list.
     version: Option<String>,
     backoff: Backoff,
+    /// Terms of the lease: with each one everything is listed anew.
+    terms: Option<watch::Receiver<u64>>,
     /// How often in a row the kind was not there.
     absent: u32,
 }
 
 impl Follower {
-    pub fn new(kind: Kind, client: Client, timing: Timing, said: Sender<Said>, recalled: Recalled) -> Follower {
-        let backoff = Backoff::new(timing.retry, timing.retry_max);
-        Follower { kind, client, timing, known: Known::new(kind), said, recalled, version: None, backoff, absent: 0 }
+    pub fn new(
+        kind: Kind,
+        client: Client,
+        timing: Timing,
+        said: Sender<Said>,
+        recalled: Recalled,
+        terms: Option<watch::Receiver<u64>>,
+    ) -> Follower {
+        let (backoff, known) = (Backoff::new(timing.retry, timing.retry_max), Known::new(kind));
+        Follower { kind, client, timing, known, said, recalled, version: None, backoff, terms, absent: 0 }
     }
 
     pub async fn run(mut self) {
@@ -102,6 +112,7 @@ impl Follower {
 
     async fn list(&mut self) -> Result<(), Failure> {
         self.known.begin_list();
+        let term = self.terms.as_mut().map(|terms| *terms.borrow_and_update());
         let mut params = ListParams::default().limit(self.timing.page_max);
         loop {
             let page = self.page(&params).await?;
@@ -114,7 +125,11 @@ impl Follower {
             }
             params.continue_token = Some(page.next);
         }
-        self.end_list().await
+        self.end_list().await?;
+        match term {
+            Some(term) => self.say(Heard::Term(term)).await,
+            None => Ok(()),
+        }
     }
 
     /// What the list did not hold is gone, also of what an earlier process knew.
@@ -146,7 +161,14 @@ impl Follower {
         let mut is_first = true;
         loop {
             // Silence is no failure by itself; whether the server is there shows when the watch is begun anew.
-            let Ok(event) = timeout(self.timing.silence, events.next()).await else { return Ok(()) };
+            let event = tokio::select! {
+                event = timeout(self.timing.silence, events.next()) => event,
+                () = next_term(&mut self.terms) => {
+                    self.version = None;
+                    return Ok(());
+                }
+            };
+            let Ok(event) = event else { return Ok(()) };
             match event {
                 None if is_first && begun.elapsed() < self.timing.retry => {
                     return Err(Failure::Refused("the server ends watches at once".to_owned()));
@@ -213,6 +235,17 @@ impl Follower {
 
     async fn say(&self, heard: Heard) -> Result<(), Failure> {
         self.said.send(Said { kind: self.kind, heard }).await.map_err(|_| Failure::Over)
+    }
+}
+
+/// Waits for ever if there are none.
+async fn next_term(terms: &mut Option<watch::Receiver<u64>>) {
+    let changed = match terms {
+        Some(terms) => terms.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
     }
 }
 

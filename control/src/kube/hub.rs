@@ -4,9 +4,10 @@
 use super::connect::Server;
 use super::follow::Follower;
 use super::last::{Kept, Last};
+use super::lease::{Keeper, Lease};
 use super::recalled::Recalled;
 use super::timing::Timing;
-use super::write::{self, Orders};
+use super::write::{self, Desk, Orders};
 use crate::object::{KINDS, Kind, Object, ObjectChange, ObjectKey};
 use crate::source::{Reach, Update};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,13 +35,22 @@ pub enum Heard {
     },
     /// Everything of the kind was read.
     Listed,
+    /// Everything of the kind is known as of this term of the lease, or later.
+    Term(u64),
     /// The server tells of changes from here on.
     Watching,
     Failed(String),
 }
 
 /// Follows all kinds until nobody takes updates any more.
-pub async fn run(server: Server, timing: Timing, mut last: Last, orders: Orders, updates: Sender<Update>) {
+pub async fn run(
+    server: Server,
+    timing: Timing,
+    mut last: Last,
+    orders: Orders,
+    lease: Option<(Keeper, Lease)>,
+    updates: Sender<Update>,
+) {
     let client = match server.client(&timing) {
         Ok(client) => client,
         Err(error) => {
@@ -53,9 +63,15 @@ pub async fn run(server: Server, timing: Timing, mut last: Last, orders: Orders,
     let (sender, mut said) = mpsc::channel(SAID_WAITING_MAX);
     let recalled = Recalled::default();
     for kind in KINDS {
-        tokio::spawn(Follower::new(kind, client.clone(), timing, sender.clone(), recalled.clone()).run());
+        // What the holder gives out is kept by services: it goes by nothing older than its term.
+        let terms = lease.as_ref().filter(|_| kind == Kind::Service).map(|(_, lease)| lease.terms());
+        tokio::spawn(Follower::new(kind, client.clone(), timing, sender.clone(), recalled.clone(), terms).run());
     }
-    tokio::spawn(write::run(client, timing, orders));
+    let desk = Desk::new(client, timing, lease.as_ref().map(|(_, lease)| lease.clone()));
+    if let Some((keeper, _)) = lease {
+        tokio::spawn(keeper.run(desk.clone()));
+    }
+    tokio::spawn(write::run(desk, orders));
     let mut hub = Hub::new();
     let recall_at = tokio::time::Instant::now() + timing.recall;
     let mut may_recall = true;
@@ -87,6 +103,8 @@ struct Hub {
     changes: Vec<ObjectChange>,
     problems: BTreeMap<ObjectKey, String>,
     unlisted: BTreeSet<Kind>,
+    /// Of the lease, as of which services are known.
+    term: u64,
     failing: BTreeMap<Kind, (Instant, String)>,
     reach: Reach,
     has_news: bool,
@@ -104,6 +122,7 @@ impl Hub {
             changes: Vec::new(),
             problems: BTreeMap::new(),
             unlisted: KINDS.into_iter().collect(),
+            term: 0,
             failing: BTreeMap::new(),
             reach: Reach::Reading { since: Instant::now() },
             has_news: false,
@@ -162,6 +181,10 @@ impl Hub {
                 self.recalled = self.recalled.take().filter(|_| !self.unlisted.is_empty());
                 self.answers(kind);
             }
+            Heard::Term(term) => {
+                self.has_news |= term != self.term;
+                self.term = term;
+            }
             Heard::Watching => self.answers(kind),
             Heard::Failed(why) => self.fail(kind, why),
         }
@@ -200,6 +223,7 @@ impl Hub {
             problems: self.problems.values().chain(&self.recalled).chain(&self.unkept).cloned().collect(),
             is_complete: self.unlisted.is_empty() || self.is_recalled,
             reach: self.reach.clone(),
+            term: self.term,
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Timing {
     pub retry_max: Duration,
     /// After failing for so long from the start on, the last state is taken.
     pub recall: Duration,
+    /// How long the lease of what is per cluster lasts without being renewed; whole seconds.
+    pub lease: Duration,
     /// How often a kind that the server does not have is looked for.
     pub look_again: Duration,
 }
@@ -31,6 +33,7 @@ impl Default for Timing {
             retry: Duration::from_millis(250),
             retry_max: Duration::from_secs(15),
             recall: Duration::from_secs(3),
+            lease: Duration::from_secs(15),
             look_again: Duration::from_secs(60),
         }
     }

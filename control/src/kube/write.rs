@@ -2,6 +2,7 @@
 //! apply, so that nobody else's fields are touched; what is the same already is not written. It must not decide what to say.
 
 use super::follow::told;
+use super::lease::Lease;
 use super::timing::Timing;
 use crate::object::Named;
 use crate::object::balancer;
@@ -11,6 +12,7 @@ use kube::Client;
 use kube::api::{Patch, PatchParams};
 use kube::core::Request;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -49,8 +51,7 @@ impl Writer {
     }
 }
 
-pub async fn run(client: Client, timing: Timing, mut orders: Orders) {
-    let desk = Desk { client, timing };
+pub async fn run(desk: Desk, mut orders: Orders) {
     while let Some((order, to)) = orders.recv().await {
         let outcome = match order {
             Order::Statuses(statuses) => desk.statuses(&statuses).await,
@@ -60,12 +61,24 @@ pub async fn run(client: Client, timing: Timing, mut orders: Orders) {
     }
 }
 
-struct Desk {
+#[derive(Clone)]
+pub struct Desk {
     client: Client,
     timing: Timing,
+    /// Whoever holds it writes what is per cluster; None: whoever is asked to.
+    lease: Option<Lease>,
 }
 
 impl Desk {
+    pub fn new(client: Client, timing: Timing, lease: Option<Lease>) -> Desk {
+        Desk { client, timing, lease }
+    }
+
+    /// Nothing is under way any more when the lease runs out.
+    fn left(&self) -> Option<Duration> {
+        self.lease.as_ref().map_or(Some(self.timing.answer), Lease::left)
+    }
+
     /// One that fails does not keep the others from it.
     async fn statuses(&self, statuses: &[Status]) -> Outcome {
         let mut outcome = Ok(());
@@ -73,7 +86,9 @@ impl Desk {
             let services = Request::new(format!("/api/v1/namespaces/{}/services", id.namespace));
             let body = balancer::status_body(id, addrs);
             let request = services.patch_subresource("status", &id.name, &params(), &Patch::Apply(body));
-            let written = self.ask(request).await.map(drop).or_else(|why| gone_is_fine(why, id));
+            let Some(left) = self.left() else { return Err(LOST.to_owned()) };
+            let written = timeout(left, self.ask(request)).await.unwrap_or_else(|_| Err(Why::of(LOST)));
+            let written = written.map(drop).or_else(|why| gone_is_fine(why, id));
             outcome = outcome.and(written);
         }
         outcome
@@ -95,26 +110,37 @@ impl Desk {
         Ok(())
     }
 
-    async fn ask(&self, request: Result<http::Request<Vec<u8>>, kube::core::request::Error>) -> Result<Value, Why> {
-        let request = request.map_err(|error| Why { text: error.to_string(), is_absent: false })?;
+    pub async fn ask(&self, request: Result<http::Request<Vec<u8>>, kube::core::request::Error>) -> Result<Value, Why> {
+        let request = request.map_err(Why::of)?;
         match timeout(self.timing.answer, self.client.request::<Value>(request)).await {
-            Err(_) => Err(Why { text: "the API server does not answer in time".to_owned(), is_absent: false }),
+            Err(_) => Err(Why::of("the API server does not answer in time")),
             Ok(answer) => answer.map_err(|error| {
-                let is_absent = matches!(&error, kube::Error::Api(status) if status.code == 404);
-                Why { text: told(&error), is_absent }
+                let code = if let kube::Error::Api(status) = &error { Some(status.code) } else { None };
+                Why { text: told(&error), code }
             }),
         }
     }
 }
 
-struct Why {
-    text: String,
-    is_absent: bool,
+/// Why something could not be asked or was refused.
+#[derive(Debug)]
+pub struct Why {
+    pub text: String,
+    /// As HTTP has it, if the server answered.
+    pub code: Option<u16>,
 }
+
+impl Why {
+    fn of(text: impl ToString) -> Why {
+        Why { text: text.to_string(), code: None }
+    }
+}
+
+const LOST: &str = "another node gives out addresses now";
 
 /// What a service that is gone was to say is nobody's loss.
 fn gone_is_fine(why: Why, id: &Named) -> Outcome {
-    if why.is_absent { Ok(()) } else { Err(format!("cannot write the status of Service {id}: {}", why.text)) }
+    if why.code == Some(404) { Ok(()) } else { Err(format!("cannot write the status of Service {id}: {}", why.text)) }
 }
 
 /// Every node writes under one name, and what they write is the same.

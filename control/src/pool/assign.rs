@@ -52,12 +52,23 @@ pub struct Assigned {
 
 /// `taken`: addresses that nobody is given, and who has them. Every claim's name is its own.
 pub fn assign(pools: &[Pool], claims: &[Claim], taken: BTreeMap<Addr, String>) -> Assigned {
+    settle(pools, claims, taken, true)
+}
+
+/// Nobody is given anything new.
+pub fn keep(pools: &[Pool], claims: &[Claim], taken: BTreeMap<Addr, String>) -> Assigned {
+    settle(pools, claims, taken, false)
+}
+
+fn settle(pools: &[Pool], claims: &[Claim], taken: BTreeMap<Addr, String>, gives: bool) -> Assigned {
     let mut claims: Vec<&Claim> = claims.iter().collect();
     claims.sort_by_key(|claim| &claim.id);
     let mut giver = Giver { pools, taken, got: BTreeMap::new(), full: BTreeSet::new(), problems: Vec::new() };
     claims.iter().for_each(|claim| giver.keep(claim));
-    claims.iter().for_each(|claim| giver.grant(claim));
-    claims.iter().for_each(|claim| giver.complete(claim));
+    if gives {
+        claims.iter().for_each(|claim| giver.grant(claim));
+        claims.iter().for_each(|claim| giver.complete(claim));
+    }
     let mut addrs = BTreeMap::new();
     for claim in claims {
         let got: Vec<Addr> = giver.got.remove(&claim.id).into_iter().flatten().flatten().collect();

@@ -19,6 +19,8 @@ pub struct Balanced {
     /// Of those that are ours.
     assigned: BTreeMap<Named, Vec<Addr>>,
     has_changed: bool,
+    /// Another node gives addresses.
+    follows: bool,
 }
 
 impl Balanced {
@@ -63,13 +65,15 @@ impl State {
         self.balanced.set_status(status);
     }
 
-    /// Gives addresses to those that lack them; None if nothing has changed since the last time.
-    pub fn assign_addresses(&mut self, pools: &[Pool]) -> Option<Vec<Problem>> {
-        if !std::mem::take(&mut self.balanced.has_changed) {
+    /// Gives addresses to those that lack them; None if nothing has changed since the last time. Who does not give follows
+    /// what status says.
+    pub fn assign_addresses(&mut self, pools: &[Pool], gives: bool) -> Option<Vec<Problem>> {
+        let turned = std::mem::replace(&mut self.balanced.follows, !gives) == gives;
+        if !std::mem::take(&mut self.balanced.has_changed) && !turned {
             return None;
         }
-        let Asked { claims, mut fixed, taken } = self.asked(pools);
-        let assigned = assign::assign(pools, &claims, taken);
+        let Asked { claims, mut fixed, taken } = self.asked(pools, gives);
+        let assigned = if gives { assign::assign(pools, &claims, taken) } else { assign::keep(pools, &claims, taken) };
         fixed.extend(assigned.addrs);
         let before = std::mem::replace(&mut self.balanced.assigned, fixed);
         let names: BTreeSet<Named> = before.into_keys().chain(self.balanced.assigned.keys().cloned()).collect();
@@ -78,7 +82,7 @@ impl State {
     }
 
     /// Without pools, and where an object has an address of elsewhere, what status says stays as it is.
-    fn asked(&self, pools: &[Pool]) -> Asked {
+    fn asked(&self, pools: &[Pool], gives: bool) -> Asked {
         let mut asked = Asked::default();
         for node in self.nodes.values() {
             asked.taken.extend(node.addrs.iter().map(|addr| (*addr, format!("Node {}", node.name))));
@@ -91,7 +95,9 @@ impl State {
             } else if pools.is_empty() {
                 asked.fix(id, self.balanced.said(id, balancer).unwrap_or_default(), true);
             } else {
-                asked.claims.push(claim(service, balancer, self.balanced.held(id, balancer)));
+                let said = || self.balanced.said(id, balancer).unwrap_or_default();
+                let held = if gives { self.balanced.held(id, balancer) } else { said() };
+                asked.claims.push(claim(service, balancer, held));
             }
         }
         asked

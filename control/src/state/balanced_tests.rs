@@ -35,22 +35,22 @@ fn has(state: &State, name: &str) -> Vec<Addr> {
 fn rows_follow_what_pools_give_and_status_is_to_say_it() {
     let mut state = State::new();
     state.apply(service("web", ours()));
-    assert_eq!(state.assign_addresses(&pools()), Some(vec![]));
+    assert_eq!(state.assign_addresses(&pools(), true), Some(vec![]));
     let given = has(&state, "web");
     assert!(given.len() == 1 && pools()[0].contains(given[0]));
     assert!(state.take_changes().services.iter().count() > 0);
     let status = (Named::new("demo", "web"), given.clone());
     assert_eq!(state.statuses_to_write(), std::slice::from_ref(&status));
     state.set_status(status);
-    assert_eq!((state.assign_addresses(&pools()), state.statuses_to_write()), (Some(vec![]), vec![]));
-    assert_eq!(state.assign_addresses(&pools()), None, "nothing has changed");
+    assert_eq!((state.assign_addresses(&pools(), true), state.statuses_to_write()), (Some(vec![]), vec![]));
+    assert_eq!(state.assign_addresses(&pools(), true), None, "nothing has changed");
     // The object comes again, changed in something else.
     state.apply(service("web", Balancer { pool: Some("p".into()), ..ours() }));
-    state.assign_addresses(&pools());
+    state.assign_addresses(&pools(), true);
     assert_eq!(has(&state, "web"), given);
     let key = ObjectKey { kind: crate::object::Kind::Service, namespace: "demo".into(), name: "web".into() };
     state.apply(ObjectChange::Delete(key));
-    state.assign_addresses(&pools());
+    state.assign_addresses(&pools(), true);
     assert_eq!(state.statuses_to_write(), [(Named::new("demo", "web"), vec![])]);
 }
 
@@ -59,9 +59,9 @@ fn before_status_is_written_a_newcomer_takes_nothing_from_who_has_it() {
     let mut state = State::new();
     let one = vec!["p=192.0.2.1-192.0.2.1".parse().unwrap()];
     state.apply(service("web", ours()));
-    state.assign_addresses(&one);
+    state.assign_addresses(&one, true);
     state.apply(service("a", ours()));
-    assert_eq!(state.assign_addresses(&one).unwrap().len(), 1);
+    assert_eq!(state.assign_addresses(&one, true).unwrap().len(), 1);
     assert_eq!((has(&state, "web"), has(&state, "a")), (vec![addr("192.0.2.1")], vec![]));
 }
 
@@ -76,7 +76,7 @@ fn what_others_gave_stays_and_nodes_keep_their_own() {
     state.apply(ObjectChange::Put(Object::Node(node)));
     for wish in ["192.0.2.1", "192.0.2.2"] {
         state.apply(service("wish", Balancer { wished: vec![addr(wish)], ..ours() }));
-        let problems = state.assign_addresses(&pools()).unwrap();
+        let problems = state.assign_addresses(&pools(), true).unwrap();
         assert!(matches!(&problems[..], [Problem::Taken { .. }]), "{problems:?}");
     }
     assert_eq!((has(&state, "fixed"), has(&state, "others")), (elsewhere, others));
@@ -89,9 +89,32 @@ fn without_pools_status_alone_counts() {
     let id = Named::new("demo", "web");
     state.apply(service("web", ours()));
     state.set_status((id.clone(), vec![addr("192.0.2.5")]));
-    assert_eq!(state.assign_addresses(&[]), Some(vec![]));
+    assert_eq!(state.assign_addresses(&[], true), Some(vec![]));
     assert_eq!(has(&state, "web"), [addr("192.0.2.5")]);
     state.set_status((id, vec![]));
-    state.assign_addresses(&[]);
+    state.assign_addresses(&[], true);
     assert_eq!(has(&state, "web"), []);
+}
+
+/// Two nodes of one cluster: what one writes the other reads.
+#[test]
+fn who_does_not_give_goes_by_what_status_says() {
+    let (mut holder, mut other) = (State::new(), State::new());
+    for state in [&mut holder, &mut other] {
+        state.apply(service("a", ours()));
+    }
+    assert_eq!(other.assign_addresses(&pools(), false), Some(vec![]));
+    assert_eq!((has(&other, "a"), other.statuses_to_write()), (vec![], vec![]));
+    holder.assign_addresses(&pools(), true);
+    let given = has(&holder, "a");
+    assert_eq!((given.len(), holder.statuses_to_write().len()), (1, 1));
+    other.set_status((Named::new("demo", "a"), given.clone()));
+    other.assign_addresses(&pools(), false);
+    assert_eq!(has(&other, "a"), given);
+    // It takes over: the one that has an address keeps it, others are given one now.
+    other.apply(service("b", ours()));
+    other.assign_addresses(&pools(), false);
+    assert_eq!(has(&other, "b"), []);
+    assert!(other.assign_addresses(&pools(), true).is_some(), "it gives from now on");
+    assert_eq!((has(&other, "a"), has(&other, "b").len()), (given, 1));
 }

@@ -26,6 +26,8 @@ const ANNOUNCE: &str = "announce";
 #[derive(Default)]
 pub struct Addresses {
     announcer: Option<Announcer>,
+    /// Of the lease, as of which services are known.
+    pub term: u64,
     announced: Arc<BTreeMap<Named, Announced>>,
     wanted: Arc<Wanted>,
     pub problems: Vec<String>,
@@ -56,9 +58,21 @@ impl Supervisor {
         self.addresses.announcer = None;
     }
 
+    /// Where there is a lease, its holder gives addresses to services, and the others follow.
+    fn gives_addresses(&self) -> bool {
+        self.lease.as_ref().is_none_or(|lease| lease.leads(self.addresses.term))
+    }
+
+    pub(super) async fn give_lease_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.release().await;
+        }
+    }
+
     /// After objects or their status changed, before rows are made of them.
     pub(super) fn assign_addresses(&mut self) {
-        let Some(problems) = self.state.assign_addresses(&self.args.load_balancer_pools) else { return };
+        let gives = self.gives_addresses();
+        let Some(problems) = self.state.assign_addresses(&self.args.load_balancer_pools, gives) else { return };
         let now: Vec<String> = problems.iter().map(ToString::to_string).collect();
         for sentence in now.iter().filter(|sentence| !self.addresses.problems.contains(sentence)) {
             log(format_args!("{sentence}"));
@@ -103,6 +117,8 @@ impl Supervisor {
         if let Some(written) = self.addresses.writing.take() {
             self.note(STATUS, written.await.unwrap_or_else(|error| Err(error.to_string())));
         }
+        // The lease may have come or gone.
+        self.assign_addresses();
         let statuses = self.state.statuses_to_write();
         let due = self.due(&statuses);
         if !due.is_empty() {
@@ -120,10 +136,11 @@ impl Supervisor {
         Some(tokio::task::spawn_blocking(write))
     }
 
+    /// Without a lease one of those that hear each other writes first. Who does not give has nothing to write to a server.
     /// What is to be removed waits for another tick: a service may move from one file to another.
     fn due(&mut self, statuses: &[Status]) -> Vec<Status> {
         let view = self.addresses.announcer.as_ref().map(Announcer::view).unwrap_or_default();
-        let is_writer = view.writer.is_none_or(|writer| writer == self.args.node);
+        let is_writer = self.lease.is_some() || view.writer.is_none_or(|writer| writer == self.args.node);
         let (before, ticks) = std::mem::take(&mut self.addresses.unwritten);
         let ticks = if before == statuses { ticks + 1 } else { 0 };
         self.addresses.unwritten = (statuses.to_vec(), ticks);

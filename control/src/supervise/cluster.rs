@@ -26,6 +26,7 @@ pub struct Following {
 
 impl Supervisor {
     pub(super) async fn take_objects(&mut self, update: Update) {
+        self.addresses.term = update.term;
         self.take_file_problems(update.problems);
         self.take_reach(update.reach);
         let nodes = update.changes.iter().any(|change| concerns_nodes(change, &self.state));

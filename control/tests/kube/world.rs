@@ -32,6 +32,7 @@ pub fn timing() -> Timing {
         silence: Duration::from_secs(30),
         retry: Duration::from_millis(10),
         retry_max: Duration::from_millis(100),
+        lease: Duration::from_secs(1),
         recall: Duration::from_millis(200),
         look_again: Duration::from_millis(50),
     }
@@ -41,7 +42,7 @@ pub fn timing() -> Timing {
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new() -> Scratch {
+    pub fn new() -> Scratch {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("fairway-kube-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -83,7 +84,11 @@ impl World {
 
     fn with(server: Server, timing: Timing, state_dir: Scratch) -> World {
         let at = format!("http://{}", server.addr).parse().unwrap();
-        let cluster = Cluster::follow(kube::Server::plain(at), timing, &state_dir.0).unwrap();
+        let cluster = Cluster::follow(kube::Server::plain(at), timing, &state_dir.0, None).unwrap();
+        World::heard_by(server, cluster, state_dir)
+    }
+
+    fn heard_by(server: Server, cluster: Cluster, state_dir: Scratch) -> World {
         World {
             server,
             cluster,
@@ -102,6 +107,19 @@ impl World {
         let World { server, state_dir, cluster, .. } = self;
         drop(cluster);
         World::with(server, timing(), state_dir)
+    }
+
+    /// The same server, followed in another way.
+    pub fn by(self, cluster: Cluster) -> World {
+        let World { server, state_dir, .. } = self;
+        World::heard_by(server, cluster, state_dir)
+    }
+
+    /// What is heard within a while.
+    pub async fn hear(&mut self, limit: Duration) {
+        while let Ok(update) = tokio::time::timeout(limit, self.cluster.next()).await {
+            self.take(update);
+        }
     }
 
     fn take(&mut self, update: Update) {
