@@ -8,6 +8,7 @@
 #   make soak T=3600    the demo's sections again and again for T seconds
 #   make churn T=60     endpoints of a service come and go for T seconds while it is asked: what was reached
 #   make test-containers  real containers of containerd and runc, attached by `ctr run --cni`
+#   make test-cluster   the client of the API server against a real kube-apiserver and etcd, where both are on PATH
 #   make vm-test ZC_VM=path/to/zc-vm    in a VM: the lab's uplinks on true zero-copy NICs; tunnels, SCTP and VLANs by its kernel
 #   make bench          what a packet and a table change cost, with peers beside it; FULL=1 is longer, HUGE=0 without huge pages
 #   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
@@ -20,7 +21,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint manifests image fuzz sanitize soak churn test-containers vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
+.PHONY: demo test lint manifests image fuzz sanitize soak churn test-containers test-cluster vm-test bench bench-check bench-baseline deps judges rust build build-tests clean-lab
 
 T ?= 60
 KEEP ?=
@@ -59,6 +60,11 @@ test: deps judges rust build-tests
 test-containers: PACKAGES += containernetworking-plugins containerd runc busybox-static
 test-containers: deps rust build
 	$(AS_ROOT) $(CARGO) test --release -p fairway-lab --test containers
+
+test-cluster: rust
+	@for program in kube-apiserver etcd openssl; do command -v $$program >/dev/null || { \
+		echo "there is no $$program on PATH: put kube-apiserver and etcd of one Kubernetes release (1.20 or newer; Debian has etcd-server) and openssl there"; exit 1; }; done
+	FAIRWAY_TEST_CLUSTER=1 $(CARGO) test --release -p fairway-control --test cluster -- --nocapture --test-threads 1
 
 # What dataplane/tests/judges.rs lets judge packets: tshark, and scapy beside what cargo builds.
 judges: deps $(TARGET_DIR)/scapy/$(SCAPY)
