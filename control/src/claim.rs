@@ -233,8 +233,7 @@ impl Claim {
 
     fn refuse_foreign(&self, device: &str, index: i32) -> Result<(), ClaimError> {
         for id in MODES.iter().filter_map(|&mode| self.attached_id(index, mode)) {
-            let name = program_name(id).unwrap_or_else(|| format!("id {id}"));
-            if name != PROGRAM {
+            if let Some(name) = foreign(&[id]).pop() {
                 return Err(ClaimError::Foreign { device: device.to_owned(), name });
             }
         }
@@ -272,6 +271,12 @@ pub fn detach_left<'a>(devices: impl Iterator<Item = (u32, &'a str)>) -> Result<
         }
     }
     Ok(had)
+}
+
+/// The names of programs, by their ids, that are none of ours; 0 is none at all.
+pub fn foreign(ids: &[u32]) -> Vec<String> {
+    let named = ids.iter().filter(|id| **id != 0).map(|id| program_name(*id).unwrap_or_else(|| format!("id {id}")));
+    named.filter(|name| name != PROGRAM).collect()
 }
 
 /// The name of a loaded program; the kernel keeps 15 characters.

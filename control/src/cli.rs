@@ -1,6 +1,7 @@
 //! `fairway`: asks the control process and prints what it says, with kubectl's habits. Exit 0, 1 if something failed, 2 for
 //! a usage error. It must not know more than the listings.
 
+mod doctor;
 mod many;
 mod policies;
 mod runtime;
@@ -96,6 +97,8 @@ pub enum Command {
     Explain(Explain),
     /// Writes tables, flows, counters and all listings to a file, which `--from` can ask anywhere.
     Bundle(BundleFile),
+    /// What would keep Fairway from working on this node, or slow it down, and what to do about it.
+    Doctor(Box<doctor::Doctor>),
     /// Runs a capture through the engine as it stood in a bundle (--from FILE), and prints each packet's way.
     Replay(Replay),
     /// Puts the CNI plugin, and then the configuration that names it, where the container runtime looks.
@@ -189,6 +192,8 @@ enum Failed {
     File(#[from] many::FileError),
     #[error(transparent)]
     Setup(#[from] setup::SetupError),
+    #[error(transparent)]
+    Doctor(#[from] doctor::DoctorError),
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
     #[error("cannot write YAML: {0}")]
@@ -220,6 +225,7 @@ fn dispatch(cli: &Cli, out: &mut dyn Write) -> Result<(), Failed> {
             let request = Request::Bundle { file: absolute(file)? };
             show(cli, out, asks(source, request), print_bundle)
         }
+        Command::Doctor(asked) => doctor::run(cli, asked, out),
         Command::Replay(Replay { capture, at }) => {
             list::<ReplayView>(cli, out, || source.replay(capture, at.as_deref()))
         }

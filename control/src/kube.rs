@@ -52,7 +52,7 @@ impl Cluster {
         // Ends when nobody takes updates any more.
         let (writer, orders) = Writer::channel();
         let last = Last::new(state_dir, &name);
-        let (keeper, lease) = candidate.map(|identity| Keeper::new(identity, timing.lease)).unzip();
+        let (keeper, lease) = candidate.map(|identity| Keeper::new(identity, server.namespace(), timing.lease)).unzip();
         let of_lease = keeper.zip(lease.clone());
         let run = move || runtime.block_on(hub::run(server, timing, last, orders, of_lease, sender));
         std::thread::Builder::new().name("objects".to_owned()).spawn(run)?;

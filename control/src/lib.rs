@@ -26,6 +26,7 @@ pub mod cli;
 pub mod cni;
 pub mod compile;
 pub mod disk;
+pub mod doctor;
 pub mod encapsulation;
 pub mod explain;
 pub mod file;

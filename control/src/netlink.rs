@@ -67,6 +67,12 @@ pub struct LinkInfo {
     pub vlan: Option<u16>,
     /// The device that it lies on, where there is one.
     pub parent: Option<u32>,
+    /// As `ip link` calls it (bond, vxlan, ...); empty for what has hardware.
+    pub kind: String,
+    /// The bond or bridge that it is a member of.
+    pub controller: Option<u32>,
+    /// 0: not told.
+    pub mtu_max: u32,
 }
 
 impl LinkInfo {
@@ -83,7 +89,12 @@ impl LinkInfo {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
                 LinkAttribute::Link(index) => link.parent = Some(*index),
-                LinkAttribute::LinkInfo(infos) => link.vlan = infos.iter().find_map(tag),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.vlan = infos.iter().find_map(tag);
+                    link.kind = infos.iter().find_map(kind).unwrap_or_default();
+                }
+                LinkAttribute::Controller(index) => link.controller = Some(*index),
+                LinkAttribute::MaxMtu(mtu) => link.mtu_max = *mtu,
                 LinkAttribute::Address(bytes) => link.mac = mac_of(bytes).unwrap_or(link.mac),
                 _ => {}
             }
@@ -97,6 +108,10 @@ fn tag(info: &Info) -> Option<u16> {
     let other = |part: &InfoVlan| matches!(part, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q);
     let id = parts.iter().find_map(|part| if let InfoVlan::Id(id) = part { Some(*id) } else { None });
     Some(id.filter(|_| !parts.iter().any(other)).unwrap_or(0))
+}
+
+fn kind(info: &Info) -> Option<String> {
+    if let Info::Kind(kind) = info { Some(kind.to_string()) } else { None }
 }
 
 fn mac_of(bytes: &[u8]) -> Option<Mac> {
@@ -225,6 +240,12 @@ impl Netlink {
         }
     }
 
+    /// All devices of the namespace.
+    pub async fn links(&self) -> Result<Vec<LinkInfo>> {
+        let dumped = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
+        Ok(dumped.map_err(failed("list devices".into()))?.iter().map(LinkInfo::read).collect())
+    }
+
     pub async fn link_at(&self, index: u32) -> Result<Option<LinkInfo>> {
         let mut found = self.handle.link().get().match_index(index).execute().boxed_local();
         match found.try_next().await {
@@ -232,12 +253,6 @@ impl Netlink {
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
             Err(error) => Err(failed(format!("look up the device with index {index}"))(error)),
         }
-    }
-
-    /// All devices of the namespace.
-    pub async fn links(&self) -> Result<Vec<LinkInfo>> {
-        let dumped = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        Ok(dumped.map_err(failed("list devices".into()))?.iter().map(LinkInfo::read).collect())
     }
 
     /// Sets Ethernet address and MTU as given, and the device up.

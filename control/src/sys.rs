@@ -1,4 +1,4 @@
-//! The few things that no safe crate offers: the TUN driver's ioctls and one of ethtool's, two options of AF_XDP sockets,
+//! The few things that no safe crate offers: the TUN driver's ioctls and some of ethtool's, what libbpf asks of XDP, two options of AF_XDP sockets,
 //! packet sockets with a filter, and waiting for a descriptor of ours in the event loop. It must not decide anything: a safe function each, and nothing else in this
 //! crate is unsafe.
 #![allow(unsafe_code)] // ioctl and setsockopt take raw pointers, AsyncFd a promise; each call says why it is sound.
@@ -27,9 +27,30 @@ struct EthtoolValue {
 #[repr(C)]
 struct EthtoolRequest {
     name: [u8; libc::IFNAMSIZ],
-    value: *mut EthtoolValue,
-    rest: [u8; 24 - size_of::<*mut EthtoolValue>()],
+    value: *mut libc::c_void,
+    rest: [u8; 24 - size_of::<*mut libc::c_void>()],
 }
+
+/// `struct ethtool_drvinfo`, of which only the name is of interest.
+#[repr(C)]
+struct DriverInfo {
+    command: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+/// `struct ethtool_rxnfc`: what flows are spread by, and how many rules lead past that.
+#[repr(C)]
+struct Classification {
+    command: u32,
+    flow_type: u32,
+    data: u64,
+    rule: [u64; 21],
+    rules_count: u32,
+    padding: u32,
+}
+
+const _: () = assert!(size_of::<DriverInfo>() == 196 && size_of::<Classification>() == 192);
 
 const _: () = assert!(size_of::<EthtoolRequest>() == size_of::<libc::ifreq>());
 
@@ -38,6 +59,13 @@ const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const SIOCETHTOOL: u32 = 0x8946;
+const ETHTOOL_GDRVINFO: u32 = 0x3;
+const ETHTOOL_GRXFH: u32 = 0x29;
+const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;
+/// Both ports.
+const RXH_L4: u64 = 1 << 6 | 1 << 7;
+pub const UDP_V4_FLOW: u32 = 2;
+pub const UDP_V6_FLOW: u32 = 6;
 
 /// linux/if_tun.h
 const TUN_F_CSUM: libc::c_uint = 0x01;
@@ -104,13 +132,66 @@ pub fn set_vlan_offload(device: &str, on: bool) -> io::Result<()> {
 }
 
 fn ethtool_flags(device: &str, command: u32, data: u32) -> io::Result<u32> {
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     let mut value = EthtoolValue { command, data };
-    let mut request = EthtoolRequest { name: device_name(device)?, value: &raw mut value, rest: Default::default() };
-    // SAFETY: SIOCETHTOOL reads one `struct ifreq`, which `request` is (size asserted above); these two commands read and
-    // write the `struct ethtool_value` that it points to, which outlives the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &mut request) })?;
+    ethtool(device, &mut value)?;
     Ok(value.data)
+}
+
+/// The name of a device's driver.
+pub fn driver(device: &str) -> io::Result<String> {
+    let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    ethtool(device, &mut info)?;
+    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+fn classification(device: &str, command: u32, flow_type: u32) -> io::Result<Classification> {
+    let mut all = Classification { command, flow_type, data: 0, rule: [0; 21], rules_count: 0, padding: 0 };
+    ethtool(device, &mut all)?;
+    Ok(all)
+}
+
+/// Whether a NIC spreads a kind of flows over its queues by ports, too.
+pub fn hashes_ports(device: &str, flow_type: u32) -> io::Result<bool> {
+    classification(device, ETHTOOL_GRXFH, flow_type).map(|all| all.data & RXH_L4 == RXH_L4)
+}
+
+/// How many rules steer packets to queues of their own.
+pub fn steering_rules(device: &str) -> io::Result<u32> {
+    classification(device, ETHTOOL_GRXCLSRLCNT, 0).map(|all| all.rules_count)
+}
+
+/// `value` is the structure of the command that it begins with.
+fn ethtool<T>(device: &str, value: &mut T) -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    let value = (&raw mut *value).cast();
+    let mut request = EthtoolRequest { name: device_name(device)?, value, rest: Default::default() };
+    // SAFETY: SIOCETHTOOL reads one `struct ifreq`, which `request` is (size asserted above); the commands used here read and
+    // write the one structure that it points to, whose size is asserted or plain, and which outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &mut request) })
+}
+
+/// What the kernel says of XDP on a device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct XdpOf {
+    /// `enum netdev_xdp_act`
+    pub features: u64,
+    /// Buffers of one packet in zero-copy mode.
+    pub zero_copy_segments: u32,
+    /// Ids of what is attached, by driver, in hardware and generic; 0 for none.
+    pub programs: [u32; 3],
+}
+
+pub fn xdp_of(device: u32) -> io::Result<XdpOf> {
+    let mut options =
+        libbpf_sys::bpf_xdp_query_opts { sz: size_of::<libbpf_sys::bpf_xdp_query_opts>() as _, ..Default::default() };
+    // SAFETY: it writes no more of `options` than its `sz` says, which is its size.
+    let result = unsafe { libbpf_sys::bpf_xdp_query(device as i32, 0, &mut options) };
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(-result));
+    }
+    let programs = [options.drv_prog_id, options.hw_prog_id, options.skb_prog_id];
+    Ok(XdpOf { features: options.feature_flags, zero_copy_segments: options.xdp_zc_max_segs, programs })
 }
 
 fn device_name(name: &str) -> io::Result<[u8; libc::IFNAMSIZ]> {

@@ -13,7 +13,7 @@ use tables::Mac;
 use tables::message::InterfaceSpec;
 
 /// The smallest MTU of a pod: what IPv6 needs (RFC 8200, section 5).
-const POD_MTU_MIN: u32 = 1280;
+pub const POD_MTU_MIN: u32 = 1280;
 /// Packets that a busy-polling socket takes a turn; the NAPI weight.
 const BUSY_POLL_BUDGET: i32 = 64;
 
@@ -111,7 +111,7 @@ pub async fn named(netlink: &Netlink, name: &str) -> Result<String, UplinkError>
 }
 
 /// The device that frames move on: a VLAN's parent, else itself.
-async fn nic(netlink: &Netlink, link: &LinkInfo) -> Result<LinkInfo, UplinkError> {
+pub async fn nic(netlink: &Netlink, link: &LinkInfo) -> Result<LinkInfo, UplinkError> {
     let Some(tag) = link.vlan else { return Ok(link.clone()) };
     let parent = match link.parent.filter(|_| tag != 0) {
         Some(index) => netlink.link_at(index).await?,
@@ -120,13 +120,13 @@ async fn nic(netlink: &Netlink, link: &LinkInfo) -> Result<LinkInfo, UplinkError
     parent.filter(|parent| parent.vlan.is_none()).ok_or_else(|| UplinkError::Parent(link.name.clone()))
 }
 
-fn socket() -> Result<OwnedFd, UplinkError> {
+pub fn socket() -> Result<OwnedFd, UplinkError> {
     let made = rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None);
     made.map_err(|errno| UplinkError::Socket(errno.into()))
 }
 
 /// Queues that the driver uses now (as `ethtool -l`), else those that it allocated.
-async fn queues(link: &LinkInfo) -> u32 {
+pub async fn queues(link: &LinkInfo) -> u32 {
     match channels(&link.name).await {
         Some(queues) if queues > 0 => queues,
         _ => link.rx_queues.max(1),

@@ -1,6 +1,6 @@
 //! The client of the API server against a real kube-apiserver and etcd: `make test-cluster`, where both are on PATH. What
 //! tests/kube.rs asks of a server that is written from the API's documentation is asked of the real one, as the account and
-//! with the permissions that control/deploy/rbac.yaml makes.
+//! with the permissions that control/deploy/fairway.yaml makes.
 
 #[path = "cluster/server.rs"]
 mod server;

@@ -1,6 +1,14 @@
 //! The Kubernetes API as the source of objects: the real client against a list/watch server that is written from the API's
 //! documentation. Each test ends with what the client said being what the server has.
 
+#[path = "kube/doctor.rs"]
+mod doctor;
+#[path = "kube/lease.rs"]
+mod lease;
+#[path = "kube/memory.rs"]
+mod memory;
+#[path = "kube/secure.rs"]
+mod secure;
 #[path = "kube/server.rs"]
 mod server;
 #[path = "kube/single.rs"]

@@ -17,6 +17,9 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 
+/// Where the manifest puts everything; a pod knows its own.
+const NAMESPACE: &str = "kube-system";
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("this is no pod with a service account: {0}; outside of a cluster give --kubeconfig")]
@@ -29,13 +32,18 @@ pub enum ConnectError {
 
 /// An API server, and who we are to it.
 #[derive(Clone, Debug)]
-pub struct Server(Config);
+pub struct Server {
+    config: Config,
+    /// What is the cluster's own is there.
+    namespace: String,
+}
 
 impl Server {
     /// As a pod of the cluster. `at` is where the server is, if not where the environment says: that is a service address,
     /// which on this node nobody serves before we do.
     pub fn of_pod(at: Option<http::Uri>) -> Result<Server, ConnectError> {
-        Ok(Server::new(Config::incluster_env()?, at))
+        let config = Config::incluster_env()?;
+        Ok(Server { namespace: config.default_namespace.clone(), ..Server::new(config, at) })
     }
 
     pub async fn of_kubeconfig(path: &Path, at: Option<http::Uri>) -> Result<Server, ConnectError> {
@@ -54,11 +62,15 @@ impl Server {
         if let Some(at) = at {
             config.cluster_url = at;
         }
-        Server(config)
+        Server { config, namespace: NAMESPACE.to_owned() }
+    }
+
+    pub fn namespace(&self) -> String {
+        self.namespace.clone()
     }
 
     pub fn name(&self) -> String {
-        self.0.cluster_url.to_string().trim_end_matches('/').to_owned()
+        self.config.cluster_url.to_string().trim_end_matches('/').to_owned()
     }
 
     /// Must be called inside the runtime that uses it.
@@ -68,7 +80,7 @@ impl Server {
     }
 
     fn make(&self, timing: &Timing) -> kube::Result<Client> {
-        let Server(config) = self;
+        let Server { config, .. } = self;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);

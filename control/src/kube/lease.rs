@@ -12,8 +12,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-/// Where `control/deploy/rbac.yaml` allows it.
-const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 const NAME: &str = "fairway";
 /// Of how long the lease lasts: how often it is renewed, and how long a renewal counts.
 const RENEWALS: u32 = 5;
@@ -59,6 +57,7 @@ impl Lease {
 pub struct Keeper {
     /// This node's name among holders.
     identity: String,
+    namespace: String,
     lasts: Duration,
     terms: watch::Sender<u64>,
     until: watch::Sender<Option<Instant>>,
@@ -68,11 +67,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(identity: String, lasts: Duration) -> (Keeper, Lease) {
+    /// `namespace`: where the role of the manifest allows it.
+    pub fn new(identity: String, namespace: String, lasts: Duration) -> (Keeper, Lease) {
         let ((terms, of_terms), (until, of_until)) = (watch::channel(0), watch::channel(None));
         let (release, releases) = mpsc::channel(1);
         let lease = Lease { terms: of_terms, until: of_until, release };
-        (Keeper { identity, lasts, terms, until, releases, seen: None }, lease)
+        (Keeper { identity, namespace, lasts, terms, until, releases, seen: None }, lease)
     }
 
     pub(super) async fn run(mut self, desk: Desk) {
@@ -106,9 +106,13 @@ impl Keeper {
         }
     }
 
+    fn leases(&self) -> Request {
+        Request::new(format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace))
+    }
+
     /// Whether the lease is ours now.
     async fn attempt(&mut self, desk: &Desk) -> Result<bool, Why> {
-        let lease = match desk.ask(Request::new(PATH).get(NAME, &Default::default())).await {
+        let lease = match desk.ask(self.leases().get(NAME, &Default::default())).await {
             Err(why) if why.code == Some(404) => return self.write(desk, None).await,
             answer => answer?,
         };
@@ -136,7 +140,7 @@ impl Keeper {
     /// Only over what was read: of two who try one is refused.
     async fn write(&mut self, desk: &Desk, old: Option<&Value>) -> Result<bool, Why> {
         let body = self.body(old).to_string().into_bytes();
-        let leases = Request::new(PATH);
+        let leases = self.leases();
         let request = match old {
             None => leases.create(&PostParams::default(), body),
             Some(_) => leases.replace(NAME, &PostParams::default(), body),
@@ -155,7 +159,7 @@ impl Keeper {
         let transitions = was("leaseTransitions").as_u64().unwrap_or(0) + !is_renewal as u64;
         let mut body = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-            "metadata": { "name": NAME, "namespace": "kube-system" },
+            "metadata": { "name": NAME, "namespace": self.namespace },
             "spec": {
                 "holderIdentity": self.identity, "leaseDurationSeconds": self.lasts.as_secs().max(1),
                 "renewTime": now, "leaseTransitions": transitions,
@@ -169,13 +173,13 @@ impl Keeper {
     }
 
     async fn give_back(&mut self, desk: &Desk) -> Result<(), Why> {
-        let lease = desk.ask(Request::new(PATH).get(NAME, &Default::default())).await?;
+        let lease = desk.ask(self.leases().get(NAME, &Default::default())).await?;
         if lease["spec"]["holderIdentity"] != self.identity.as_str() {
             return Ok(());
         }
         let mut body = self.body(Some(&lease));
         body["spec"]["holderIdentity"] = json!("");
-        let replace = Request::new(PATH).replace(NAME, &PostParams::default(), body.to_string().into_bytes());
+        let replace = self.leases().replace(NAME, &PostParams::default(), body.to_string().into_bytes());
         desk.ask(replace).await.map(drop)
     }
 }
@@ -195,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_is_replaced_after_its_time_without_news_whatever_its_clock_says() {
-        let (mut keeper, _lease) = Keeper::new("a".to_owned(), Duration::from_secs(10));
+        let (mut keeper, _lease) = Keeper::new("a".to_owned(), "n".to_owned(), Duration::from_secs(10));
         let (begun, after) = (Instant::now(), |s| Duration::from_secs(s));
         assert!(keeper.may_take(&held("", "x"), begun) && keeper.may_take(&held("a", "x"), begun));
         assert!(!keeper.may_take(&held("b", "1999-01-01T00:00:00Z"), begun), "first seen now");
@@ -207,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_holder_stops_before_others_may_take_over_and_begins_a_new_term_after_a_gap() {
-        let (mut keeper, lease) = Keeper::new("a".to_owned(), Duration::from_secs(15));
+        let (mut keeper, lease) = Keeper::new("a".to_owned(), "n".to_owned(), Duration::from_secs(15));
         assert!(!lease.leads(0) && lease.left().is_none());
         let now = Instant::now();
         keeper.note(true, now);
@@ -225,7 +229,7 @@ mod tests {
 
     #[test]
     fn renewals_keep_when_it_was_taken_and_count_no_transition() {
-        let (keeper, _lease) = Keeper::new("a".to_owned(), Duration::from_secs(15));
+        let (keeper, _lease) = Keeper::new("a".to_owned(), "n".to_owned(), Duration::from_secs(15));
         let mut own = held("a", "x");
         own["spec"]["acquireTime"] = json!("then");
         let renewed = keeper.body(Some(&own));

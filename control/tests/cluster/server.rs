@@ -1,5 +1,5 @@
 //! A real kube-apiserver with its etcd, both found on PATH, on loopback and in a directory that goes with them. Whoever
-//! may do everything there is `admin`; `fairway` is the account of control/deploy/rbac.yaml, with what that grants.
+//! may do everything there is `admin`; `fairway` is the account of control/deploy/fairway.yaml, with what that grants.
 
 use control::kube;
 use http::Request;
@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const START_LIMIT: Duration = Duration::from_secs(120);
-const RBAC: &str = include_str!("../../deploy/rbac.yaml");
+const RBAC: &str = include_str!("../../deploy/fairway.yaml");
 const TOKENS: &str = "admin,admin,admin,system:masters\n\
     fairway,system:serviceaccount:kube-system:fairway,fairway\n\
     nobody,nobody,nobody\n";
@@ -133,7 +133,11 @@ impl Server {
     pub async fn install_rbac(&self) {
         for text in RBAC.split("\n---\n") {
             let object: Value = serde_saphyr::from_str(text).unwrap();
-            put(&self.admin, &object).await;
+            let is_of_roles =
+                object["apiVersion"] == "rbac.authorization.k8s.io/v1" || object["kind"] == "ServiceAccount";
+            if is_of_roles {
+                put(&self.admin, &object).await;
+            }
         }
     }
 

@@ -37,6 +37,12 @@ pub struct Faults {
     pub held: BTreeSet<String>,
     /// A watch that cannot go on says so by an event, with 200 before it; else by its code.
     pub expires_by_event: bool,
+    /// What is not allowed: a verb and a resource.
+    pub denied: BTreeSet<String>,
+    /// Whether something is allowed was asked of these.
+    pub reviews: Vec<String>,
+    /// What every answer says the time is; None: what it is.
+    pub date: Option<String>,
     /// Rises: all watches end. Whether without a word, amid what they were saying.
     cut: u64,
     cut_amid: bool,
@@ -171,7 +177,7 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let shared = shared.clone();
         connections.spawn(async move {
-            let service = service_fn(move |request| answer(request, shared.clone()));
+            let service = service_fn(move |request| dated(request, shared.clone()));
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -182,11 +188,20 @@ fn whole(code: u16, content: &'static str, text: String) -> Response<Body> {
     Response::builder().status(code).header("content-type", content).body(body).unwrap()
 }
 
-fn refusal(refusal: &Refusal) -> Response<Body> {
+pub fn refusal(refusal: &Refusal) -> Response<Body> {
     whole(refusal.0, "application/json", status(refusal).to_string())
 }
 
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
+async fn dated(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
+    let date = shared.faults.lock().unwrap().date.clone();
+    let mut response = answer(request, shared).await?;
+    if let Some(date) = date {
+        response.headers_mut().insert("date", date.parse().unwrap());
+    }
+    Ok(response)
+}
+
+pub async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let query = query(request.uri().query().unwrap_or_default());
     let (delay, refused) = {

@@ -3,7 +3,7 @@
 
 use super::server::Shared;
 use super::store::{Refusal, Store, status};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Where an object is: its collection, its name there, and whether its status is meant.
@@ -24,6 +24,13 @@ fn place(path: &str) -> Option<Place> {
             (format!("/api/v1/{kind}"), format!("{namespace}/{name}"))
         }
         ["api", "v1", kind, name] => (format!("/api/v1/{kind}"), format!("/{name}")),
+        ["apis", group, version, "namespaces", namespace, kind, name] => {
+            (format!("/apis/{group}/{version}/{kind}"), format!("{namespace}/{name}"))
+        }
+        // Where one is made: its name stands in it.
+        ["apis", group, version, "namespaces", namespace, kind] => {
+            (format!("/apis/{group}/{version}/{kind}"), format!("{namespace}/"))
+        }
         _ => return None,
     };
     Some(Place { collection, name, is_status })
@@ -40,14 +47,54 @@ pub fn answer(
     query: &BTreeMap<String, String>,
     body: &[u8],
 ) -> Option<(u16, Value)> {
+    match path {
+        "/version" => return Some((200, json!({ "major": "1", "minor": "0", "gitVersion": "v1.0.0-tests" }))),
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" => return Some((201, review(shared, body))),
+        _ => {}
+    }
     let place = place(path)?;
     let mut store = shared.store();
     let outcome = match method {
         "GET" => store.get(&place.collection, &place.name).cloned().ok_or_else(absent),
+        "POST" => create(&mut store, &place, body),
+        "PUT" => replace(&mut store, &place, body),
         "PATCH" => patch(&mut store, &place, content, query, body),
         _ => Err((405, "MethodNotAllowed", "the server does not allow this method".to_owned())),
     };
     Some(outcome.map_or_else(|error| (error.0, status(&error)), |object| (200, object)))
+}
+
+fn review(shared: &Shared, body: &[u8]) -> Value {
+    let mut review: Value = serde_json::from_slice(body).expect("a review");
+    let asked = &review["spec"]["resourceAttributes"];
+    let text = |field: &str| asked[field].as_str().unwrap_or_default();
+    let slash = if text("subresource").is_empty() { "" } else { "/" };
+    let asked = format!("{} {}{slash}{}", text("verb"), text("resource"), text("subresource"));
+    let mut faults = shared.faults.lock().unwrap();
+    review["status"] = json!({ "allowed": !faults.denied.contains(&asked) });
+    faults.reviews.push(asked);
+    review
+}
+
+fn create(store: &mut Store, place: &Place, body: &[u8]) -> Result<Value, Refusal> {
+    let object: Value = serde_json::from_slice(body).map_err(|error| (400, "BadRequest", error.to_string()))?;
+    let name = format!("{}{}", place.name, object["metadata"]["name"].as_str().unwrap_or_default());
+    if store.get(&place.collection, &name).is_some() {
+        return Err((409, "AlreadyExists", format!("{name} already exists")));
+    }
+    store.put(&place.collection, object);
+    store.get(&place.collection, &name).cloned().ok_or_else(absent)
+}
+
+/// Of two who replace the same version one comes too late.
+fn replace(store: &mut Store, place: &Place, body: &[u8]) -> Result<Value, Refusal> {
+    let object: Value = serde_json::from_slice(body).map_err(|error| (400, "BadRequest", error.to_string()))?;
+    let have = store.get(&place.collection, &place.name).ok_or_else(absent)?;
+    if have["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+        return Err((409, "Conflict", "the object has been modified".to_owned()));
+    }
+    store.put(&place.collection, object);
+    store.get(&place.collection, &place.name).cloned().ok_or_else(absent)
 }
 
 fn patch(
