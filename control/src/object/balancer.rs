@@ -27,7 +27,8 @@ pub struct Balancer {
 
 /// A Service that says nothing but these addresses: the body of a PATCH of the subresource `status`.
 pub fn status_body(id: &Named, addrs: &[Addr]) -> Value {
-    let ingress: Vec<_> = addrs.iter().map(|addr| json!({ "ip": addr, "ipMode": "VIP" })).collect();
+    // No `ipMode`: without it is what we mean, and servers before 1.29 refuse what they do not know.
+    let ingress: Vec<_> = addrs.iter().map(|addr| json!({ "ip": addr })).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Service",
