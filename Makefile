@@ -171,10 +171,19 @@ churn: deps rust build
 	FAIRWAY_CHURN_S=$(T) $(AS_ROOT) $(CARGO) test --release -p fairway-lab --test churn -- --nocapture
 
 # nic0-nic1 and nic2-nic3 are joined: the first of each pair is a node's uplink, the second goes into the bridge.
+# What iptables and ipset have the kernel load by themselves where they find a modprobe.
+FILTERS := bridge veth dummy ip_vs ip_vs_rr ip_vs_wlc nf_tables nft_compat nft_chain_nat \
+	ip_set ip_set_hash_ip ip_set_hash_ipport ip_set_hash_ipportip ip_set_bitmap_port \
+	xt_set xt_nat xt_MASQUERADE xt_mark xt_conntrack xt_comment xt_addrtype xt_tcpudp ipt_REJECT ip6t_REJECT \
+	iptable_nat ip6table_nat iptable_filter ip6table_filter iptable_mangle ip6table_mangle
+vm-test: PACKAGES += iptables ipset ipvsadm
 vm-test: deps rust build
 	@[ -n "$(ZC_VM)" ] || { echo "say where zc-vm is: make vm-test ZC_VM=path/to/zc-vm"; exit 1; }
 	$(ZC_VM) -n 4 -q 2 -- sh -c "modprobe -a bridge veth tun nf_tables && $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3"
 	$(ZC_VM) -t 900 -- sh -c "modprobe -a bridge veth tun geneve ipip sit ip6_tunnel sctp 8021q && $(abspath $(BIN))/fairway-demo --only 8"
+	program=$$($(CARGO) test --release --no-run -p fairway-lab --test kube_proxy --message-format=json \
+		| sed -n 's/.*"executable":"\([^"]*kube_proxy[^"]*\)".*/\1/p'); \
+	$(ZC_VM) -t 900 -- sh -c "modprobe -a $(FILTERS) && FAIRWAY_BIN_DIR=$(abspath $(BIN)) $$program --nocapture ipvs"
 
 # Peers that cannot be built are rows with an error.
 bench: PACKAGES += libdpdk-dev

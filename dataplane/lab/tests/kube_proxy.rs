@@ -1,7 +1,7 @@
 //! What kube-proxy leaves goes, in the shapes that its documentation and its own tests have, and what others have put
 //! beside it is afterwards what it was, byte for byte. Nothing of Fairway runs.
 //!
-//! Of the mode ipvs there are the chains, sets and the device (of another type, by its name): this kernel may have no IPVS.
+//! Of the mode ipvs virtual services are there only where the kernel has IPVS, as in the VM of `make vm-test`.
 
 use lab::netns::Netns;
 use lab::shell::Cmd;
@@ -64,6 +64,16 @@ const FOREIGN_SETS: &str = "create KUBE-DST-VBH27M7NWLDOZIE hash:ip family inet
 create mine hash:ip family inet
 add mine 192.0.2.1
 ";
+const SERVICES: &str = "-A -t 10.96.0.1:443 -s rr
+-a -t 10.96.0.1:443 -r 172.18.0.2:6443 -m -w 1
+-A -t 172.18.0.11:30080 -s rr
+-A -t [fd00:96::1]:443 -s rr
+";
+const FOREIGN_SERVICES: &str = "-A -t 192.0.2.9:80 -s wlc
+-a -t 192.0.2.9:80 -r 192.0.2.10:80 -g -w 1
+-A -u 172.18.0.11:30080 -s rr
+-A -f 7 -s rr
+";
 const TOOLS: [&str; 4] = ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"];
 
 /// Written for IPv4.
@@ -94,11 +104,12 @@ fn restore(netns: &Netns, rules: &str) {
 
 /// All that any of these tools shows, without the times at which it did.
 fn snapshot(netns: &Netns) -> String {
+    let ipvs = has_ipvs(netns).then(|| "ipvsadm --save --numeric".to_owned());
     let saves = TOOLS.iter().map(|tool| format!("{tool}-save --counters"));
     let others =
         ["nft list table inet mine", "nft list table ip kube-proxy-not", "nft list tables", "ipset save", "ip -o link"];
     let mut all = String::new();
-    for command in saves.chain(others.map(str::to_owned)) {
+    for command in saves.chain(others.map(str::to_owned)).chain(ipvs) {
         let said = Cmd::line(&command).netns(netns).ok().expect("it answers").stdout;
         all += &format!("== {command}\n");
         said.lines().filter(|line| !line.starts_with('#')).for_each(|line| all += &format!("{line}\n"));
@@ -115,6 +126,10 @@ fn expect_same(before: &str, after: &str) {
     assert!(before == after, "gone: {gone:#?}, new: {new:#?}");
 }
 
+fn has_ipvs(netns: &Netns) -> bool {
+    Cmd::line("ipvsadm --save --numeric").netns(netns).run().is_ok_and(|ran| ran.succeeded())
+}
+
 fn cleanup(lab: &Lab, netns: &Netns, more: &str) -> String {
     let command = Cmd::new(lab.binaries().path("fairway")).arg("kube-proxy-cleanup").netns(netns);
     command.args(more.split_whitespace()).ok().expect("it ends well").stdout
@@ -127,6 +142,9 @@ fn goes(name: &str, leave: fn(&Netns)) {
     feed(&netns, "ipset restore", FOREIGN_SETS);
     feed(&netns, "nft -f -", FOREIGN_TABLE);
     restore(&netns, OTHERS);
+    if has_ipvs(&netns) {
+        feed(&netns, "ipvsadm --restore", FOREIGN_SERVICES);
+    }
     let before = snapshot(&netns);
     assert_eq!(cleanup(&lab, &netns, ""), "", "there is nothing of kube-proxy's");
     expect_same(&before, &snapshot(&netns));
@@ -165,7 +183,15 @@ fn the_chains_sets_and_device_of_the_mode_ipvs_go_and_no_others() {
     goes("ipvs", |netns| {
         feed(netns, "ipset restore", SETS);
         restore(netns, IPVS);
-        netns.ip("link add kube-ipvs0 type bridge").expect("a device");
-        netns.ip("address add 10.96.0.1/32 dev kube-ipvs0").expect("an address");
+        // Its type is of no account, and not every kernel has this one.
+        let dummy = netns.ip("link add kube-ipvs0 type dummy");
+        dummy.or_else(|_| netns.ip("link add kube-ipvs0 type bridge")).expect("a device");
+        for address in ["10.96.0.1/32", "fd00:96::1/128"] {
+            netns.ip(&format!("address add {address} dev kube-ipvs0")).expect("an address");
+        }
+        if has_ipvs(netns) {
+            println!("with virtual services");
+            feed(netns, "ipvsadm --restore", SERVICES);
+        }
     });
 }
