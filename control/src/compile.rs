@@ -9,6 +9,7 @@
 
 pub(crate) mod cover;
 mod endpoint;
+mod groups;
 mod listing;
 mod neighbour;
 mod node;

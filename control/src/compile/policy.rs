@@ -1,6 +1,9 @@
 //! Policy sets: what the pods here that the same policies select have in common, and its rows. Set 0 is of the pods that
 //! no policy selects. Of policies that select nobody here only is known whom they would select.
 
+mod members;
+
+use super::groups::Groups;
 use super::plan::Plan;
 use super::policy_peers::Peers;
 use super::problem::{CompileError, Problems, Subject};
@@ -18,7 +21,7 @@ use std::sync::Arc;
 use tables::layout::Table;
 use tables::limits::{POLICIES_MAX, POLICY_ROWS_MAX, POLICY_SETS_MAX};
 use tables::policy::{PolicyKey, PolicySetRecord};
-use tables::publish::{Batch, TableFull};
+use tables::publish::Batch;
 use tables::scope::Scope;
 
 /// What makes two pods' policies equal.
@@ -64,6 +67,7 @@ pub struct Policies {
     by_key: HashMap<SetKey, u32>,
     sets: BTreeMap<u32, PolicySet>,
     sets_of: HashMap<u32, BTreeSet<u32>>,
+    groups: Groups,
     lists: RuleLists,
     rows_used: usize,
     /// Attachment -> its policy set. Those whose policies are not in force are missing.
@@ -90,6 +94,7 @@ impl Policies {
             by_key: HashMap::default(),
             sets: BTreeMap::new(),
             sets_of: HashMap::default(),
+            groups: Groups::default(),
             lists: RuleLists::new(),
             rows_used: 0,
             members: HashMap::default(),
@@ -208,97 +213,6 @@ impl Policies {
         members.filter(move |(_, set)| is_in(set)).map(|(attachment, _)| attachment)
     }
 
-    fn mark(&mut self, state: &State, changes: &Changes) {
-        self.dirty_members.extend(changes.attachments.iter().cloned());
-        for pod in &changes.pods {
-            self.dirty_members.extend(state.attachments_of(pod).cloned());
-        }
-        // NetworkPolicies do not ask for the labels of their own namespace.
-        let asks = self.known.values().any(|known| matches!(known.within, Within::Selected(_)));
-        if asks && !changes.namespaces.is_empty() {
-            let endpoints = state.local().endpoints.iter();
-            let concerned = endpoints.filter(|(_, endpoint)| changes.namespaces.contains(&endpoint.pod.namespace));
-            self.dirty_members.extend(concerned.map(|(key, _)| key.clone()));
-        }
-    }
-
-    fn assign(&mut self, state: &State, problems: &mut Problems) {
-        for attachment in std::mem::take(&mut self.dirty_members) {
-            let pod = state.local().endpoints.get(&attachment).and_then(|endpoint| state.pod(&endpoint.pod));
-            let set = pod.map(|pod| self.set_for(state, pod)).transpose();
-            if !problems.note(Subject::Attachment(attachment.clone()), set.as_ref().map(|_| ()).map_err(Clone::clone)) {
-                self.dirty_members.insert(attachment.clone());
-            }
-            self.join(attachment, set.ok().flatten());
-        }
-    }
-
-    fn join(&mut self, attachment: String, set: Option<u32>) {
-        let before = self.members.get(&attachment).copied();
-        if before == set {
-            return;
-        }
-        if let Some(joined) = set.and_then(|id| self.sets.get_mut(&id)) {
-            joined.members += 1;
-        }
-        if let Some(left) = before.and_then(|id| self.sets.get_mut(&id)) {
-            left.members -= 1;
-            self.left.extend(before);
-        }
-        match set {
-            Some(id) => self.members.insert(attachment.clone(), id),
-            None => self.members.remove(&attachment),
-        };
-        self.reassigned.insert(attachment);
-    }
-
-    /// The set of a pod's policies, made if there is none.
-    fn set_for(&mut self, state: &State, pod: &Pod) -> Result<u32, TableFull> {
-        let key = self.key_for(state, pod)?;
-        if key.policies.is_empty() {
-            return Ok(0);
-        }
-        if let Some(&id) = self.by_key.get(&key) {
-            return Ok(id);
-        }
-        let id = self.set_ids.alloc()?;
-        for &policy in &key.policies {
-            self.sets_of.entry(policy).or_default().insert(id);
-            if !self.lines.contains_key(&policy)
-                && let Some(known) = self.known.get(&policy)
-                && let Some(source) = Source::of(state, &known.key)
-            {
-                let lines = Lines::acquire(state, &known.key, policy, source, &mut self.peers, &mut self.spaces);
-                self.lines.insert(policy, Arc::new(lines));
-            }
-        }
-        self.by_key.insert(key.clone(), id);
-        let plans = DIRECTIONS.map(|direction| Plan::new(&[], direction));
-        self.sets.insert(id, PolicySet { key, members: 0, plans, stays: [false; 2], installed: Installed::new() });
-        self.dirty_sets.insert(id);
-        self.left.insert(id);
-        Ok(id)
-    }
-
-    fn key_for(&mut self, state: &State, pod: &Pod) -> Result<SetKey, TableFull> {
-        let selects = |key: &ObjectKey| Source::of(state, key).is_some_and(|source| selects(state, source, pod));
-        if self.unnumbered.iter().any(selects) {
-            return Err(TableFull { table: Table::Policy.name(), limit: POLICIES_MAX });
-        }
-        let spaces = self.spaces.of(state, &pod.id.namespace);
-        let candidates = self.subjects.candidates(&pod.id.namespace, spaces, &pod.labels);
-        let selecting = |index: &u32| self.known.get(index).is_some_and(|known| known.pods.matches(&pod.labels));
-        let mut policies: Vec<u32> = candidates.filter(selecting).collect();
-        policies.sort_unstable();
-        let named = |port: &&NamedPort| {
-            let known = policies.iter().filter_map(|index| self.known.get(index));
-            known.into_iter().any(|known| known.port_names.contains(&port.name))
-        };
-        let mut ports: Vec<NamedPort> = pod.ports.iter().filter(named).cloned().collect();
-        ports.sort();
-        Ok(SetKey { policies, ports })
-    }
-
     /// Sets that the last pod left.
     fn drop_empty(&mut self, batch: &mut Batch, problems: &mut Problems) {
         for id in std::mem::take(&mut self.left) {
@@ -351,8 +265,9 @@ impl Policies {
         }
         let moved = self.moved(&dirty);
         let born: BTreeSet<u32> = identities.born().collect();
-        let (peers, lists, used) = (&self.peers, &mut self.lists, &mut self.rows_used);
-        let mut rows = Rows { identities, born: &born, peers, lists, used, batch };
+        let (peers, groups) = (&self.peers, &mut self.groups);
+        let (lists, used) = (&mut self.lists, &mut self.rows_used);
+        let mut rows = Rows { identities, born: &born, peers, groups, lists, used, batch };
         let mut outcomes = Vec::new();
         for id in dirty.iter().chain(moved.keys()) {
             let Some(PolicySet { key, plans, stays, installed, .. }) = self.sets.get_mut(id) else { continue };

@@ -292,8 +292,9 @@ impl Peers {
         &self.own_moves
     }
 
-    pub fn members(&self, peer: PeerId) -> impl Iterator<Item = u32> {
-        self.known.get(&peer).into_iter().flat_map(|known| &known.members).copied()
+    /// The identities among a peer.
+    pub fn members(&self, peer: PeerId) -> Option<&BTreeSet<u32>> {
+        self.known.get(&peer).map(|known| &known.members)
     }
 
     pub fn among(&self, identity: u32) -> &[PeerId] {

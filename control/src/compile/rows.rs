@@ -1,6 +1,7 @@
 //! The rows of policy sets, written where they differ from what is installed. A row that would say the same as that of
 //! everybody is not there.
 
+use super::groups::Groups;
 use super::plan::Plan;
 use super::policy_peers::Peers;
 use super::rule_lists::{ListId, RuleLists};
@@ -17,8 +18,6 @@ use tables::scope::Scope;
 
 /// Rows that are fetched ahead.
 const AHEAD: usize = 8;
-/// Stands for no rule, behind all others.
-const RULES_NONE: u32 = u32::MAX;
 
 /// What is installed of a policy set.
 pub struct Installed {
@@ -41,11 +40,22 @@ pub struct Outcome {
     pub cut: bool,
 }
 
+impl Outcome {
+    /// Where there is no room there is no row.
+    fn noted(&mut self, list: Result<Option<ListId>, TableFull>) -> Option<ListId> {
+        list.unwrap_or_else(|full| {
+            self.full = Err(full);
+            None
+        })
+    }
+}
+
 /// Writes the rows of one set after another.
 pub struct Rows<'a, 'b> {
     pub identities: &'a Identities,
     pub born: &'a BTreeSet<u32>,
     pub peers: &'a Peers,
+    pub groups: &'a mut Groups,
     pub lists: &'a mut RuleLists,
     pub used: &'a mut usize,
     pub batch: &'a mut Batch<'b>,
@@ -67,8 +77,8 @@ struct Answers {
     any: Vec<RuleRecord>,
     /// By the rules that speak of a peer; None: the answer is that of everybody.
     found: HashMap<Vec<u32>, Option<ListId>>,
-    /// The last one of them: who comes next is often spoken of alike.
-    last: Option<(Vec<u32>, Option<ListId>)>,
+    /// Of the identity at hand.
+    speaking: Vec<u32>,
     cut: bool,
 }
 
@@ -80,11 +90,7 @@ impl Rows<'_, '_> {
         let mut outcome = Outcome { full: Ok(()), cut: false };
         let stays = target.stays;
         for direction in DIRECTIONS.into_iter().filter(|direction| !stays[*direction as usize]) {
-            let wanted = self.wanted(target, direction, &mut outcome);
-            let rows = &target.installed.rows[direction as usize];
-            let is_gone = |identity: &&u32| wanted.binary_search_by_key(*identity, |(wanted, _)| *wanted).is_err();
-            let mut changes: Vec<Change> = rows.keys().filter(is_gone).map(|&identity| (identity, None)).collect();
-            changes.extend(wanted.into_iter().map(|(identity, list)| (identity, Some(list))));
+            let changes = self.changes(target, direction, &mut outcome);
             self.put_all(target, direction, changes, |_| true, &mut outcome);
         }
         target.installed.is_whole = outcome.full.is_ok() && !outcome.cut;
@@ -112,44 +118,49 @@ impl Rows<'_, '_> {
         outcome
     }
 
-    /// Every row of a direction, by identity.
-    fn wanted(&mut self, target: &Target, direction: Direction, outcome: &mut Outcome) -> Vec<(u32, ListId)> {
-        let plan = &target.plans[direction as usize];
+    /// What the rows of a direction are to be, of all identities that have one or are to have one.
+    fn changes(&mut self, target: &Target, direction: Direction, outcome: &mut Outcome) -> Vec<Change> {
+        let (plan, rows) = (&target.plans[direction as usize], &target.installed.rows[direction as usize]);
         if plan.mode == MODE_OPEN {
-            return Vec::new();
+            return rows.keys().map(|&identity| (identity, None)).collect();
         }
+        let peers = plan.peers().filter_map(|(peer, rules)| Some((self.peers.members(peer)?, rules)));
+        self.groups.fill(peers, self.peers.own().iter().copied());
         let mut answers = Answers::of(target, direction);
-        let mut wanted = Vec::new();
-        let mut put = |identity, list: Result<Option<ListId>, TableFull>| match list {
-            Ok(list) => wanted.extend(list.map(|list| (identity, list))),
-            Err(full) => outcome.full = Err(full),
-        };
-        if !answers.any.is_empty() {
-            put(IDENTITY_ANY, self.lists.intern(&answers.any, self.batch).map(Some));
-        }
-        let pairs = self.spoken_of(plan);
-        let mut rules: &[u32] = &pairs.iter().map(|(_, rule)| *rule).collect::<Vec<_>>();
-        for run in pairs.chunk_by(|a, b| a.0 == b.0) {
-            let (mut speaking, rest) = rules.split_at(run.len());
-            rules = rest;
-            if let [before @ .., RULES_NONE] = speaking {
-                speaking = before;
-            }
-            put(run[0].0, self.list(target, direction, run[0].0, speaking, &mut answers));
-        }
+        let any = if answers.any.is_empty() { Ok(None) } else { self.lists.intern(&answers.any, self.batch).map(Some) };
+        let mut changes = vec![(IDENTITY_ANY, outcome.noted(any))];
+        let is_gone = |identity: &u32| *identity != IDENTITY_ANY && !self.groups.has(*identity);
+        changes.extend(rows.keys().copied().filter(is_gone).map(|identity| (identity, None)));
+        self.add_groups(target, direction, &mut answers, &mut changes, outcome);
         outcome.cut |= answers.cut;
-        wanted
+        changes
     }
 
-    /// Each identity of which rules speak with each rule that does, sorted; and those of this node with none.
-    fn spoken_of(&self, plan: &Plan) -> Vec<(u32, u32)> {
-        let mut pairs: Vec<_> = self.peers.own().iter().map(|&identity| (identity, RULES_NONE)).collect();
-        for (peer, rules) in plan.peers() {
-            pairs.extend(self.peers.members(peer).flat_map(|identity| rules.iter().map(move |&rule| (identity, rule))));
+    /// Those of the groups: each answer that holds for all of a group is worked out once.
+    fn add_groups(
+        &mut self,
+        target: &Target,
+        direction: Direction,
+        answers: &mut Answers,
+        changes: &mut Vec<Change>,
+        outcome: &mut Outcome,
+    ) {
+        let plan = &target.plans[direction as usize];
+        let mut lists: Vec<Option<Option<ListId>>> = vec![None; self.groups.count()];
+        let groups = std::mem::take(self.groups);
+        for &identity in groups.identities() {
+            let group = groups.of(identity);
+            let is_plain = !plan.asks_ports && !self.peers.own().contains(&identity);
+            let known = lists[group as usize].filter(|_| is_plain);
+            let list = known.unwrap_or_else(|| {
+                outcome.noted(self.list(target, direction, identity, groups.speaking(group), answers))
+            });
+            if is_plain {
+                lists[group as usize] = Some(list);
+            }
+            changes.push((identity, list));
         }
-        pairs.sort_unstable();
-        pairs.dedup();
-        pairs
+        *self.groups = groups;
     }
 
     /// The list of an identity; None: it needs no row.
@@ -162,17 +173,19 @@ impl Rows<'_, '_> {
         outcome: &mut Outcome,
     ) -> Option<ListId> {
         let plan = &target.plans[direction as usize];
-        if plan.mode == MODE_OPEN || self.identities.class(identity).is_none() {
+        if plan.mode == MODE_OPEN {
             return None;
         }
-        let among = self.peers.among(identity).iter();
-        let mut speaking: Vec<u32> = among.flat_map(|peer| plan.of_peer(*peer)).copied().collect();
+        let mut speaking = std::mem::take(&mut answers.speaking);
+        speaking.clear();
+        for peer in self.peers.among(identity) {
+            speaking.extend_from_slice(plan.of_peer(*peer));
+        }
         speaking.sort_unstable();
         speaking.dedup();
-        self.list(target, direction, identity, &speaking, answers).unwrap_or_else(|full| {
-            outcome.full = Err(full);
-            None
-        })
+        let list = outcome.noted(self.list(target, direction, identity, &speaking, answers));
+        answers.speaking = speaking;
+        list
     }
 
     fn list(
@@ -184,21 +197,16 @@ impl Rows<'_, '_> {
         answers: &mut Answers,
     ) -> Result<Option<ListId>, TableFull> {
         let plan = &target.plans[direction as usize];
-        let class = self.identities.class(identity).map(|class| &**class);
-        let is_plain = !plan.asks_ports && !class.is_some_and(crate::identity::Class::is_own_node);
-        if is_plain && let Some((_, list)) = answers.last.as_ref().filter(|(last, _)| last == speaking) {
-            return Ok(*list);
-        }
+        let is_plain = !plan.asks_ports && !self.peers.own().contains(&identity);
         if let Some(list) = answers.found.get(speaking).copied().filter(|_| is_plain) {
-            answers.remember(speaking, list);
             return Ok(list);
         }
+        let class = self.identities.class(identity).map(|class| &**class);
         let (rules, fits) = plan.answer(speaking, class, target.ports);
         answers.cut |= !fits;
         let list = if rules == answers.any { None } else { Some(self.lists.intern(&rules, self.batch)?) };
         if is_plain {
             answers.found.insert(speaking.to_vec(), list);
-            answers.remember(speaking, list);
         }
         Ok(list)
     }
@@ -280,13 +288,6 @@ impl Rows<'_, '_> {
 impl Answers {
     fn of(target: &Target, direction: Direction) -> Answers {
         let (any, fits) = target.plans[direction as usize].answer(&[], None, target.ports);
-        Answers { any, found: HashMap::default(), last: None, cut: !fits }
-    }
-
-    fn remember(&mut self, speaking: &[u32], list: Option<ListId>) {
-        let (last, found) = self.last.get_or_insert_default();
-        last.clear();
-        last.extend_from_slice(speaking);
-        *found = list;
+        Answers { any, found: HashMap::default(), speaking: Vec::new(), cut: !fits }
     }
 }
