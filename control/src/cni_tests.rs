@@ -130,7 +130,8 @@ fn what_a_runtime_asks_for_one_interface_is_passed_on() {
     let stdin = r#"{"cniVersion":"1.0.0","runtimeConfig":{
         "ips":["10.244.1.9/24","fd00::9"],"mac":"02:00:00:00:00:0a",
         "portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"UDP","hostIP":"192.0.2.1"},
-                        {"hostPort":8081,"containerPort":81,"hostIP":"0.0.0.0"},{"hostPort":0,"containerPort":82}]}}"#;
+                        {"hostPort":8081,"containerPort":81,"hostIP":"0.0.0.0"},{"hostPort":0,"containerPort":82},
+                        {"HostPort":8083,"ContainerPort":83,"Protocol":"tcp","HostIP":""}]}}"#;
     let seen = std::cell::RefCell::new(None);
     let ask = |configuration: &Configuration, request: Request| {
         seen.replace(Some(request.clone()));
@@ -144,7 +145,14 @@ fn what_a_runtime_asks_for_one_interface_is_passed_on() {
     assert_eq!(pod.wants.mac, Some(tables::Mac([2, 0, 0, 0, 0, 10])));
     let ports: Vec<_> =
         pod.wants.ports.iter().map(|p| (p.addr.is_some(), p.port, p.protocol, p.container_port)).collect();
-    assert_eq!(ports, [(true, 8080, Protocol::UDP, 80), (false, 8081, Protocol::TCP, 81)]);
+    let tcp = |port| (false, 8000 + port, Protocol::TCP, port);
+    assert_eq!(ports, [(true, 8080, Protocol::UDP, 80), tcp(81), tcp(83)]);
+}
+
+#[test]
+fn an_empty_list_may_be_null() {
+    let stdin = r#"{"cniVersion":"1.0.0","runtimeConfig":{"ips":null,"portMappings":null,"mac":null}}"#;
+    assert_eq!(run(&environment(&[]), stdin, attached).code, 0);
 }
 
 #[test]

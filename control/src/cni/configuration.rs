@@ -7,7 +7,7 @@
 use super::VERSIONS;
 use crate::api::{CniWants, Failure, code};
 use crate::object::HostPort;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::path::PathBuf;
 use tables::{Addr, Mac, Protocol};
@@ -41,20 +41,30 @@ pub struct ValidAttachment {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct RuntimeConfig {
+    #[serde(deserialize_with = "or_none")]
     ips: Vec<String>,
     mac: Option<String>,
+    #[serde(deserialize_with = "or_none")]
     port_mappings: Vec<PortMapping>,
     bandwidth: Option<Bandwidth>,
 }
 
+/// Runtimes in Go write `null` for an empty list.
+fn or_none<'de, T: Deserialize<'de>, D: Deserializer<'de>>(list: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(list)?.unwrap_or_default())
+}
+
+/// containerd names these as its own fields are called: Go takes both for the same.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PortMapping {
+    #[serde(alias = "HostPort")]
     host_port: u16,
+    #[serde(alias = "ContainerPort")]
     container_port: u16,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     protocol: String,
-    #[serde(rename = "hostIP", default)]
+    #[serde(rename = "hostIP", alias = "HostIP", default)]
     host_ip: String,
 }
 
@@ -62,7 +72,9 @@ struct PortMapping {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Bandwidth {
+    #[serde(alias = "IngressRate")]
     ingress_rate: u64,
+    #[serde(alias = "EgressRate")]
     egress_rate: u64,
 }
 
