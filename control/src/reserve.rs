@@ -1,8 +1,10 @@
-//! The SNAT ports are Fairway's alone: no socket of the node may sit in the range, and the kernel must not give one of
-//! them out. Reserved here, given back at exit; the value to restore is kept on disk, so that a crash loses nothing.
+//! The SNAT ports are Fairway's: the kernel must not give one of them out. Reserved here, given back at exit; the value to
+//! restore is kept on disk, so that a crash loses nothing. Sockets that have one already keep it: a node at work always has
+//! some, its kubelet's to the API server before all.
 
 use crate::disk::{self, DiskError};
 use crate::sysctl;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -11,10 +13,6 @@ const KEY: &str = "ipv4/ip_local_reserved_ports";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReserveError {
-    #[error(
-        "a {protocol} socket of this node uses port {port}, inside the SNAT range {first}-{last}: close it (ss -tuanp 'sport = :{port}'), or move the range with --snat-ports"
-    )]
-    Socket { protocol: &'static str, port: u16, first: u16, last: u16 },
     #[error("cannot change net.ipv4.ip_local_reserved_ports: {0}; it needs root and a writable /proc/sys")]
     Sysctl(io::Error),
     #[error(transparent)]
@@ -32,11 +30,8 @@ fn record(state_dir: &Path) -> PathBuf {
     state_dir.join("reserved-ports.json")
 }
 
-/// Reserves the range. A socket inside it is refused.
+/// Reserves the range.
 pub fn reserve(range: &RangeInclusive<u16>, state_dir: &Path) -> Result<Reservation, ReserveError> {
-    if let Some((protocol, port)) = socket_in(range) {
-        return Err(ReserveError::Socket { protocol, port, first: *range.start(), last: *range.end() });
-    }
     let record = record(state_dir);
     let now = sysctl::read(KEY).map_err(ReserveError::Sysctl)?;
     // Left by a run that was killed; after a reboot it says nothing any more.
@@ -73,16 +68,15 @@ impl Reservation {
     }
 }
 
-const SOCKETS: [(&str, &str); 4] = [("TCP", "tcp"), ("TCP", "tcp6"), ("UDP", "udp"), ("UDP", "udp6")];
+const SOCKETS: [&str; 4] = ["tcp", "tcp6", "udp", "udp6"];
 
-/// A socket of this namespace whose own port lies in the range, other than on the loopback.
-fn socket_in(range: &RangeInclusive<u16>) -> Option<(&'static str, u16)> {
-    SOCKETS.iter().find_map(|(protocol, file)| {
-        // Without IPv6 its files are not there.
-        let table = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
-        let port = table.lines().skip(1).filter_map(local_port).find(|port| range.contains(port))?;
-        Some((*protocol, port))
-    })
+/// The ports of a range that sockets of this namespace have, other than on the loopback.
+pub fn taken(range: &RangeInclusive<u16>) -> BTreeSet<u16> {
+    // Without IPv6 its files are not there.
+    let tables =
+        SOCKETS.iter().filter_map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok());
+    let ports = |table: String| table.lines().skip(1).filter_map(local_port).collect::<Vec<_>>();
+    tables.flat_map(ports).filter(|port| range.contains(port)).collect()
 }
 
 /// TIME_WAIT of TCP: nobody reads there any more.
@@ -128,8 +122,8 @@ mod tests {
     fn a_socket_in_the_range_is_found_and_none_elsewhere() {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         let port = socket.local_addr().unwrap().port();
-        assert_eq!(socket_in(&(port..=port)), Some(("UDP", port)));
+        assert_eq!(taken(&(port..=port)), [port].into());
         drop(socket);
-        assert_eq!(socket_in(&(port..=port)), None);
+        assert!(taken(&(port..=port)).is_empty());
     }
 }

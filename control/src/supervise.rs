@@ -60,6 +60,8 @@ const ACKNOWLEDGE_POLL: Duration = Duration::from_micros(500);
 const TICK: Duration = Duration::from_secs(1);
 /// How often the kernel's routes and neighbours are read without having been told of a change.
 const KERNEL_READ_TICKS: u64 = 30;
+/// Reading all sockets may take long where there are many, and those in the range only become fewer.
+const PORTS_READ_TICKS: u64 = 300;
 
 /// What outlives the dataplane because this process keeps it open.
 #[derive(Default)]
@@ -77,6 +79,8 @@ pub struct Supervisor {
     node: Node,
     claim: Claim,
     reservation: Option<Reservation>,
+    /// SNAT ports that sockets of the node have.
+    taken_ports: BTreeSet<u16>,
     offload: Option<Offload>,
     store: Store,
     state: State,
@@ -164,6 +168,7 @@ impl Supervisor {
             node,
             claim,
             reservation: Some(reservation),
+            taken_ports: BTreeSet::new(),
             offload: Some(offload),
             state: attach::stand_ins(&store, &args.node),
             store,
@@ -211,6 +216,7 @@ impl Supervisor {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         tokio::pin!(stop);
         self.adopt_neighbours().await;
+        self.read_taken_ports();
         self.start_announcing();
         loop {
             let acknowledge = self.awaits_acknowledgement();
@@ -263,6 +269,9 @@ impl Supervisor {
             self.log_audited();
         }
         self.kernel_changed |= self.ticks.is_multiple_of(KERNEL_READ_TICKS);
+        if self.ticks.is_multiple_of(PORTS_READ_TICKS) && !self.taken_ports.is_empty() {
+            self.read_taken_ports();
+        }
     }
 
     /// After every event: what changed goes out, and who waits for that hears of it.

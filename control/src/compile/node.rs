@@ -1,19 +1,23 @@
-//! The one row about this node.
+//! The one row about this node, and its ports that are not Fairway's.
 
 use super::problem::{Problems, Subject};
 use crate::state::State;
+use std::collections::BTreeSet;
 use tables::Addr;
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::publish::Batch;
+use tables::taken;
 
 #[derive(Default)]
 pub struct Node {
     installed: Option<NodeRecord>,
+    taken: BTreeSet<u16>,
 }
 
 impl Node {
     pub fn update(&mut self, state: &State, batch: &mut Batch, problems: &mut Problems) {
+        self.update_taken(&state.local().taken_ports, batch);
         let record = record(state);
         if self.installed == Some(record) {
             return;
@@ -24,6 +28,18 @@ impl Node {
                 batch.touch_all();
             }
         }
+    }
+
+    /// Flows that have a port already keep it.
+    fn update_taken(&mut self, wanted: &BTreeSet<u16>, batch: &mut Batch) {
+        if *wanted == self.taken {
+            return;
+        }
+        // Cannot fail: every word is within the table.
+        let mut set = |(at, word): (usize, u64)| drop(batch.set(Table::TakenPorts, at, &word));
+        taken::words(&self.taken).into_iter().for_each(|(at, _)| set((at, 0)));
+        taken::words(wanted).into_iter().for_each(set);
+        self.taken = wanted.clone();
     }
 }
 

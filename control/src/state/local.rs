@@ -5,7 +5,7 @@ use super::options::ServiceOptions;
 use crate::encapsulation::Encapsulation;
 use crate::object::Named;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use tables::{Addr, Mac, Prefix};
 
@@ -23,6 +23,8 @@ pub struct Local {
     pub services: ServiceOptions,
     /// Ports of the node that Fairway translates to.
     pub snat_ports: Option<RangeInclusive<u16>>,
+    /// Those of them that sockets of the node have.
+    pub taken_ports: BTreeSet<u16>,
     pub gateway: ByFamily,
     pub host: ByFamily,
     pub snat: ByFamily,

@@ -173,6 +173,7 @@ impl Supervisor {
             node_addrs: self.node_addrs.clone(),
             services: self.args.service_options(),
             snat_ports: Some(self.args.snat_ports.clone()),
+            taken_ports: self.taken_ports.clone(),
             gateway: by_family(PodRange::gateway),
             host: by_family(PodRange::host),
             snat: by_family(PodRange::snat),

@@ -4,6 +4,7 @@
 use super::Supervisor;
 use crate::log;
 use crate::netlink::{Forwarding, Neighbour};
+use crate::reserve;
 use crate::state::KernelRoute;
 use crate::uplink::Uplink;
 use crate::watch::KernelChange;
@@ -62,6 +63,19 @@ impl Supervisor {
             Err(error) => log(format_args!("{error}")),
         }
         self.read_neighbours().await;
+    }
+
+    /// SNAT ports that sockets had before they were reserved.
+    pub(super) fn read_taken_ports(&mut self) {
+        let taken = reserve::taken(&self.args.snat_ports);
+        if self.taken_ports != taken {
+            let count = taken.len();
+            log(format_args!(
+                "{count} of the SNAT ports belong to sockets of this node: they keep them, and no flow gets one of them"
+            ));
+            self.taken_ports = taken;
+            self.refresh_local();
+        }
     }
 
     /// The node's own addresses, on whatever device, but for those that only Fairway gave it.

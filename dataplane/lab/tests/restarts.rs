@@ -1,10 +1,13 @@
 //! Section 5 of the demo: either process dies and returns; and what is left on a node when both have ended.
 
+use lab::agent::converse::Conversation;
+use lab::agent::serve::ECHO_PORT;
 use lab::manifests::Exposed;
 use lab::netns::Netns;
+use lab::process::Process;
 use lab::sections::{self, SHARED};
 use lab::shell::Cmd;
-use lab::stage::Stage;
+use lab::stage::{Stage, harvest};
 use lab::transcript::Transcript;
 use lab::{Families, Lab, Options, manifests};
 
@@ -82,4 +85,29 @@ fn nothing_of_it_is_left_on_a_node_after_the_stop_also_if_control_was_killed_bef
     let new: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
     let gone: Vec<&str> = before.lines().filter(|line| !after.contains(line)).collect();
     assert!(new.is_empty() && gone.is_empty(), "left behind: {new:#?}\ngone: {gone:#?}");
+}
+
+/// As a kubelet has one to the API server long before Fairway comes to the node.
+#[test]
+fn a_connection_that_the_node_has_from_a_snat_port_goes_on() -> anyhow::Result<()> {
+    let _one = lab::one_at_a_time();
+    let mut lab = Lab::wire(&Options::default())?;
+    let outside = lab.client().clone();
+    lab.serve("outside", &outside)?;
+    let node = lab.nodes[0].netns().clone();
+    Cmd::line("sysctl -qw").arg("net.ipv4.ip_local_port_range=50000 50003").netns(&node).ok()?;
+    let to = format!("{}:{ECHO_PORT}", lab.families().client()[0]);
+    let command = Cmd::new(lab.binaries().agent()).args(["converse", "--to", &to]).netns(&node);
+    let conversation = Process::spawn("kubelet", &command, lab.directory())?;
+    lab::wait::sleep_ms(500);
+    lab.nodes[0].start()?;
+    settle(&mut lab)?;
+    let started_us = lab::wait::now_us();
+    lab::wait::sleep_ms(1000);
+    let conversation: Conversation = harvest(conversation)?;
+    assert_eq!(conversation.broken, None);
+    let slowest = conversation.exchanges.iter().map(|exchange| exchange.echoed_us - exchange.sent_us).max();
+    assert!(conversation.exchanges.last().is_some_and(|last| last.sent_us > started_us + 500_000), "it hangs");
+    println!("{} exchanges, the slowest took {slowest:?} us", conversation.exchanges.len());
+    Ok(())
 }

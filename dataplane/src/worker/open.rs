@@ -17,6 +17,7 @@ use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_DIRECT, FLAG_OPENED_LOCALLY, 
 use tables::owner::{Worker, owner};
 use tables::service::Algorithm;
 use tables::status::PolicyFlows;
+use tables::taken::is_taken;
 use tables::{Addr, Protocol};
 
 const _: () = assert!(tables::limits::ROUTES_MAX <= NO_ROUTE as usize);
@@ -171,7 +172,7 @@ impl Path {
         }
         let inside = item.tuple();
         let (outside, outside_hash) = match item.way {
-            Way::Out => self.translate_local(item, &inside, decision)?,
+            Way::Out => self.translate_local(context, item, &inside, decision)?,
             // The packet was looked for as one towards us; its flow must not be one from us, either.
             Way::Back => {
                 match self.flows.find_hashed(&inside.words(), Way::Out, item.hash) {
@@ -241,6 +242,7 @@ impl Path {
     /// at once).
     fn translate_local(
         &mut self,
+        context: &Context<'_>,
         item: &Item,
         inside: &Tuple,
         decision: &Decision,
@@ -250,7 +252,7 @@ impl Path {
         let asks_by_id = item.meta.kind == Kind::Echo && inside.remote_port == 0;
         let has_port = inside.protocol.has_ports() || asks_by_id;
         if decision.masquerade != Masquerade::No && has_port {
-            return self.free_port(outside, inside, false).ok_or(DropReason::SnatExhausted);
+            return self.free_port(context, outside, inside, false).ok_or(DropReason::SnatExhausted);
         }
         let words = outside.words();
         let hash = self.flows.hash_words(&words);
@@ -261,20 +263,29 @@ impl Path {
         }
         let is_client = decision.client.is_some();
         let may_move = decision.opened_locally && decision.out.kind() != HopKind::Direct;
-        let moved = (may_move && has_port).then(|| self.free_port(outside, inside, is_client)).flatten();
+        let moved = (may_move && has_port).then(|| self.free_port(context, outside, inside, is_client)).flatten();
         moved.ok_or(DropReason::TupleClash)
     }
 
     /// A free port of this worker's block, beginning at one that the tuple's hash names. "Free" is judged for each
     /// destination by the flow table itself; where all are taken, that of a closed connection is.
-    /// A client outside that keeps its address must be answered by this worker, too.
-    fn free_port(&mut self, mut outside: Tuple, inside: &Tuple, is_client: bool) -> Option<(Tuple, u64)> {
+    /// A client outside that keeps its address must be answered by this worker, too. What sockets of the node have is theirs.
+    fn free_port(
+        &mut self,
+        context: &Context<'_>,
+        mut outside: Tuple,
+        inside: &Tuple,
+        is_client: bool,
+    ) -> Option<(Tuple, u64)> {
         let block = self.snat.block(self.id);
         let size = (*block.end() - *block.start()) as u32 + 1;
         let start = (self.flows.hash(inside) ^ self.seed) as u32 % size;
         let mut closed = None;
         for i in 0..PORTS_TRIED.min(size) {
             outside.local_port = block.start() + ((start + i) % size) as u16;
+            if is_taken(&context.view, outside.local_port) {
+                continue;
+            }
             if is_client && !self.keepers_of_client(&outside).contains(&self.id) {
                 continue;
             }

@@ -57,12 +57,13 @@ pub enum Table {
     Rule,
     Revision,
     Ring,
+    TakenPorts,
     // Big and mostly untouched: last, so that the others lie close together.
     RouteTrie,
     IdentityTrie,
 }
 
-pub const TABLES: [Table; 19] = [
+pub const TABLES: [Table; 20] = [
     Table::Node,
     Table::Endpoint,
     Table::RouteLengths,
@@ -80,6 +81,7 @@ pub const TABLES: [Table; 19] = [
     Table::Rule,
     Table::Revision,
     Table::Ring,
+    Table::TakenPorts,
     Table::RouteTrie,
     Table::IdentityTrie,
 ];
@@ -105,6 +107,7 @@ impl Table {
             Table::Rule => "rule",
             Table::Revision => "revision",
             Table::Ring => "ring",
+            Table::TakenPorts => "taken_ports",
             Table::RouteTrie => "route_trie",
             Table::IdentityTrie => "identity_trie",
         }
@@ -137,6 +140,7 @@ impl Table {
             Table::Rule => (words(size_of::<crate::policy::RuleRecord>()), RULES_MAX),
             Table::Revision => (1, 1),
             Table::Ring => (1, RING_WORDS_MAX),
+            Table::TakenPorts => (1, crate::taken::WORDS),
             Table::RouteTrie => (crate::lpm::GROUP_WORDS, trie_groups(ROUTES_MAX)),
             Table::IdentityTrie => (crate::lpm::GROUP_WORDS, trie_groups(IDENTITIES_MAX)),
         }

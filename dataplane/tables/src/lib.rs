@@ -6,7 +6,7 @@
 //! the [`status`] region, which only the dataplane writes. When every live worker has acknowledged, the old copy is
 //! brought up to date and becomes the idle one.
 //!
-//! What a row means is said once, here: [`endpoint`], [`route`], [`service`], [`policy`], [`neighbour`], [`node`];
+//! What a row means is said once, here: [`endpoint`], [`route`], [`service`], [`policy`], [`neighbour`], [`node`], [`taken`];
 //! which worker keeps a flow is [`owner`]; the records of flows that outlive a process are [`flow`], and of clients'
 //! backends [`affinity`]; what the two processes tell each other is [`message`], and [`channel`] carries it with its
 //! file descriptors.
@@ -43,6 +43,7 @@ pub mod route;
 pub mod scope;
 pub mod service;
 pub mod status;
+pub mod taken;
 pub mod view;
 pub mod word;
 

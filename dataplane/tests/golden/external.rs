@@ -4,8 +4,10 @@ use crate::node;
 use crate::support::packets::{echo, echo_reply, tcp};
 use crate::support::*;
 use packets::{ACK, SYN};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use tables::counters::DropReason;
+use tables::layout::Table;
+use tables::taken;
 
 #[test]
 fn a_pod_leaves_the_cluster_as_the_node_and_the_answer_finds_it() {
@@ -60,6 +62,22 @@ fn when_no_port_is_free_for_a_destination_it_is_said_and_the_old_flows_live() {
     let (src, port) = first.unwrap();
     let answer = udp((CLIENT, 53), (NODE, port));
     assert_eq!(node.pass(UPLINK, &answer), node.delivered(POD_A, answer.to(A, src).hop()));
+}
+
+#[test]
+fn ports_that_sockets_of_the_node_have_are_given_to_no_flow_and_stay_the_kernels() {
+    let mut node = node();
+    let taken: BTreeSet<u16> = (SNAT_FIRST..=SNAT_LAST).filter(|port| port % 2 == 0).collect();
+    node.publish(|rows| {
+        let words = taken::words(&taken).into_iter();
+        words.for_each(|(at, word)| rows.batch.set(Table::TakenPorts, at, &word).unwrap());
+    });
+    for src in 1000..1100 {
+        let port = node.pass(POD_A, &udp((A, src), (CLIENT, 53))).packet().src_port();
+        assert!((SNAT_FIRST..=SNAT_LAST).contains(&port) && !taken.contains(&port), "{port}");
+    }
+    let answer = tcp((CLIENT, 6443), (NODE, *taken.first().unwrap()), ACK);
+    assert_eq!(node.pass(UPLINK, &answer), node.delivered(HOST, answer.hop()));
 }
 
 #[test]

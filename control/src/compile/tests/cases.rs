@@ -4,7 +4,8 @@ use super::world::{addr, local, pod_id, prefix};
 use super::*;
 use crate::encapsulation::Encapsulation;
 use crate::object::*;
-use crate::state::{KernelRoute, LocalEndpoint};
+use crate::state::{KernelRoute, Local, LocalEndpoint};
+use std::collections::BTreeSet;
 use tables::limits::RULES_PER_ROW_MAX;
 use tables::node::{NodeRecord, PeerRecord};
 use tables::route::FLAG_MASQUERADE;
@@ -18,6 +19,18 @@ fn rig(objects: impl IntoIterator<Item = Object>) -> Rig {
 fn put(rig: &mut Rig, objects: impl IntoIterator<Item = Object>) -> Report {
     objects.into_iter().for_each(|object| rig.state.apply(ObjectChange::Put(object)));
     rig.update()
+}
+
+#[test]
+fn ports_of_the_nodes_own_sockets_are_marked_while_these_have_them() {
+    let mut rig = rig([]);
+    for ports in [vec![40_000, 40_063, 40_064, 60_999, 65_535], vec![40_064], vec![]] {
+        let taken: BTreeSet<u16> = ports.into_iter().collect();
+        rig.state.set_local(Local { taken_ports: taken.clone(), ..rig.state.local().clone() });
+        rig.update();
+        let found = (0..=u16::MAX).filter(|port| tables::taken::is_taken(&rig.view(), *port));
+        assert_eq!(found.collect::<BTreeSet<u16>>(), taken);
+    }
 }
 
 fn service_object(name: &str, ip: &str, ports: u16) -> Object {
