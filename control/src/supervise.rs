@@ -195,7 +195,7 @@ impl Supervisor {
             problems: BTreeMap::new(),
             object_problems: Vec::new(),
             file_problems: Vec::new(),
-            following: cluster::Following { name: source.name().to_owned(), reach: None },
+            following: cluster::Following::of(source.name()),
             writer: source.writer(),
             lease: source.lease(),
             source: Some(source),
@@ -264,6 +264,7 @@ impl Supervisor {
         self.serve_health();
         self.write_statuses().await;
         self.tell_node().await;
+        self.give_memory_back();
         self.ticks += 1;
         if self.ticks.is_multiple_of(audit::AUDIT_TICKS) {
             self.log_audited();

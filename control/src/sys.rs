@@ -270,6 +270,15 @@ pub fn sealed_copy(file: &mut std::fs::File) -> io::Result<OwnedFd> {
     Ok(copy.into())
 }
 
+/// Gives memory back that the allocator keeps and nobody uses.
+pub fn trim_heap() {
+    // SAFETY: it takes no pointer, and what is in use stays where it is.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// Watches a descriptor in the event loop. Must be called inside a tokio runtime.
 pub fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the AsyncFd owns the descriptor, and an OwnedFd always returns the same one until it is dropped.

@@ -10,6 +10,7 @@ use crate::log;
 use crate::object::{Kind, Object, ObjectChange};
 use crate::source::{Reach, Update};
 use crate::state::{Local, State, Uplink};
+use crate::sys;
 use std::collections::BTreeSet;
 use tables::message::InterfaceKind;
 use tables::node::family;
@@ -18,10 +19,23 @@ use tables::{Addr, Prefix};
 /// RFC 8200, section 5.
 const IPV6_MTU_MIN: u32 = 1280;
 
+/// What is read leaves so much behind that it is worth giving back.
+const CHANGES_MANY: usize = 2_000;
+
 /// Where objects come from, and whether they do.
+#[derive(Default)]
 pub struct Following {
     pub name: String,
     pub reach: Option<Reach>,
+    /// Changes since memory was last given back, and as many as there were a tick ago.
+    changes: usize,
+    before: usize,
+}
+
+impl Following {
+    pub fn of(name: &str) -> Following {
+        Following { name: name.to_owned(), ..Following::default() }
+    }
 }
 
 impl Supervisor {
@@ -29,6 +43,7 @@ impl Supervisor {
         self.addresses.term = update.term;
         self.take_file_problems(update.problems);
         self.take_reach(update.reach);
+        self.following.changes += update.changes.len();
         let nodes = update.changes.iter().any(|change| concerns_nodes(change, &self.state));
         for change in update.changes {
             self.state.apply(change);
@@ -48,6 +63,16 @@ impl Supervisor {
             self.state.set_complete();
             log(format_args!("read all objects of {}", self.following.name));
         }
+    }
+
+    /// Every second: once it is quiet after much.
+    pub(super) fn give_memory_back(&mut self) {
+        let Following { changes, before, .. } = &mut self.following;
+        if *changes >= CHANGES_MANY && changes == before && !self.state.has_changes() {
+            *changes = 0;
+            sys::trim_heap();
+        }
+        *before = *changes;
     }
 
     fn take_reach(&mut self, reach: Reach) {

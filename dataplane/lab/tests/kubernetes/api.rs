@@ -12,14 +12,17 @@ use tokio::sync::oneshot;
 
 pub const ADDRESS: &str = "127.0.0.1:6443";
 
+pub const LEASES: &str = "/apis/coordination.k8s.io/v1/leases";
+
 /// Collections by kind.
-const COLLECTIONS: [(&str, &str); 6] = [
+const COLLECTIONS: [(&str, &str); 7] = [
     ("Node", "/api/v1/nodes"),
     ("Namespace", "/api/v1/namespaces"),
     ("Pod", "/api/v1/pods"),
     ("Service", "/api/v1/services"),
     ("EndpointSlice", "/apis/discovery.k8s.io/v1/endpointslices"),
     ("NetworkPolicy", "/apis/networking.k8s.io/v1/networkpolicies"),
+    ("Lease", LEASES),
 ];
 
 pub const KUBECONFIG: &str = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
