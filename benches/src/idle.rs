@@ -8,7 +8,7 @@ use crate::device::Traffic;
 use crate::device::of_memory;
 use crate::node::{Kind, path, pools, traffic};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use dataplane::handoff::{Command, Mailbox, Parcel, Stage};
+use dataplane::handoff::{Command, Handed, Mailbox, Stage};
 use dataplane::io::Interface;
 use dataplane::io::pool::FramePool;
 use dataplane::packet::Burst;
@@ -149,7 +149,6 @@ struct Node {
     status: Status,
     /// The other worker's.
     pool: FramePool,
-    parcel: Option<Box<Parcel>>,
     frame: Vec<u8>,
     sent: Told,
     thread: Option<JoinHandle<()>>,
@@ -174,8 +173,7 @@ impl Node {
             worker.add_interface(slot(POD, InterfaceKind::Pod, Box::new(Traffic::silent(POD))));
             worker.run();
         })?;
-        let (thread, parcel) = (Some(thread), Some(Box::default()));
-        let mut node = Node { mailboxes, status, pool, parcel, frame, sent, thread, thread_id };
+        let mut node = Node { mailboxes, status, pool, frame, sent, thread: Some(thread), thread_id };
         // Opens the flow.
         node.latency(polling != Polling::Poll)?;
         Ok(node)
@@ -215,10 +213,7 @@ impl Node {
         packet.interface = POD;
         let mailbox = &self.mailboxes[0];
         self.sent.after(|| {
-            if let Some(parcel) = self.parcel.as_deref_mut() {
-                let _ = parcel.push(packet, Stage::Arrived);
-            }
-            mailbox.send(1, &mut self.parcel);
+            mailbox.send(&mut vec![Handed { packet, stage: Stage::Arrived }]);
             mailbox.ring();
         })
     }

@@ -177,11 +177,6 @@ impl FlowTable {
         self.parts.second().len()
     }
 
-    /// What its hashes are keyed by.
-    pub fn seed(&self) -> u64 {
-        self.seed
-    }
-
     #[inline(always)]
     pub fn hash(&self, tuple: &Tuple) -> u64 {
         self.hash_words(&tuple.words())

@@ -171,17 +171,6 @@ impl Burst {
         BURST_MAX - self.places.len()
     }
 
-    /// A burst without room, to stand where another one was taken from.
-    pub fn none() -> Burst {
-        Burst { places: Vec::new() }
-    }
-
-    /// Where the packet will stand that is pushed so many packets later.
-    #[inline(always)]
-    pub fn ahead(&self, packets: usize) -> *const u8 {
-        self.places.as_ptr().wrapping_add(self.places.len() + packets).cast()
-    }
-
     /// Gives the packet back if the burst is full.
     #[inline(always)]
     pub fn push(&mut self, packet: Packet) -> Result<(), Packet> {
@@ -190,29 +179,6 @@ impl Burst {
         }
         self.places.push(Some(packet));
         Ok(())
-    }
-
-    /// Takes a packet from its place in another burst. False, and nothing done, if this one is full, or none is there.
-    #[inline(always)]
-    pub fn take(&mut self, place: &mut Option<Packet>) -> bool {
-        let is_taken = !self.is_full() && place.is_some();
-        if is_taken {
-            self.places.push(place.take());
-        }
-        is_taken
-    }
-
-    /// Moves the packet from one place to another, in front of it, that is empty.
-    #[inline(always)]
-    pub fn move_up(&mut self, from: usize, to: usize) {
-        debug_assert!(from == to || self.places[to].is_none(), "a packet was overwritten");
-        self.places.swap(from, to);
-    }
-
-    /// Gives up all places but the first ones; what they hold must be nothing by now.
-    pub fn truncate(&mut self, len: usize) {
-        debug_assert!(self.places[len..].iter().all(Option::is_none), "a packet was forgotten");
-        self.places.truncate(len);
     }
 
     /// Takes all packets out, in order.

@@ -8,6 +8,7 @@ mod mss;
 pub use mss::clamp_mss;
 
 use crate::flow::Way;
+use crate::fragments::Ends;
 use crate::io::frames::Memory;
 use crate::packet::{Checksum, Packet};
 use crate::parse::{Kind, Meta, Quoted};
@@ -257,6 +258,23 @@ fn quoted_end(bytes: &[u8], l3: usize, is_v4: bool) -> usize {
 pub fn set_macs(bytes: &mut [u8], src: Mac, dst: Mac) {
     let [d, s] = [dst.0, src.0];
     bytes[..12].copy_from_slice(&[d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]]);
+}
+
+/// Notes a fragment's ports for the next worker, or that they are to be learned, where its sender's Ethernet address was:
+/// nobody asks for that any more, and it is written anew when the packet leaves.
+pub fn note_ends(bytes: &mut [u8], ends: Option<&Ends>) {
+    bytes[11] = ends.is_some() as u8;
+    if let Some(ends) = ends {
+        put(bytes, 6, ends.src_port);
+        put(bytes, 8, ends.dst_port);
+        bytes[10] = ends.protocol.0;
+    }
+}
+
+/// What was noted of a fragment.
+pub fn noted_ends(bytes: &[u8]) -> Option<Ends> {
+    let ends = Ends { src_port: get(bytes, 6), dst_port: get(bytes, 8), protocol: Protocol(bytes[10]) };
+    (bytes[11] != 0).then_some(ends)
 }
 
 /// The traffic class (DSCP and ECN) of the packet.

@@ -10,7 +10,6 @@ mod icmp;
 mod idle;
 mod inside;
 pub mod interfaces;
-pub mod item;
 mod limit;
 mod look;
 mod neighbours;
@@ -24,7 +23,7 @@ mod uplink;
 
 pub use idle::Polling;
 
-use crate::handoff::{Command, Mailbox, Parcel};
+use crate::handoff::{Command, Mailbox};
 use crate::packet::{BURST_MAX, Burst};
 use forward::Path;
 use idle::Idle;
@@ -45,8 +44,6 @@ pub struct Worker {
     path: Path,
     mailboxes: Arc<[Mailbox]>,
     burst: Burst,
-    /// What is emptied of what other workers handed over.
-    parcel: Option<Box<Parcel>>,
     idle: Idle,
     housekept_ms: u32,
     /// The tables changed since what waits for a neighbour was last tried.
@@ -58,8 +55,7 @@ impl Worker {
     pub fn new(path: Path, mailboxes: Arc<[Mailbox]>, polling: Polling) -> std::io::Result<Worker> {
         let idle = Idle::new(polling, mailboxes[path.id as usize].bell())?;
         let housekept_ms = now_ms();
-        let (burst, parcel) = (Burst::default(), Some(Box::default()));
-        Ok(Worker { path, mailboxes, burst, parcel, idle, housekept_ms, changed: false, stopped: false })
+        Ok(Worker { path, mailboxes, burst: Burst::default(), idle, housekept_ms, changed: false, stopped: false })
     }
 
     pub fn path(&mut self) -> &mut Path {
@@ -89,9 +85,7 @@ impl Worker {
             self.path.retry_held();
         }
         self.path.runtime.mark(WorkStage::Pin, 0);
-        // Taken now and opened later: it comes from another core, which takes its time.
-        let is_handed = self.mailboxes[self.path.id as usize].take(&mut self.parcel);
-        let packets = self.take_from_interfaces() + self.take_from_mailbox(is_handed) + self.path.release();
+        let packets = self.take_from_interfaces() + self.take_from_mailbox() + self.path.release();
         self.path.flush();
         self.path.runtime.mark(WorkStage::Send, 0);
         self.keep_house();
@@ -167,19 +161,17 @@ impl Worker {
         packets as usize
     }
 
-    /// What other workers handed over, beginning with the parcel that was taken already, if one was.
-    fn take_from_mailbox(&mut self, mut is_there: bool) -> usize {
+    fn take_from_mailbox(&mut self) -> usize {
         let mailbox = &self.mailboxes[self.path.id as usize];
         let mut packets = 0;
-        while is_there {
-            let Some(parcel) = self.parcel.as_deref_mut() else { break };
-            let count = parcel.burst.len();
+        while packets < BURSTS_PER_ROUND * BURST_MAX {
+            let Some(mut batch) = mailbox.take() else { break };
+            let count = batch.len();
             self.changed |= self.path.pin();
-            self.path.status.block(self.path.id as usize).count(WorkerCounter::HandoffsIn, count as u64);
-            self.path.forward_handed(parcel);
+            self.path.forward_handed(batch.drain(..));
+            mailbox.give_back(batch);
             self.path.runtime.count_burst(count);
             packets += count;
-            is_there = packets < BURSTS_PER_ROUND * BURST_MAX && mailbox.take(&mut self.parcel);
         }
         self.path.runtime.mark(WorkStage::HandOff, 0);
         packets

@@ -163,10 +163,12 @@ impl Memory {
 
     /// The same of what another worker wrote last and is written here soon.
     #[inline(always)]
-    pub fn prefetch_handed(&self, packet: &Packet, bytes: usize) {
-        let head = self.chunk(&packet.head).wrapping_add(packet.start as usize);
-        tables::cpu::prefetch_to_write(head);
-        tables::cpu::prefetch_to_write(head.wrapping_add(bytes - 1));
+    pub fn prefetch_handed(&self, place: &Option<Packet>, bytes: usize) {
+        if let Some(packet) = place {
+            let head = self.chunk(&packet.head).wrapping_add(packet.start as usize);
+            tables::cpu::prefetch_to_write(head);
+            tables::cpu::prefetch_to_write(head.wrapping_add(bytes - 1));
+        }
     }
 
     /// So many bytes in front of it will be written soon, and its headers.

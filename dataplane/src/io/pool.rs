@@ -9,11 +9,8 @@ use std::sync::Arc;
 
 /// Frames sent home at once, if there are so many in a round.
 const BATCH: usize = 128;
-/// Batches that may be on their way from one worker to another.
-const BATCHES_MAX: usize = 16;
-
-/// Frames on their way home.
-struct Homeward(Vec<Frame>);
+/// Batches that may be on their way to one worker.
+const BATCHES_MAX: usize = 64;
 
 /// One worker's frames.
 pub struct FramePool {
@@ -24,11 +21,9 @@ pub struct FramePool {
     own: Range<u32>,
     free: Vec<Frame>,
     /// Frames of other workers, by home.
-    foreign: Vec<Option<Box<Homeward>>>,
-    /// What is emptied of what came home.
-    returned: Option<Box<Homeward>>,
-    /// By home worker: this worker takes what came home, and sends the others theirs.
-    returns: Arc<[Parcels<Homeward>]>,
+    foreign: Vec<Vec<Frame>>,
+    /// Rings by home worker: this worker takes from its own and pushes to the others'.
+    returns: Arc<[Parcels<Frame>]>,
 }
 
 impl FramePool {
@@ -37,9 +32,7 @@ impl FramePool {
         let per_worker = (frames.len() / workers).max(1);
         // A worker that is far behind is sent no more; then all its frames may have to wait in one place.
         let room = per_worker + frames.len() % workers + BATCH;
-        let homeward = || Homeward(Vec::with_capacity(room));
-        let returns: Arc<[Parcels<Homeward>]> =
-            (0..workers).map(|_| Parcels::new(workers, BATCHES_MAX, homeward)).collect();
+        let returns: Arc<[Parcels<Frame>]> = (0..workers).map(|_| Parcels::new(BATCHES_MAX, room)).collect();
         let mut pools: Vec<FramePool> = (0..workers)
             .map(|worker| FramePool {
                 memory: memory.clone(),
@@ -47,8 +40,7 @@ impl FramePool {
                 frames_per_worker: per_worker as u32,
                 own: own(worker, workers, per_worker as u32),
                 free: Vec::with_capacity(frames.len()),
-                foreign: (0..workers).map(|_| Some(Box::new(homeward()))).collect(),
-                returned: Some(Box::new(homeward())),
+                foreign: (0..workers).map(|_| Vec::with_capacity(room)).collect(),
                 returns: returns.clone(),
             })
             .collect();
@@ -131,10 +123,9 @@ impl FramePool {
     /// Takes in the frames that other workers sent home.
     #[cold]
     fn collect(&mut self) {
-        while self.returns[self.worker].receive(&mut self.returned) {
-            if let Some(Homeward(frames)) = self.returned.as_deref_mut() {
-                self.free.append(frames);
-            }
+        while let Some(mut frames) = self.returns[self.worker].receive() {
+            self.free.append(&mut frames);
+            self.returns[self.worker].give_back(frames);
         }
     }
 
@@ -149,16 +140,15 @@ impl FramePool {
     #[cold]
     fn put_foreign(&mut self, frame: Frame) {
         let home = ((frame.index() / self.frames_per_worker) as usize).min(self.returns.len() - 1);
-        let Some(Homeward(frames)) = self.foreign[home].as_deref_mut() else { return };
-        frames.push(frame);
-        if frames.len().is_multiple_of(BATCH) {
+        self.foreign[home].push(frame);
+        if self.foreign[home].len().is_multiple_of(BATCH) {
             self.send_home(home);
         }
     }
 
     /// What does not go now goes with the next batch, or when the worker keeps house.
     fn send_home(&mut self, home: usize) {
-        self.returns[home].send(self.worker, &mut self.foreign[home]);
+        self.returns[home].send(&mut self.foreign[home]);
     }
 
     /// Gives back all frames of a packet.
@@ -188,7 +178,7 @@ impl FramePool {
     /// Once a round: what waits for a full batch goes home, what came home is taken in.
     pub fn housekeep(&mut self) {
         for home in 0..self.foreign.len() {
-            if self.foreign[home].as_ref().is_some_and(|homeward| !homeward.0.is_empty()) {
+            if !self.foreign[home].is_empty() {
                 self.send_home(home);
             }
         }

@@ -2,14 +2,14 @@
 //! nothing of what that answers. There they are packets of a flow like others, whose local end is the backend that they
 //! name; the answers leave by the node's own routes. Who is served so is `classify`'s to say.
 
-use super::forward::Path;
-use super::item::{Item, To};
+use super::forward::{Item, Path, To};
 use super::look::Place;
 use super::tunnels::Place as Tunnel;
 use crate::classify::outside::Kept;
 use crate::classify::{self, Context, Decision, Origin, Verdict};
 use crate::cut;
 use crate::flow::{self, FlowId, Way};
+use crate::handoff::Stage;
 use crate::overlay::{self, direct};
 use crate::packet::Packet;
 use crate::parse::{self, Kind, Meta};
@@ -198,11 +198,22 @@ impl Path {
         match fragment {
             Some(fragment) => self.look_at_fragment(context, place, inner, &fragment, origin),
             None => match self.other_owner(context, place.packet, &inner, origin) {
-                Some(worker) => {
-                    self.queue_for(worker, place.at, inner, false, Way::Back, origin);
-                }
+                Some(worker) => self.hand(worker, place.packet, Stage::Direct(peer)),
                 None => self.queue(place.at, inner, false, Way::Back, origin),
             },
+        }
+    }
+
+    /// The same that another worker took out.
+    #[inline(never)]
+    pub(super) fn look_handed_direct(&mut self, context: &Context<'_>, place: Place<'_>, peer: Addr) {
+        let origin = Origin::Direct(peer);
+        match self.parse_ip(place.packet) {
+            Some((meta, None)) => self.queue(place.at, meta, false, Way::Back, origin),
+            Some((meta, Some(fragment))) => {
+                self.look_at_handed_fragment(context, place, meta, &fragment, (Way::Back, origin))
+            }
+            None => {}
         }
     }
 

@@ -2,10 +2,10 @@
 //! Passes, not callbacks: packet bytes are touched when parsed and when rewritten, all between works on [`Item`]s.
 
 use crate::balance::turns::Turns;
-use crate::classify::{self, Context, Origin};
+use crate::classify::{self, Context, Expected, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::fragments::Fragments;
-use crate::handoff::Parcel;
+use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
 use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{BURST_MAX, Burst, Packet};
@@ -16,8 +16,8 @@ use crate::rewrite::{self, Change};
 use crate::worker::fragments::Waiting;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
-use crate::worker::item::{Item, To, tuple};
 use crate::worker::limit::Limit;
+use crate::worker::look::Leaving;
 use crate::worker::owners::Owners;
 use crate::worker::renewals::Renewals;
 use crate::worker::runtime::Runtime;
@@ -26,7 +26,7 @@ use crate::worker::uplink::{NextHop, address, next_hop, room_in_front, too_big};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::counters::{DropReason, WorkStage, WorkerCounter};
-use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Hop, HopKind};
+use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Hop, HopKind, Tuple};
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::owner::{SnatPorts, Worker};
@@ -39,6 +39,61 @@ use tables::{Addr, Protocol};
 /// Packets whose headers are fetched ahead. Few: frames lie at a stride of 2 KiB or more, so that the headers of a whole
 /// burst drive each other out of the first-level cache.
 pub(super) const AHEAD: usize = 6;
+
+/// What is known of a packet on its way; the packet itself stands beside it.
+pub struct Item {
+    pub meta: Meta,
+    /// Of the flow's tuple.
+    pub hash: u64,
+    pub way: Way,
+    pub origin: Origin,
+    /// The packet enters this node here: one hop is counted for each node that it passes.
+    pub enters: bool,
+    /// Its headers are as [`parse_plain`](crate::parse::parse_plain) wants them.
+    pub is_plain: bool,
+    /// Where in the burst its packet stands.
+    pub at: u16,
+    /// The flow that it most likely belongs to.
+    pub likely: Option<FlowId>,
+    /// Where it goes at the end.
+    pub to: To,
+}
+
+impl Expected for Item {
+    fn opens(&self) -> Option<(Tuple, u64, bool)> {
+        let is_outside = !self.origin.is_here();
+        (self.likely.is_none() && self.way == Way::Out).then(|| (self.tuple(), self.hash, is_outside))
+    }
+}
+
+/// Where a packet goes once nothing else is to be done to its headers.
+#[derive(Clone, Copy, Debug)]
+pub enum To {
+    /// It has come to its end, or is yet to be judged by another half of its flow.
+    Nowhere,
+    /// Out of this interface.
+    Interface(u32),
+    /// Out of the uplink by this hop, once it fits a wire.
+    Wire(Hop),
+}
+
+impl Item {
+    /// The flow's tuple by its local end.
+    #[inline(always)]
+    pub fn tuple(&self) -> Tuple {
+        tuple(&self.meta, self.way)
+    }
+
+    /// Of a packet that is not in a burst.
+    pub(super) fn of(meta: Meta, way: Way, origin: Origin) -> Item {
+        Item { meta, hash: 0, way, origin, enters: true, is_plain: false, at: 0, likely: None, to: To::Nowhere }
+    }
+
+    /// Whether all of the packet's bytes lie in its head frame.
+    pub fn is_whole(&self, packet: &Packet) -> bool {
+        !packet.is_chained() && self.meta.end as usize <= packet.head_size()
+    }
+}
 
 /// Everything one worker forwards with. Owned by its thread alone.
 pub struct Path {
@@ -67,13 +122,13 @@ pub struct Path {
     pub(super) owners: Owners,
     pub(super) renewals: Renewals,
     pub(super) error_limit: Limit,
-    /// Where packets stand that did not come in a burst, while they are worked on.
-    pub(super) spare: Parcel,
+    /// Where handed packets stand while they are worked on.
+    pub(super) handed: Burst,
     /// What waits for the next pass.
     pub(super) items: Vec<Item>,
     items_done: Vec<Item>,
     /// What is to be handed to other workers after the first pass.
-    pub(super) leaving: Vec<Item>,
+    pub(super) leaving: Vec<Leaving>,
     /// What a packet was cut into.
     pub(super) parts: Vec<(Packet, Meta)>,
 }
@@ -87,7 +142,6 @@ impl Path {
         interfaces: Interfaces,
         status: Status,
     ) -> Path {
-        interfaces.tell_seed(flows.seed());
         Path {
             id,
             snat,
@@ -110,7 +164,7 @@ impl Path {
             owners: Owners::default(),
             renewals: Renewals::new(),
             error_limit: Limit::default(),
-            spare: Parcel::default(),
+            handed: Burst::default(),
             items: Vec::with_capacity(BURST_MAX),
             items_done: Vec::with_capacity(BURST_MAX),
             leaving: Vec::with_capacity(BURST_MAX),
@@ -126,24 +180,30 @@ impl Path {
     /// Forwards what an interface received.
     pub fn forward(&mut self, interface: u32, burst: &mut Burst) {
         self.with_tables(|path, context| {
-            let count = burst.len();
-            path.look_at_burst(context, interface, burst);
-            path.runtime.mark(WorkStage::Parse, count);
+            path.look_at_burst(context, interface, burst.places_mut());
+            path.runtime.mark(WorkStage::Parse, burst.len());
             path.finish(context, burst);
             burst.clear();
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
     }
 
-    /// Forwards what another worker handed over, or what waited. The parcel is empty then.
-    pub fn forward_handed(&mut self, parcel: &mut Parcel) {
+    /// Forwards what another worker handed over, or what waited: one burst at most.
+    pub fn forward_handed(&mut self, handed: impl Iterator<Item = Handed>) {
+        let mut burst = std::mem::take(&mut self.handed);
+        let mut stages = [Stage::Arrived; BURST_MAX];
+        for (Handed { packet, stage }, place) in handed.zip(&mut stages) {
+            *place = stage;
+            let _ = burst.push(packet).map_err(|packet| self.drop_packet(packet, DropReason::HandoffFull));
+        }
         self.with_tables(|path, context| {
-            path.look_at_handed(context, parcel);
-            path.runtime.mark(WorkStage::HandOff, parcel.burst.len());
-            path.finish(context, &mut parcel.burst);
-            parcel.burst.clear();
+            path.look_at_handed(context, burst.places_mut(), &stages);
+            path.runtime.mark(WorkStage::HandOff, burst.len());
+            path.finish(context, &mut burst);
+            burst.clear();
         });
-        parcel.take_all().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
+        burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
+        self.handed = burst;
     }
 
     /// Runs with the pinned tables, if there are any.
@@ -358,8 +418,8 @@ impl Path {
             // Its own half of the flow is judged by its owner. No loop: towards a local end there is no further half.
             self.queue(item.at, item.meta, item.is_plain, Way::Back, origin);
         } else {
-            let item = self.item_for(hop.worker, item.at, item.meta, item.is_plain, Way::Back, origin);
-            self.hand_known(&item, place);
+            self.note_ends_of_piece(place, &item.meta);
+            self.hand(hop.worker, place, Stage::Back(origin));
         }
     }
 
@@ -429,4 +489,10 @@ impl Path {
 fn came_forged(context: &Context<'_>, record: &FlowRecord, origin: Origin) -> Option<DropReason> {
     let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
     classify::route::forged(origin, &route)
+}
+
+/// The tuple of a packet's flow, by its local end.
+#[inline(always)]
+pub(super) fn tuple(meta: &Meta, way: Way) -> Tuple {
+    if way == Way::Out { meta.from_local() } else { meta.from_remote() }
 }

@@ -2,15 +2,14 @@
 //! those from outside meet at a worker that their packet's id names, which hands them to the flow's owner. A fragment that
 //! knows its ports is like any other packet of the flow from then on. Must not put packets together.
 
-use super::forward::Path;
-use super::item::Item;
-use super::look::Place;
+use super::forward::{Item, Path};
+use super::look::{Place, stage};
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::fragments::{Ends, Judged, Key};
-use crate::handoff::Stage;
-use crate::packet::{BURST_MAX, Burst, Packet};
+use crate::packet::{BURST_MAX, Packet};
 use crate::parse::{self, Fragment, Kind, Meta, Parsed};
+use crate::rewrite;
 use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::Tuple;
@@ -34,7 +33,8 @@ impl Path {
         origin: Origin,
     ) {
         if let Some(worker) = self.learner(&meta, fragment, origin) {
-            return self.hand(worker, place.packet, Stage::Learn(origin));
+            self.note_ends(place.packet, None);
+            return self.hand(worker, place.packet, stage(Way::Back, origin));
         }
         let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
         let key = key(&meta, fragment, origin, interface);
@@ -68,18 +68,44 @@ impl Path {
         let way = self.way_of(context, place.packet, &meta, origin);
         match self.other_owner(context, place.packet, &meta, origin) {
             Some(worker) => {
-                let item = self.item_for(worker, place.at, meta, false, way, origin);
-                self.hand_known(&item, place.packet);
+                self.note_ends(place.packet, Some(&Ends::of(&meta)));
+                self.hand(worker, place.packet, stage(way, origin));
             }
             None => self.queue(place.at, meta, false, way, origin),
         }
     }
 
-    /// A fragment that has come to the worker that learns its ports.
+    /// A fragment that another worker handed over: it knows its ports, or has come to the worker that learns them.
     #[cold]
-    pub(super) fn look_at_handed_fragment(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
-        if let Some((meta, Some(fragment))) = self.parse_ip(place.packet) {
-            self.look_at_fragment(context, place, meta, &fragment, origin);
+    pub(super) fn look_at_handed_fragment(
+        &mut self,
+        context: &Context<'_>,
+        place: Place<'_>,
+        meta: Meta,
+        fragment: &Fragment,
+        (way, origin): (Way, Origin),
+    ) {
+        let noted = place.packet.as_ref().and_then(|packet| rewrite::noted_ends(self.pool.memory().head(packet)));
+        let meta = match noted {
+            _ if fragment.is_first() && origin.is_here() => meta,
+            Some(ends) => with_ends(meta, ends),
+            None => return self.look_at_fragment(context, place, meta, fragment, origin),
+        };
+        self.queue(place.at, meta, false, way, origin);
+    }
+
+    /// Before a later fragment goes to another local end.
+    #[inline(always)]
+    pub(super) fn note_ends_of_piece(&mut self, place: &mut Option<Packet>, meta: &Meta) {
+        if meta.kind == Kind::Piece {
+            self.note_ends(place, Some(&Ends::of(meta)));
+        }
+    }
+
+    #[cold]
+    fn note_ends(&mut self, place: &mut Option<Packet>, ends: Option<&Ends>) {
+        if let Some(packet) = place {
+            rewrite::note_ends(self.pool.memory().head_mut(packet), ends);
         }
     }
 
@@ -94,7 +120,7 @@ impl Path {
 
     #[cold]
     fn release_burst(&mut self) -> usize {
-        let mut burst = std::mem::replace(&mut self.spare.burst, Burst::none());
+        let mut burst = std::mem::take(&mut self.handed);
         let mut known = [None; BURST_MAX];
         while !burst.is_full()
             && let Some((Waiting { packet, origin }, ends)) = self.fragments.take_leaving()
@@ -117,7 +143,7 @@ impl Path {
             burst.clear();
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
-        self.spare.burst = burst;
+        self.handed = burst;
         count
     }
 

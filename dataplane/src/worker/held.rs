@@ -2,7 +2,7 @@
 //! not lost. They wait as they arrived, are tried again when the tables change, and dropped by name when nobody answers.
 
 use super::forward::Path;
-use crate::handoff::{Parcel, Stage};
+use crate::handoff::{Handed, Stage};
 use crate::packet::Packet;
 use std::collections::VecDeque;
 use tables::Addr;
@@ -65,13 +65,7 @@ impl Path {
     pub fn retry_held(&mut self) {
         for _ in 0..self.held.len() {
             let Some(packet) = self.held.take_oldest() else { return };
-            let mut parcel = std::mem::replace(&mut self.spare, Parcel::none());
-            let pushed = parcel.push(packet, Stage::Arrived);
-            self.forward_handed(&mut parcel);
-            self.spare = parcel;
-            if let Err(packet) = pushed {
-                self.drop_packet(packet, DropReason::NeighbourUnknown);
-            }
+            self.forward_handed(std::iter::once(Handed { packet, stage: Stage::Arrived }));
         }
     }
 

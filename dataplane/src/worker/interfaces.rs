@@ -1,17 +1,20 @@
 //! The interfaces as one worker sees them: it knows all, polls its own, and hands what others poll to their owners.
 
-use crate::handoff::{Mailbox, Parcel, Stage};
+use crate::handoff::{Handed, Mailbox, Stage};
 use crate::io::Interface;
 use crate::io::pool::FramePool;
-use crate::packet::{Burst, Packet};
-use crate::worker::item::Item;
+use crate::packet::{BURST_MAX, Burst, Packet};
 use std::sync::Arc;
 use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
+use tables::cpu::prefetch_to_write;
 use tables::limits::INTERFACES_MAX;
 use tables::message::InterfaceKind;
 use tables::owner::Worker;
 use tables::status::Block;
 use tables::{Addr, Mac};
+
+/// A batch was read by another core before: what will be written to it is fetched so many packets ahead.
+const HANDED_AHEAD: usize = 12;
 
 /// One interface.
 pub struct Slot {
@@ -37,27 +40,15 @@ pub struct Interfaces {
     /// Index into `slots` plus one.
     by_id: Box<[u16; INTERFACES_MAX]>,
     mailboxes: Arc<[Mailbox]>,
-    /// What is to be handed to each other worker at the next flush.
-    handed: Vec<Option<Box<Parcel>>>,
+    /// What is to be handed to each worker at the next flush, a burst at most.
+    handed: Vec<Vec<Handed>>,
 }
 
 impl Interfaces {
     pub fn new(worker: Worker, mailboxes: Arc<[Mailbox]>) -> Interfaces {
-        let parcel = |to| (to != worker as usize).then(Box::default);
-        let handed = (0..mailboxes.len()).map(parcel).collect();
+        let handed = mailboxes.iter().map(|_| Vec::with_capacity(BURST_MAX)).collect();
         let slots = Vec::with_capacity(INTERFACES_MAX);
         Interfaces { worker, slots, by_id: Box::new([0; INTERFACES_MAX]), mailboxes, handed }
-    }
-
-    /// Tells the other workers what the hashes of this one's flows are keyed by.
-    pub fn tell_seed(&self, seed: u64) {
-        self.mailboxes[self.worker as usize].set_seed(seed);
-    }
-
-    /// What the hashes of a worker's flows are keyed by.
-    #[inline(always)]
-    pub fn seed_of(&self, worker: Worker) -> u64 {
-        self.mailboxes.get(worker as usize).map_or(0, Mailbox::seed)
     }
 
     pub fn add(&mut self, slot: Slot) {
@@ -134,7 +125,7 @@ impl Interfaces {
         let slot = &mut self.slots[index];
         if slot.device.is_none() {
             let owner = slot.owner;
-            return self.hand(owner, packet, Stage::Send { interface: id }, pool, status);
+            return self.hand(owner, Handed { packet, stage: Stage::Send { interface: id } }, pool, status);
         }
         if slot.out.is_full() {
             flush(slot, pool, status);
@@ -144,40 +135,23 @@ impl Interfaces {
         }
     }
 
-    /// Hands a packet to the worker that goes on with it.
-    pub fn hand(&mut self, to: Worker, packet: Packet, stage: Stage, pool: &mut FramePool, status: Block<'_>) {
-        let Some(parcel) = self.parcel(to) else { return discard(packet, DropReason::Loop, pool, status) };
-        match parcel.push(packet, stage) {
-            Ok(()) => status.count(WorkerCounter::HandoffsOut, 1),
-            Err(packet) => discard(packet, DropReason::HandoffFull, pool, status),
-        }
-    }
-
-    /// Hands a packet of which all is known to the worker that keeps its flow.
+    /// Hands a packet to the worker that owns it.
     #[inline(always)]
-    pub fn hand_known(&mut self, item: &Item, place: &mut Option<Packet>, pool: &mut FramePool, status: Block<'_>) {
-        let parcel = self.parcel(item.owner);
-        let reason = if parcel.is_some() { DropReason::HandoffFull } else { DropReason::Loop };
-        if parcel.is_some_and(|parcel| parcel.take_known(place, item)) {
-            status.count(WorkerCounter::HandoffsOut, 1);
-        } else if let Some(packet) = place.take() {
-            discard(packet, reason, pool, status);
+    pub fn hand(&mut self, to: Worker, handed: Handed, pool: &mut FramePool, status: Block<'_>) {
+        let Some(batch) = self.handed.get_mut(to as usize).filter(|_| to != self.worker) else {
+            return discard(handed.packet, DropReason::Loop, pool, status);
+        };
+        if batch.len() >= BURST_MAX && !self.mailboxes[to as usize].send(batch) {
+            return discard(handed.packet, DropReason::HandoffFull, pool, status);
         }
-    }
-
-    /// What is to be handed to another worker, with room for a packet unless that worker is too far behind.
-    #[inline(always)]
-    fn parcel(&mut self, to: Worker) -> Option<&mut Parcel> {
-        let parcel = self.handed.get_mut(to as usize)?;
-        if parcel.as_ref().is_some_and(|parcel| parcel.is_full()) {
-            self.mailboxes[to as usize].send(self.worker, parcel);
-        }
-        parcel.as_deref_mut()
+        prefetch_to_write(batch.as_ptr().wrapping_add(batch.len() + HANDED_AHEAD).cast());
+        batch.push(handed);
+        status.count(WorkerCounter::HandoffsOut, 1);
     }
 
     /// Whether something waits here for a worker that is too far behind.
     pub fn is_handing(&self) -> bool {
-        self.handed.iter().flatten().any(|parcel| !parcel.is_empty())
+        self.handed.iter().any(|batch| !batch.is_empty())
     }
 
     /// Sends everything staged and wakes the workers that were handed something.
@@ -185,14 +159,10 @@ impl Interfaces {
         for slot in self.slots.iter_mut().filter(|slot| !slot.out.is_empty()) {
             flush(slot, pool, status);
         }
-        for (parcel, mailbox) in self.handed.iter_mut().zip(&*self.mailboxes) {
-            let Some(waiting) = parcel.as_ref().filter(|parcel| !parcel.is_empty()) else { continue };
-            // What does not go now goes with a later flush. While that worker has others to take first there is no haste: the
-            // fuller a parcel, the less a packet of it costs.
-            if waiting.is_full() || !mailbox.waits(self.worker) {
-                mailbox.send(self.worker, parcel);
-                mailbox.ring();
-            }
+        for (batch, mailbox) in self.handed.iter_mut().zip(&*self.mailboxes).filter(|(batch, _)| !batch.is_empty()) {
+            // What does not go now goes with the next flush.
+            mailbox.send(batch);
+            mailbox.ring();
         }
     }
 }

@@ -1,21 +1,18 @@
 //! The first pass over a burst: parse, decapsulate, see that a sender may speak, find the flow's owner. What this worker
 //! owns is queued for the further passes; all else goes at once. Must not look into flows.
 
-use super::forward::{AHEAD, Path};
-use super::item::{Item, tuple};
+use super::forward::{AHEAD, Item, Path, To, tuple};
 use crate::classify::{self, Context, Origin};
 use crate::flow::Way;
-use crate::handoff::{Parcel, Stage};
+use crate::handoff::{Handed, Stage};
 use crate::overlay::{self, OUTER_V4_BYTES};
-use crate::packet::{Burst, Checksum, Gso, Packet};
+use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
 use crate::worker::owners::NO_OWNER;
-use tables::counters::DropReason;
-use tables::cpu::prefetch_at;
+use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::Tuple;
-use tables::hash::hash_words;
 use tables::message::InterfaceKind;
 use tables::node::{Encapsulation, NodeRecord, family};
 use tables::owner::{Worker, of_answered_client, owner};
@@ -42,8 +39,8 @@ impl Sender {
     }
 }
 
-/// What another core wrote is fetched so many packets ahead.
-const ITEMS_AHEAD: usize = 8;
+/// What comes from another core's cache takes longer: more is under way at once, as much as the stride leaves room for.
+const AHEAD_HANDED: usize = 24;
 /// Ethernet, IPv4, and what is read of TCP or UDP.
 const HEADERS_BYTES: usize = 14 + 20 + 14;
 
@@ -57,11 +54,17 @@ pub(super) struct Place<'p> {
     pub at: u16,
 }
 
+/// A packet that another worker owns.
+pub(super) struct Leaving {
+    at: u16,
+    to: Worker,
+    origin: Origin,
+}
+
 impl Path {
     /// First pass over what an interface received: parse, decapsulate, find the owner.
     #[inline(always)]
-    pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, burst: &mut Burst) {
-        let places = burst.places_mut();
+    pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, places: &mut [Option<Packet>]) {
         let sender = self.interfaces.get(interface).map(Sender::on);
         // Inner headers are read, too.
         let bytes = if let Some(Sender::Uplink) = sender { OUTER_V4_BYTES + HEADERS_BYTES } else { HEADERS_BYTES };
@@ -77,46 +80,42 @@ impl Path {
                 None => self.drop_from(place.packet, DropReason::InterfaceGone),
             }
         }
-        self.hand_leaving(burst);
+        self.hand_leaving(places);
     }
 
-    /// The same over what was handed over or waited. Of most packets nothing is left to find out: all that is to be
-    /// written of them is fetched from the other core meanwhile.
-    pub(super) fn look_at_handed(&mut self, context: &Context<'_>, parcel: &mut Parcel) {
-        std::mem::swap(&mut self.items, &mut parcel.items);
-        let places = parcel.burst.places_mut();
-        for (i, item) in self.items.iter().enumerate() {
-            prefetch_at(self.items.as_ptr().wrapping_add(i + ITEMS_AHEAD).cast());
-            prefetch_at(self.items.as_ptr().wrapping_add(i + ITEMS_AHEAD).cast::<u8>().wrapping_add(64));
-            if let Some(packet) = &places[item.at as usize] {
-                self.pool.memory().prefetch_handed(packet, HEADERS_BYTES);
+    /// The same over what was handed over or waited.
+    pub(super) fn look_at_handed(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], stages: &[Stage]) {
+        places.iter().take(AHEAD_HANDED).for_each(|place| self.pool.memory().prefetch_handed(place, HEADERS_BYTES));
+        for at in 0..places.len() {
+            if let Some(ahead) = places.get(at + AHEAD_HANDED) {
+                self.pool.memory().prefetch_handed(ahead, HEADERS_BYTES);
             }
-            debug_assert_eq!(item.hash, self.flows.hash(&item.tuple()), "the sender hashed for another worker");
-            self.flows.expect(item.hash);
+            let place = Place { packet: &mut places[at], at: at as u16 };
+            self.look(context, place, stages[at]);
         }
-        if !parcel.stages.is_empty() {
-            self.look_at_stages(context, parcel);
-        }
-    }
-
-    #[inline(never)]
-    fn look_at_stages(&mut self, context: &Context<'_>, parcel: &mut Parcel) {
-        let places = parcel.burst.places_mut();
-        for (at, stage) in parcel.stages.drain(..) {
-            self.look(context, Place { packet: &mut places[at as usize], at }, stage);
-        }
-        self.items.sort_unstable_by_key(|item| item.at);
-        self.hand_leaving(&mut parcel.burst);
+        self.hand_leaving(places);
     }
 
     fn look(&mut self, context: &Context<'_>, place: Place<'_>, stage: Stage) {
         match stage {
             Stage::Send { interface } => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
                 if let Some(packet) = place.packet.take() {
                     self.send(interface, packet);
                 }
             }
-            Stage::Learn(origin) => self.look_at_handed_fragment(context, place, origin),
+            Stage::Back(origin) => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
+                self.look_owned(context, place, Way::Back, origin);
+            }
+            Stage::Direct(peer) => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
+                self.look_handed_direct(context, place, peer);
+            }
+            Stage::Asked => {
+                self.status().count(WorkerCounter::HandoffsIn, 1);
+                self.look_owned(context, place, Way::Out, Origin::Uplink);
+            }
             Stage::Arrived => {
                 let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
                 match self.interfaces.get(interface).map(Sender::on) {
@@ -229,6 +228,20 @@ impl Path {
         }
     }
 
+    fn look_owned(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
+        if let Some(meta) = self.parse_plain(place.packet) {
+            self.queue(place.at, meta, true, way, origin);
+            return;
+        }
+        match self.parse_ip(place.packet) {
+            Some((meta, None)) => self.queue(place.at, meta, false, way, origin),
+            Some((meta, Some(fragment))) => {
+                self.look_at_handed_fragment(context, place, meta, &fragment, (way, origin))
+            }
+            None => {}
+        }
+    }
+
     /// Keeps a packet that this worker owns, hands over one that it does not.
     #[inline(always)]
     fn queue_at_owner(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool, origin: Origin) {
@@ -237,7 +250,12 @@ impl Path {
         }
         match self.only_owner(context, &meta) {
             to if (to as usize) < self.status.workers() => {
-                self.queue_for(to, place.at, meta, is_plain, Way::Back, origin);
+                // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
+                let (is_mine, at) = (to == self.id, place.at);
+                self.queue(at, meta, is_plain, Way::Back, origin);
+                self.items.truncate(self.items.len() - !is_mine as usize);
+                self.leaving.push(Leaving { at, to, origin });
+                self.leaving.truncate(self.leaving.len() - is_mine as usize);
             }
             _ => self.queue_asker(context, place, meta, is_plain, origin),
         }
@@ -252,7 +270,11 @@ impl Path {
         let Some(asker) = asker else { return self.queue_or_hand(context, place, origin) };
         let workers = self.status.workers() as u16;
         let to = if workers == 1 { self.id } else { asker.owner(&meta.from_remote(), workers) };
-        self.queue_for(to, place.at, meta, is_plain, Way::Out, origin);
+        if to == self.id {
+            self.queue(place.at, meta, is_plain, Way::Out, origin);
+        } else {
+            self.hand(to, place.packet, Stage::Asked);
+        }
     }
 
     /// The owner of what goes to a pod, the host, or one of the node's SNAT ports; [`NO_OWNER`]: the tables must tell, and
@@ -284,7 +306,7 @@ impl Path {
         }
         let way = self.way_of(context, place.packet, &meta, origin);
         match self.other_owner(context, place.packet, &meta, origin) {
-            Some(worker) => self.queue_for(worker, place.at, meta, is_plain, way, origin),
+            Some(worker) => self.hand(worker, place.packet, stage(way, origin)),
             None => self.queue(place.at, meta, is_plain, way, origin),
         }
     }
@@ -312,52 +334,23 @@ impl Path {
         if asks { Way::Out } else { Way::Back }
     }
 
-    /// Of a packet for the worker that keeps its flow, with the hash by which that one finds it.
+    /// Hands over what other workers own.
     #[inline(always)]
-    pub(super) fn item_for(
-        &self,
-        owner: Worker,
-        at: u16,
-        meta: Meta,
-        is_plain: bool,
-        way: Way,
-        origin: Origin,
-    ) -> Item {
-        let hash = hash_words(&tuple(&meta, way).words(), self.interfaces.seed_of(owner));
-        Item::new((owner, hash), at, meta, is_plain, way, origin)
-    }
-
-    /// Hands over what other workers own, and closes the gaps: a burst without any may be sent as it is.
-    #[inline(always)]
-    fn hand_leaving(&mut self, burst: &mut Burst) {
-        if self.leaving.is_empty() {
-            return;
-        }
+    fn hand_leaving(&mut self, places: &mut [Option<Packet>]) {
         let block = self.status.block(self.id as usize);
-        for item in &self.leaving {
-            let place = &mut burst.places_mut()[item.at as usize];
-            self.interfaces.hand_known(item, place, &mut self.pool, block);
+        for Leaving { at, to, origin } in self.leaving.drain(..) {
+            if let Some(packet) = places[at as usize].take() {
+                self.interfaces.hand(to, Handed { packet, stage: Stage::Back(origin) }, &mut self.pool, block);
+            }
         }
-        self.leaving.clear();
-        for (at, item) in self.items.iter_mut().enumerate() {
-            burst.move_up(item.at as usize, at);
-            item.at = at as u16;
-        }
-        burst.truncate(self.items.len());
     }
 
     /// Hands a packet to another worker.
     pub(super) fn hand(&mut self, to: Worker, place: &mut Option<Packet>, stage: Stage) {
         if let Some(packet) = place.take() {
             let block = self.status.block(self.id as usize);
-            self.interfaces.hand(to, packet, stage, &mut self.pool, block);
+            self.interfaces.hand(to, Handed { packet, stage }, &mut self.pool, block);
         }
-    }
-
-    /// Hands a packet to the worker that keeps its flow.
-    pub(super) fn hand_known(&mut self, item: &Item, place: &mut Option<Packet>) {
-        let block = self.status.block(self.id as usize);
-        self.interfaces.hand_known(item, place, &mut self.pool, block);
     }
 
     /// The worker that keeps a packet's flow, if that is another than this one.
@@ -438,18 +431,19 @@ impl Path {
     pub(super) fn queue(&mut self, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
         let hash = self.flows.hash_words(&tuple(&meta, way).words());
         self.flows.expect(hash);
-        self.items.push(Item::new((self.id, hash), at, meta, is_plain, way, origin));
+        let enters = way == Way::Out || !origin.is_here();
+        self.items.push(Item { meta, hash, way, origin, enters, is_plain, at, likely: None, to: To::Nowhere });
     }
+}
 
-    /// The same for the worker that keeps its flow. No processor guesses well whose packet comes next: both lists get it by
-    /// the same code.
-    #[inline(always)]
-    pub(super) fn queue_for(&mut self, owner: Worker, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
-        let is_mine = owner == self.id;
-        let item = self.item_for(owner, at, meta, is_plain, way, origin);
-        self.flows.expect(if is_mine { item.hash } else { 0 });
-        let list = if is_mine { &mut self.items } else { &mut self.leaving };
-        list.push(item);
+/// How a packet is handed that goes this way.
+pub(super) fn stage(way: Way, origin: Origin) -> Stage {
+    match way {
+        Way::Out => Stage::Asked,
+        Way::Back => match origin {
+            Origin::Direct(peer) => Stage::Direct(peer),
+            _ => Stage::Back(origin),
+        },
     }
 }
 

@@ -1,12 +1,12 @@
 //! First packets: classify, choose a source port if one is needed, insert.
 
-use super::forward::Path;
-use super::item::Item;
+use super::forward::{Item, Path};
 use super::renew::Renewed;
 use crate::balance::Chooser;
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
 use crate::flow::sctp::chunk;
 use crate::flow::{FlowId, FlowTable, Way};
+use crate::handoff::Stage;
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{Kind, tcp_flag};
 use crate::punt;
@@ -144,7 +144,7 @@ impl Path {
         if reason == DropReason::TunnelStray
             && let Some(keeper) = self.other_keeper(item)
         {
-            return self.hand_known(&Item { owner: keeper, ..*item }, &mut Some(packet));
+            return self.hand(keeper, &mut Some(packet), Stage::Back(item.origin));
         }
         if reason == DropReason::NoRoute && item.way == Way::Out {
             return self.drop_and_tell(context, &mut Some(packet), item, (reason, Cause::NoRoute));
