@@ -150,7 +150,7 @@ impl Rows<'_, '_> {
         let groups = std::mem::take(self.groups);
         for &identity in groups.identities() {
             let group = groups.of(identity);
-            let is_plain = !plan.asks_ports && !self.peers.own().contains(&identity);
+            let is_plain = self.is_plain(plan, identity);
             let known = lists[group as usize].filter(|_| is_plain);
             let list = known.unwrap_or_else(|| {
                 outcome.noted(self.list(target, direction, identity, groups.speaking(group), answers))
@@ -161,6 +161,11 @@ impl Rows<'_, '_> {
             changes.push((identity, list));
         }
         *self.groups = groups;
+    }
+
+    /// What holds for it is told by the rules that speak of it alone.
+    fn is_plain(&self, plan: &Plan, identity: u32) -> bool {
+        !plan.asks_ports && !self.peers.own().contains(&identity)
     }
 
     /// The list of an identity; None: it needs no row.
@@ -197,7 +202,7 @@ impl Rows<'_, '_> {
         answers: &mut Answers,
     ) -> Result<Option<ListId>, TableFull> {
         let plan = &target.plans[direction as usize];
-        let is_plain = !plan.asks_ports && !self.peers.own().contains(&identity);
+        let is_plain = self.is_plain(plan, identity);
         if let Some(list) = answers.found.get(speaking).copied().filter(|_| is_plain) {
             return Ok(list);
         }

@@ -109,6 +109,14 @@ impl Watched {
     }
 }
 
+/// One that has given addresses to three services.
+async fn first_gives(server: &Server, watched: &mut Watched) -> Control {
+    let mut first = Control::new(server, "first");
+    add(server, 0..3);
+    watched.until_given(server, &mut [&mut first], 3).await;
+    first
+}
+
 fn add(server: &Server, names: std::ops::Range<u32>) {
     names.for_each(|i| server.store().put(SERVICES, service(&format!("s{i}"))));
 }
@@ -149,9 +157,7 @@ fn who_leaves_gives_it_back_at_once() {
     play(async {
         let server = start().await;
         let mut watched = Watched(BTreeMap::new());
-        let mut first = Control::new(&server, "first");
-        add(&server, 0..3);
-        watched.until_given(&server, &mut [&mut first], 3).await;
+        let mut first = first_gives(&server, &mut watched).await;
         let mut second = Control::new(&server, "second");
         watched.until_given(&server, &mut [&mut first, &mut second], 3).await;
         first.cluster.lease().unwrap().release().await;
@@ -168,9 +174,7 @@ fn a_holder_that_was_cut_off_gives_nothing_by_what_it_read_before() {
     play(async {
         let server = start().await;
         let mut watched = Watched(BTreeMap::new());
-        let mut first = Control::new(&server, "first");
-        add(&server, 0..3);
-        watched.until_given(&server, &mut [&mut first], 3).await;
+        let mut first = first_gives(&server, &mut watched).await;
         let busy = (500, "InternalError", "etcdserver: request timed out".to_owned());
         let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/fairway".to_owned();
         server.faults().refuse.insert(path.clone(), vec![busy; 1_000]);

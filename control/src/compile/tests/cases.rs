@@ -373,6 +373,30 @@ fn a_policy_beyond_the_last_index_keeps_its_pods_silent_until_there_is_one() {
 }
 
 #[test]
+fn pods_that_come_to_other_policies_together_keep_their_set_and_one_that_goes_alone_does_not() {
+    let policy = |name: &str, pods: Selector| {
+        let id = Named::new("a", name);
+        Object::NetworkPolicy(NetworkPolicy { audit: false, id, pods, rules: [Some(Vec::new()), None] })
+    };
+    let mut rig = rig([pod_object(0), pod_object(2), policy("all", Selector::default())]);
+    attach(&mut rig, 0, "10.1.0.4");
+    attach(&mut rig, 2, "10.1.0.6");
+    rig.update();
+    let set = |rig: &Rig, ip: &str| endpoint(&rig.view(), addr(ip)).unwrap().policy_set;
+    let both = |rig: &Rig| (set(rig, "10.1.0.4"), set(rig, "10.1.0.6"));
+    let (first, _) = both(&rig);
+    assert_eq!(both(&rig), (first, first));
+    put(&mut rig, [policy("more", Selector::default())]);
+    assert_eq!(both(&rig), (first, first));
+    let exists = crate::object::selector::Test::Exists;
+    let labelled = Selector(vec![crate::object::selector::Requirement { key: "app".into(), test: exists }]);
+    let labels = [("app".to_owned(), "x".to_owned())].into();
+    put(&mut rig, [policy("one", labelled), Object::Pod(Pod { id: pod_id(2), ready: true, labels, ..Pod::default() })]);
+    let (stays, goes) = both(&rig);
+    assert!(stays == first && goes != first && goes != 0, "{stays} and {goes}, from {first}");
+}
+
+#[test]
 fn backends_beyond_the_table_leave_the_service_as_it_was_until_there_is_room() {
     use tables::limits::BACKENDS_MAX;
     // Three services of half the table each: the last finds no room until another goes, in whatever order.
