@@ -53,9 +53,9 @@ impl Attachment {
     /// could be in.
     pub fn stand_in(&self, node: &str) -> Option<Pod> {
         (!self.is_pod()).then(|| Pod {
-            id: self.pod_id(),
+            id: self.pod_id().into(),
             addrs: self.addrs.clone(),
-            node: Some(node.to_owned()),
+            node: Some(node.into()),
             ready: true,
             host_ports: self.ports.clone(),
             ..Pod::default()

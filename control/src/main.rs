@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use control::args::Args;
 use control::supervise::Supervisor;
-use control::{api, http, lock, log, serve};
+use control::{api, http, lock, log, serve, sys};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -20,6 +20,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn start() -> Result<()> {
+    sys::keep_heap_dense();
     let args = Args::parse_from(tables::arguments::expand(std::env::args_os())?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the event loop")?.block_on(run(args))

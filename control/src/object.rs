@@ -4,12 +4,14 @@
 
 pub mod balancer;
 pub mod balancing;
+mod common;
 pub mod forwarding;
 mod labels;
 pub mod parse;
 pub mod policy;
 pub mod selector;
 
+pub use common::Common;
 pub use parse::FieldError;
 pub use policy::{Action, ClusterPolicy, NetworkPolicy, Peer, PolicyRule, PortMatch, PortRange, Subject, Tier};
 pub use selector::{Labels, Selector};
@@ -135,7 +137,7 @@ impl Object {
         let (kind, id) = match self {
             Object::Node(node) => (Kind::Node, Named::new("", &node.name)),
             Object::Namespace(namespace) => (Kind::Namespace, Named::new("", &namespace.name)),
-            Object::Pod(pod) => (Kind::Pod, pod.id.clone()),
+            Object::Pod(pod) => (Kind::Pod, Named::clone(&pod.id)),
             Object::Service(service) => (Kind::Service, service.id.clone()),
             Object::EndpointSlice(slice) => (Kind::EndpointSlice, slice.id.clone()),
             Object::NetworkPolicy(policy) => (Kind::NetworkPolicy, policy.id.clone()),
@@ -198,11 +200,11 @@ pub struct HostPort {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    pub id: Named,
+    pub id: Common<Named>,
     pub labels: Labels,
     /// `status.podIPs`.
     pub addrs: Vec<Addr>,
-    pub node: Option<String>,
+    pub node: Option<Common<str>>,
     pub host_network: bool,
     /// The Ready condition. A pod that lists none is ready: a directory has no kubelet that would say so.
     pub ready: bool,
@@ -211,7 +213,7 @@ pub struct Pod {
     /// Phase Succeeded or Failed: its addresses may belong to somebody else by now.
     pub finished: bool,
     /// In the order of the containers; of equal name and protocol only the first.
-    pub ports: Vec<NamedPort>,
+    pub ports: Common<[NamedPort]>,
     /// Empty for pods of the node's own network, whose ports are the node's anyway.
     pub host_ports: Vec<HostPort>,
 }

@@ -62,8 +62,9 @@ pub fn serving_nodes(state: &State, Source { service, slices }: Source) -> BTree
             let is_ready = service.publish_not_ready || pod.ready && !pod.terminating;
             let drains = pod.terminating && pod.ready;
             let to = if is_ready { Some(&mut ready) } else { drains.then_some(&mut draining) };
-            let node = || state.is_here(pod).then(|| state.local().node.clone());
-            to.into_iter().for_each(|to| to.extend(pod.node.clone().or_else(node)));
+            let here = || state.is_here(pod).then_some(state.local().node.as_str());
+            let node = pod.node.as_deref().or_else(here);
+            to.into_iter().for_each(|to| to.extend(node.map(str::to_owned)));
         }),
     }
     ready.extend(draining);

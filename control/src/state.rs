@@ -20,6 +20,7 @@ pub use local::{KernelRoute, Local, LocalEndpoint, Uplink};
 pub use options::{DetectLocal, NodePortAddresses, ServiceOptions};
 pub use served::{Number, Served, Source};
 pub use shared::Shared;
+use shared::SharedParts;
 pub use store::{ByName, HashMap, NumberSet};
 
 use crate::object::parse::namespace_labels;
@@ -46,7 +47,7 @@ pub struct State {
     /// Pod -> keys of its attachments here.
     attachments_of: ByName<BTreeSet<String>>,
     pods_by_label: LabelIndex,
-    labels: Shared<str>,
+    shared: SharedParts,
     /// Services by one pair of their selector.
     services_by_label: LabelIndex,
     balanced: balanced::Balanced,
@@ -72,7 +73,7 @@ impl State {
         match object {
             Object::Node(node) => self.replace_node(&node.name.clone(), Some(node)),
             Object::Namespace(namespace) => self.replace_namespace(&namespace.name.clone(), Some(namespace)),
-            Object::Pod(pod) => self.replace_pod(&pod.id.clone(), Some(pod)),
+            Object::Pod(pod) => self.replace_pod(&Named::clone(&pod.id), Some(pod)),
             Object::Service(service) => self.put_service(service),
             Object::EndpointSlice(slice) => self.put_slice(slice),
             Object::NetworkPolicy(policy) => self.replace_policy(&policy.id.clone(), Some(policy)),
@@ -139,14 +140,14 @@ impl State {
             return;
         }
         if let Some(new) = &mut pod {
-            new.labels.share(&mut self.labels);
+            self.shared.enter(new);
         }
         self.mark_services_of(id);
         if let Some(old) = self.pods.get(id) {
-            self.pods_by_label.remove(id, &old.labels);
+            self.pods_by_label.remove(&old.id, &old.labels);
         }
         if let Some(new) = &pod {
-            self.pods_by_label.insert(id, &new.labels);
+            self.pods_by_label.insert(&new.id, &new.labels);
         }
         self.pods.set(id, pod);
         self.mark_services_of(id);
@@ -157,8 +158,8 @@ impl State {
     fn mark_services_of(&mut self, id: &Named) {
         let Some(pod) = self.pods.get(id) else { return };
         for pair in &pod.labels {
-            for name in self.services_by_label.with(&id.namespace, pair) {
-                let Some(number) = self.services.number(&Named::new(&id.namespace, &**name)) else { continue };
+            for service in self.services_by_label.with(&id.namespace, pair) {
+                let Some(number) = self.services.number(service) else { continue };
                 let service = self.services.at(number).service.as_deref();
                 if service.is_some_and(|service| has_all(&pod.labels, &service.selector)) {
                     self.changes.services.insert(number);
@@ -179,7 +180,7 @@ impl State {
                 self.services_by_label.remove(&service.id, [pair]);
             }
             if let Some(pair) = anchor(&service) {
-                self.services_by_label.insert(&service.id, [pair]);
+                self.services_by_label.insert(&service.id.clone().into(), [pair]);
             }
         }
         let number = self.services.put(service);
@@ -441,7 +442,7 @@ impl State {
         let rarest = labels.iter().map(|pair| self.pods_by_label.with(namespace, pair)).min_by_key(|names| names.len());
         let pods = self.pods.in_namespace(namespace);
         let names = rarest.into_iter().flatten();
-        names.filter_map(move |name| pods?.get(&**name)).filter(|pod| has_all(&pod.labels, labels))
+        names.filter_map(move |id| pods?.get(&id.name)).filter(|pod| has_all(&pod.labels, labels))
     }
 
     pub(crate) fn take_changes(&mut self) -> Changes {

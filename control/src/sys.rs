@@ -270,6 +270,17 @@ pub fn sealed_copy(file: &mut std::fs::File) -> io::Result<OwnedFd> {
     Ok(copy.into())
 }
 
+/// Keeps what many objects leave behind together, so that [`trim_heap`] finds it in whole pages; blocks of 1 MiB and more
+/// are maps of their own, which go when they are freed. To be called before any other thread begins.
+pub fn keep_heap_dense() {
+    // SAFETY: they take no pointer, and hold for what is allocated later.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    };
+}
+
 /// Gives memory back that the allocator keeps and nobody uses.
 pub fn trim_heap() {
     // SAFETY: it takes no pointer, and what is in use stays where it is.

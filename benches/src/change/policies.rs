@@ -52,7 +52,7 @@ fn pod(i: u32, app: u32, label: u32) -> Object {
     let first = if number < LOCAL { [10, 1, 1, 0] } else { [10, 2, 0, 0] };
     let labels: Labels = [("app".to_owned(), format!("a{app}")), ("x".to_owned(), format!("x{label}"))].into();
     Object::Pod(Pod {
-        id: Named::new(name(i), format!("p{app}")),
+        id: Named::new(name(i), format!("p{app}")).into(),
         labels,
         addrs: vec![Addr::from_bits(Addr::v4(first).bits() + number as u128)],
         ready: true,

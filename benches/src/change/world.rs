@@ -135,7 +135,7 @@ fn node(name: String, addr: Addr, pod_cidrs: Vec<Prefix>) -> Object {
 
 fn pod(name: &str, addr: Addr) -> Object {
     Object::Pod(Pod {
-        id: Named::new(NAMESPACE, name),
+        id: Named::new(NAMESPACE, name).into(),
         addrs: vec![addr],
         node: Some("here".into()),
         ready: true,

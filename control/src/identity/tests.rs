@@ -4,7 +4,7 @@ use tables::Publisher;
 
 fn pod(name: &str, app: &str, addr: &str) -> Pod {
     Pod {
-        id: Named::new("a", name),
+        id: Named::new("a", name).into(),
         labels: [("app".to_owned(), app.to_owned())].into(),
         addrs: vec![addr.parse().unwrap()],
         ready: true,

@@ -230,7 +230,7 @@ fn pods<'a>(state: &'a State, blocks: &BTreeSet<Prefix>) -> Vec<Party<'a>> {
         let atoms: BTreeSet<Option<Prefix>> = pod.addrs.iter().map(|addr| around(blocks, *addr)).collect();
         for block in if atoms.is_empty() { BTreeSet::from([None]) } else { atoms } {
             let traits = PodTraits { namespace: &pod.id.namespace, labels: &pod.labels, block };
-            found.insert((traits, pod.ports.as_slice()), ());
+            found.insert((traits, &*pod.ports), ());
         }
     }
     let party =

@@ -1,16 +1,16 @@
-//! The labels of one object, in one piece of memory that its copies share: of each pod of the cluster there is one.
+//! The labels of one object, in one piece of memory.
 
+use super::Common;
 use crate::state::Shared;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Ends each key and each value. The API allows it in neither; from elsewhere it does not get in.
 const END: char = '\0';
 
 /// Sorted by key, each key once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Labels(Arc<str>);
+pub struct Labels(Common<str>);
 
 impl Labels {
     pub fn new() -> Labels {
@@ -35,7 +35,7 @@ impl Labels {
 
     /// One memory for all equal ones.
     pub fn share(&mut self, among: &mut Shared<str>) {
-        self.0 = among.share(std::mem::take(&mut self.0));
+        self.0.share(among);
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &str> {

@@ -154,14 +154,14 @@ impl TryFrom<core::Pod> for Pod {
         let status = pod.status.unwrap_or_default();
         let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").is_none_or(|c| c.status == "True");
         Ok(Pod {
-            id: named(&pod.metadata)?,
+            id: named(&pod.metadata)?.into(),
             addrs: pod_addrs(&status)?,
-            node: spec.node_name.clone().filter(|node| !node.is_empty()),
+            node: spec.node_name.as_deref().filter(|node| !node.is_empty()).map(Common::from),
             host_network: spec.host_network == Some(true),
             ready,
             terminating: pod.metadata.deletion_timestamp.is_some(),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-            ports: named_ports(&spec)?,
+            ports: named_ports(&spec)?.into(),
             host_ports: host_ports(&spec)?,
             labels: pod.metadata.labels.unwrap_or_default().into(),
         })
@@ -171,7 +171,9 @@ impl TryFrom<core::Pod> for Pod {
 fn pod_addrs(status: &core::PodStatus) -> Parsed<Vec<Addr>> {
     match (&status.pod_ips, &status.pod_ip) {
         (Some(all), _) if !all.is_empty() => {
-            indexed(all, "status.podIPs", |field, ip| read(&format!("{field}.ip"), &ip.ip))
+            let mut addrs = indexed(all, "status.podIPs", |field, ip| read(&format!("{field}.ip"), &ip.ip))?;
+            addrs.shrink_to_fit();
+            Ok(addrs)
         }
         (_, Some(one)) if !one.is_empty() => Ok(vec![read("status.podIP", one)?]),
         _ => Ok(Vec::new()),
@@ -202,7 +204,6 @@ fn named_ports(spec: &core::PodSpec) -> Parsed<Vec<NamedPort>> {
         }
         Ok(())
     })?;
-    ports.shrink_to_fit();
     Ok(ports)
 }
 

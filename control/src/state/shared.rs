@@ -1,5 +1,6 @@
 //! Values that many objects have in common, each kept once.
 
+use crate::object::{NamedPort, Pod};
 use foldhash::fast::RandomState;
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -33,6 +34,22 @@ impl<T: ?Sized + Hash + Eq> Shared<T> {
         }
         self.all.insert(new.clone());
         new
+    }
+}
+
+/// What pods of a cluster have in common.
+#[derive(Default)]
+pub struct SharedParts {
+    /// Labels, and names of nodes.
+    texts: Shared<str>,
+    ports: Shared<[NamedPort]>,
+}
+
+impl SharedParts {
+    pub fn enter(&mut self, pod: &mut Pod) {
+        pod.labels.share(&mut self.texts);
+        pod.ports.share(&mut self.ports);
+        pod.node.iter_mut().for_each(|node| node.share(&mut self.texts));
     }
 }
 

@@ -3,7 +3,7 @@ use tables::Protocol;
 
 fn pod(name: &str, app: &str) -> Pod {
     Pod {
-        id: Named::new("a", name),
+        id: Named::new("a", name).into(),
         labels: [("app".to_owned(), app.to_owned()), ("tier".to_owned(), "x".to_owned())].into(),
         addrs: vec!["10.2.0.4".parse().unwrap()],
         ready: true,

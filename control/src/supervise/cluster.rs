@@ -20,7 +20,7 @@ use tables::{Addr, Prefix};
 const IPV6_MTU_MIN: u32 = 1280;
 
 /// What is read leaves so much behind that it is worth giving back.
-const CHANGES_MANY: usize = 2_000;
+const CHANGES_MANY: usize = 500;
 
 /// Where objects come from, and whether they do.
 #[derive(Default)]

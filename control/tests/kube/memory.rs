@@ -16,8 +16,8 @@ const NAMESPACES: u32 = 100;
 const NODES: u32 = 100;
 /// Pods of one ReplicaSet: equal labels.
 const REPLICAS: u32 = 10;
-/// In bytes; what stands in README.
-const LIMIT: u64 = 20_000_000;
+/// In bytes: the real process has 20 MB, and more than this in it.
+const LIMIT: u64 = 18_000_000;
 const SERVER: &str = "FAIRWAY_MEMORY_OF";
 
 fn node(n: u32) -> Value {

@@ -187,8 +187,10 @@ fn one_control_gives_addresses_and_the_other_takes_over_when_it_is_killed_or_lea
 }
 
 const PODS: usize = 10_000;
-/// Memory of control's own for them.
-const MEMORY_MAX_KIB: u64 = 24 * 1024;
+/// Memory of control's own for them: 20 MB.
+const MEMORY_MAX_KIB: u64 = 20_000_000 / 1024;
+/// For what reading left behind to be given back, on a busy machine.
+const GIVEN_BACK: Duration = Duration::from_secs(60);
 
 /// A pod of another node, as large as servers send them.
 fn remote_pod(number: usize) -> serde_json::Value {
@@ -235,11 +237,14 @@ fn ten_thousand_pods_of_other_nodes_take_little_memory() {
     };
     cluster.api.start(&cluster.lab).expect("the server starts");
     assert!(wait::until(Duration::from_secs(60), || known(&cluster.lab) == PODS), "{}", known(&cluster.lab));
+    let taken = |lab: &Lab| {
+        let now = memory(lab);
+        (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1))
+    };
     // What reading left behind is given back once it is quiet.
-    wait::sleep_ms(4000);
-    let after = memory(&cluster.lab);
-    let (kept, peak) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+    let is_little = wait::until(GIVEN_BACK, || taken(&cluster.lab).0 <= MEMORY_MAX_KIB);
+    let (kept, peak) = taken(&cluster.lab);
     println!("{PODS} pods of {size} bytes: {kept} KiB are kept, {peak} KiB at most with what is shared");
-    assert!(kept <= MEMORY_MAX_KIB, "{kept} KiB");
+    assert!(is_little, "{kept} KiB");
     cluster.api.stop();
 }

@@ -5,7 +5,7 @@ use super::Owner;
 use crate::compile::problem::{CompileError, Subject};
 use crate::compile::{Announced, HealthPort, Single};
 use crate::object::forwarding::Forwarding;
-use crate::object::{Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
+use crate::object::{Named, Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::slices;
 use crate::state::{DetectLocal, Source, State};
 use crate::topology::Usable;
@@ -227,7 +227,7 @@ impl<'a> Wanted<'a> {
 
     fn add_host_ports(&mut self, state: &State, facts: &Facts, pod: &'a Pod) {
         for host_port in &pod.host_ports {
-            if !self.is_free(facts, host_port.port, || Subject::Pod(pod.id.clone())) {
+            if !self.is_free(facts, host_port.port, || Subject::Pod(Named::clone(&pod.id))) {
                 continue;
             }
             for backend in state.addrs_of(pod) {

@@ -61,7 +61,7 @@ fn slice_object(service: &str, addrs: &[&str]) -> Object {
 }
 
 fn pod_object(pod: usize) -> Object {
-    Object::Pod(Pod { id: pod_id(pod), ready: true, ..Pod::default() })
+    Object::Pod(Pod { id: pod_id(pod).into(), ready: true, ..Pod::default() })
 }
 
 fn attach(rig: &mut Rig, pod: usize, ip: &str) {
@@ -391,7 +391,10 @@ fn pods_that_come_to_other_policies_together_keep_their_set_and_one_that_goes_al
     let exists = crate::object::selector::Test::Exists;
     let labelled = Selector(vec![crate::object::selector::Requirement { key: "app".into(), test: exists }]);
     let labels = [("app".to_owned(), "x".to_owned())].into();
-    put(&mut rig, [policy("one", labelled), Object::Pod(Pod { id: pod_id(2), ready: true, labels, ..Pod::default() })]);
+    put(
+        &mut rig,
+        [policy("one", labelled), Object::Pod(Pod { id: pod_id(2).into(), ready: true, labels, ..Pod::default() })],
+    );
     let (stays, goes) = both(&rig);
     assert!(stays == first && goes != first && goes != 0, "{stays} and {goes}, from {first}");
 }

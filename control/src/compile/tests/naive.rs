@@ -36,11 +36,11 @@ impl Truth {
     }
 
     pub fn pod(&self, id: &Named) -> Option<&Pod> {
-        self.pods().find(|pod| pod.id == *id)
+        self.pods().find(|pod| *pod.id == *id)
     }
 
     pub fn is_attached(&self, pod: &Pod) -> bool {
-        self.local.endpoints.values().any(|endpoint| endpoint.pod == pod.id)
+        self.local.endpoints.values().any(|endpoint| endpoint.pod == *pod.id)
     }
 
     pub fn addrs_of(&self, pod: &Pod) -> Vec<Addr> {
@@ -48,7 +48,7 @@ impl Truth {
             return Vec::new();
         }
         if self.is_attached(pod) {
-            let endpoints = self.local.endpoints.values().filter(|endpoint| endpoint.pod == pod.id);
+            let endpoints = self.local.endpoints.values().filter(|endpoint| endpoint.pod == *pod.id);
             return endpoints.flat_map(|endpoint| endpoint.addrs.clone()).collect();
         }
         pod.addrs.clone()

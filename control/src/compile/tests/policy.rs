@@ -26,7 +26,7 @@ pub fn check(
                 let index = |key: &ObjectKey| compiler.policies.index_of(key).expect("it is in force");
                 let by = by.map(|(key, rule)| (index(&key), rule.map(|rule| rule as u16)));
                 let found = judged(view, own, direction, peer, (protocol, port));
-                prop_assert_eq!(found, (allowed, by), "{} {:?} {} {}/{}", pod.id, direction, peer, port, protocol);
+                prop_assert_eq!(found, (allowed, by), "{} {:?} {} {}/{}", *pod.id, direction, peer, port, protocol);
                 COMPARED.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -34,7 +34,7 @@ fn namespace(i: u32, team: u32) -> Object {
 fn pod(i: u32, app: u32, label: u32) -> Object {
     let addr = if app * NAMESPACES + i < LOCAL { 0x0a01_0010 } else { 0x0a02_0000 } + app * NAMESPACES + i;
     Object::Pod(Pod {
-        id: Named::new(name(i), format!("p{app}")),
+        id: Named::new(name(i), format!("p{app}")).into(),
         labels: labels(&[("app", format!("a{app}")), ("x", format!("x{label}"))]),
         addrs: vec![Addr::v4(addr.to_be_bytes())],
         ready: true,

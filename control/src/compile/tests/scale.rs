@@ -39,7 +39,7 @@ fn slice(i: u32, shift: u32) -> Object {
 
 fn pod(i: u32, label: &str) -> Object {
     Object::Pod(Pod {
-        id: Named::new(format!("ns{}", i % 100), format!("p{i}")),
+        id: Named::new(format!("ns{}", i % 100), format!("p{i}")).into(),
         labels: [("app".to_owned(), format!("s{}", i % SERVICES)), ("x".to_owned(), label.to_owned())].into(),
         addrs: vec![Addr::v4((0x0a02_0000 + i).to_be_bytes())],
         ready: true,

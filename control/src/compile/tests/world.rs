@@ -183,7 +183,7 @@ pub fn pod() -> impl Strategy<Value = Object> {
     (0..PODS, 0..PODS, labels(), ready, flags, prop::option::of(named_port()), place).prop_map(
         |(pod, from, labels, ready, [terminating, finished, host_network], port, (node, host_port))| {
             Object::Pod(Pod {
-                id: pod_id(pod),
+                id: pod_id(pod).into(),
                 labels,
                 // Now and then another pod's addresses, or none yet.
                 addrs: match from {
@@ -191,7 +191,7 @@ pub fn pod() -> impl Strategy<Value = Object> {
                     0 | 1 => Vec::new(),
                     _ => pod_addrs(pod).to_vec(),
                 },
-                node,
+                node: node.map(Into::into),
                 host_network,
                 ready,
                 terminating,

@@ -167,7 +167,7 @@ fn a_pods_addresses_and_named_ports() {
     assert_eq!(parsed.addrs.len(), 2);
     let ports: Vec<_> = parsed.ports.iter().map(|p| (p.name.as_str(), p.port)).collect();
     assert_eq!(ports, [("web", 80), ("x", 9)]);
-    assert_eq!(parsed.id, Named::new("default", "p"));
+    assert_eq!(*parsed.id, Named::new("default", "p"));
 }
 
 #[test]
