@@ -152,7 +152,7 @@ fn attach(state: &mut State, addr: Addr, interface: u32) {
     let pod = Named::new("pods", format!("pod-{interface}"));
     let mac = Mac([2, 0, 0, 0, 2, interface as u8]);
     state.apply(ObjectChange::Put(Object::Pod(Pod {
-        id: pod.clone(),
+        id: pod.clone().into(),
         addrs: vec![addr],
         ready: true,
         ..Pod::default()
