@@ -8,6 +8,7 @@
 //! Towards a local end: the end itself, where the packet may come from, ingress policy, the way back.
 
 pub mod again;
+pub mod ahead;
 pub mod direct;
 pub mod egress;
 pub mod outside;
@@ -15,7 +16,6 @@ pub mod ring;
 pub mod route;
 pub mod service;
 
-use crate::packet::BURST_MAX;
 use bytemuck::Zeroable;
 use service::Choose;
 use std::num::NonZeroU32;
@@ -28,7 +28,6 @@ use tables::node::{NodeRecord, family};
 use tables::owner::Worker;
 use tables::policy::Direction;
 use tables::scope::Scope;
-use tables::service::BackendRecord;
 use tables::{Addr, View};
 
 /// What a worker classifies with.
@@ -118,6 +117,12 @@ pub struct Decision {
     pub beside: Option<Scope>,
 }
 
+/// The verdict is in the decision; nothing further is asked.
+struct Ended;
+/// A look-up that goes on to the next one, or not. Decisions are changed in their place: they are too large to be handed from
+/// step to step.
+type Step = Result<(), Ended>;
+
 impl Decision {
     fn new(tuple: &Tuple, opened_locally: bool) -> Decision {
         Decision {
@@ -140,14 +145,19 @@ impl Decision {
         }
     }
 
-    fn drop(self, reason: DropReason) -> Decision {
-        Decision { verdict: Verdict::Drop(reason), ..self }
+    fn drop(&mut self, reason: DropReason) -> Step {
+        self.end(Verdict::Drop(reason))
     }
 
-    fn judged(self, judged: policy::Judged, direction: Direction) -> Decision {
-        let rule = judged.rule.map(|rule| (direction, rule));
-        let policy = judged.policy.and_then(NonZeroU32::new);
-        Decision { policy, rule, is_audit: judged.is_audit, ..self }
+    fn end(&mut self, verdict: Verdict) -> Step {
+        self.verdict = verdict;
+        Err(Ended)
+    }
+
+    fn note_judged(&mut self, judged: policy::Judged, direction: Direction) {
+        self.rule = judged.rule.map(|rule| (direction, rule));
+        self.policy = judged.policy.and_then(NonZeroU32::new);
+        self.is_audit = judged.is_audit;
     }
 
     /// What the flow must be looked at again for. Where five things would be named one goes without saying: a backend on
@@ -172,31 +182,6 @@ impl Decision {
     }
 }
 
-/// A packet that may be the first of its flow.
-pub trait Expected {
-    /// The tuple of a flow that a local end or a client outside opens, its hash, and whether it is the latter.
-    fn opens(&self) -> Option<(Tuple, u64, bool)>;
-}
-
-/// Packets of this burst will be judged: fetches what they will be judged by, step by step for all, so that none waits
-/// for each row by itself. Where a step finds nothing, so will the judgement.
-#[cold]
-pub fn expect(context: &Context, burst: &[impl Expected], seed: u64) {
-    let (view, first) = (&context.view, || burst.iter().filter_map(Expected::opens).take(BURST_MAX));
-    first().for_each(|(tuple, ..)| service::expect(view, &tuple));
-    let mut backends = [None; BURST_MAX];
-    for ((tuple, hash, is_outside), backend) in first().zip(&mut backends) {
-        *backend = service::expect_backend(view, &tuple, hash ^ seed, is_outside);
-    }
-    // A client outside is judged at its backend, if at all.
-    for ((tuple, ..), backend) in first().zip(backends).filter(|((.., is_outside), _)| !is_outside) {
-        let remote = backend.map_or(tuple.remote, |row| view.row::<BackendRecord>(Table::Backend, row as usize).addr);
-        let local: Option<EndpointRecord> = view.find(Table::Endpoint, &tuple.local);
-        let policy_set = local.map_or(0, |local| local.policy_set);
-        policy::expect(view, policy_set, Direction::Egress, policy::identity(view, remote));
-    }
-}
-
 /// Judges a flow that a local end opens. `choose` chooses among a service's backends; `keep` is the backend that an
 /// established flow has.
 pub fn from_local(
@@ -206,67 +191,70 @@ pub fn from_local(
     choose: &mut impl Choose,
     keep: Option<(Addr, u16)>,
 ) -> Decision {
-    let decision = Decision::new(tuple, true);
+    let mut decision = Decision::new(tuple, true);
+    let _ = judge_from_local(context, tuple, interface, choose, keep, &mut decision);
+    decision
+}
+
+#[inline(always)]
+fn judge_from_local(
+    context: &Context,
+    tuple: &Tuple,
+    interface: u32,
+    choose: &mut impl Choose,
+    keep: Option<(Addr, u16)>,
+    decision: &mut Decision,
+) -> Step {
     let (local, kind) = match local_end(context, tuple, interface) {
         Ok(found) => found,
         Err(reason) => return decision.drop(reason),
     };
     if tuple.remote == context.node.gateway[family(tuple.remote)] {
-        return Decision { verdict: Verdict::Punt, ..decision };
+        return decision.end(Verdict::Punt);
     }
     if is_link_local(tuple.remote) {
         return decision.drop(DropReason::LinkLocal);
     }
     let client = if kind == EndpointKind::Pod { Client::Pod } else { Client::Node };
-    let decision = match service::translate(context, tuple, client, choose, keep, decision) {
-        Ok(decision) => decision,
-        Err(ended) => return ended,
-    };
-    let decision = match allow(context, &local, kind, Direction::Egress, tuple, decision) {
-        Ok(decision) => decision,
-        Err(ended) => return ended,
-    };
-    let decision = match route::towards(context, decision) {
-        Ok(decision) => decision,
-        Err(ended) => return ended,
-    };
-    let masquerade = egress::masquerade(context, tuple, client, &decision);
-    let decision = Decision { masquerade, back: Hop::new(HopKind::Interface, local.interface), ..decision };
+    service::translate(context, tuple, client, choose, keep, decision)?;
+    allow(context, &local, kind, Direction::Egress, tuple, decision)?;
+    let route = route::towards(context, decision)?;
+    decision.masquerade = egress::masquerade(context, tuple, client, decision, &route);
+    decision.back = Hop::new(HopKind::Interface, local.interface);
     // Behind a masquerade the other half does not see who asks.
-    if masquerade != Masquerade::No && client == Client::Pod && decision.out.kind() == HopKind::Endpoint {
-        return outside::judge_at_backend(context, tuple, decision);
+    if decision.masquerade != Masquerade::No && client == Client::Pod && decision.out.kind() == HopKind::Endpoint {
+        outside::judge_at_backend(context, tuple, decision)?;
     }
-    decision
+    Ok(())
 }
 
 /// Judges a flow that is opened towards a local end.
 pub fn to_local(context: &Context, tuple: &Tuple, origin: Origin) -> Decision {
-    let decision = Decision::new(tuple, false);
+    let mut decision = Decision::new(tuple, false);
+    let _ = judge_to_local(context, tuple, origin, &mut decision);
+    decision
+}
+
+#[inline(always)]
+fn judge_to_local(context: &Context, tuple: &Tuple, origin: Origin, decision: &mut Decision) -> Step {
     let (local, kind) = match local_target(context, tuple, origin) {
         Target::End(local, kind) => (local, kind),
         Target::Host => return to_host(context, origin, decision),
         Target::Drop(reason) => return decision.drop(reason),
     };
     // The remote end's route is the way back and says where its packets may come from.
-    let decision = match route::back_to(context, origin, decision) {
-        Ok(decision) => decision,
-        Err(ended) => return ended,
-    };
-    let decision = match allow(context, &local, kind, Direction::Ingress, tuple, decision) {
-        Ok(decision) => decision,
-        Err(ended) => return ended,
-    };
-    Decision { back: Hop::new(HopKind::Interface, local.interface), ..decision }
+    route::back_to(context, origin, decision)?;
+    allow(context, &local, kind, Direction::Ingress, tuple, decision)?;
+    decision.back = Hop::new(HopKind::Interface, local.interface);
+    Ok(())
 }
 
 /// Judges a claimed packet without flow of ours: the node's kernel gets it, unless its source is forged. The kernel
 /// answers by itself, so there is no way out.
-fn to_host(context: &Context, origin: Origin, decision: Decision) -> Decision {
-    let back = Hop::new(HopKind::Interface, context.node.host_interface);
-    match route::back_to(context, origin, decision) {
-        Ok(decision) => Decision { back, out: Hop::zeroed(), ..decision },
-        Err(ended) => ended,
-    }
+fn to_host(context: &Context, origin: Origin, decision: &mut Decision) -> Step {
+    route::back_to(context, origin, decision)?;
+    (decision.back, decision.out) = (Hop::new(HopKind::Interface, context.node.host_interface), Hop::zeroed());
+    Ok(())
 }
 
 /// The sender, if it may speak from this address on this interface.
@@ -329,20 +317,21 @@ fn allow(
     kind: EndpointKind,
     direction: Direction,
     tuple: &Tuple,
-    decision: Decision,
-) -> Result<Decision, Decision> {
+    decision: &mut Decision,
+) -> Step {
     let identity = policy::identity(&context.view, decision.remote);
+    decision.identity = identity;
     if kind != EndpointKind::Pod {
-        return Ok(Decision { identity, ..decision });
+        return Ok(());
     }
-    let decision = Decision { identity, policy_set: Some(local.policy_set), ..decision };
+    decision.policy_set = Some(local.policy_set);
     let remote = (decision.remote, decision.remote_port, identity);
-    let Some(judged) = judge_pod(context, local.policy_set, direction, tuple, remote) else { return Ok(decision) };
-    let decision = decision.judged(judged, direction);
+    let Some(judged) = judge_pod(context, local.policy_set, direction, tuple, remote) else { return Ok(()) };
+    decision.note_judged(judged, direction);
     match (judged.allowed, direction) {
-        (true, _) => Ok(decision),
-        (false, Direction::Egress) => Err(decision.drop(DropReason::PolicyEgress)),
-        (false, Direction::Ingress) => Err(decision.drop(DropReason::PolicyIngress)),
+        (true, _) => Ok(()),
+        (false, Direction::Egress) => decision.drop(DropReason::PolicyEgress),
+        (false, Direction::Ingress) => decision.drop(DropReason::PolicyIngress),
     }
 }
 

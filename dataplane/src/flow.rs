@@ -249,29 +249,40 @@ impl FlowTable {
         let hashes = [self.hash_words(&inside), self.hash_words(&outside)];
         let clashes = self.find_hashed(&outside, Way::Back, hashes[1]).is_some()
             || self.find_hashed(&inside, Way::Out, hashes[0]).is_some();
-        if clashes { Err(DropReason::TupleClash) } else { self.insert_absent(record, hashes) }
+        if clashes {
+            return Err(DropReason::TupleClash);
+        }
+        self.insert_absent(hashes, record.last_seen_ms, |place| *place = record)
     }
 
     /// As `insert`, of a flow that is known to be absent: the caller has looked for both of its tuples, whose hashes these
-    /// are.
-    pub fn insert_absent(&mut self, mut record: FlowRecord, hashes: [u64; 2]) -> Result<FlowId, DropReason> {
-        if self.free_head == NONE && !self.make_room(record.last_seen_ms) {
+    /// are, and writes its record where it stands, all but whether it is in use and translated. Handed over it would be
+    /// copied as a whole while its parts are still on their way to memory, for which a processor waits.
+    #[inline(always)]
+    pub fn insert_absent(
+        &mut self,
+        hashes: [u64; 2],
+        now_ms: u32,
+        write: impl FnOnce(&mut FlowRecord),
+    ) -> Result<FlowId, DropReason> {
+        if self.free_head == NONE && !self.make_room(now_ms) {
             return Err(DropReason::FlowTableFull);
         }
         let id = self.free_head;
-        let next = self.record(id).next_free();
-        record.flags |= FLAG_USED;
-        record.flags &= !FLAG_TRANSLATED;
-        if record.is_translated() {
-            record.flags |= FLAG_TRANSLATED;
-        }
-        if !self.index_hashed(id, record.flags, hashes) {
+        let record = self.record_mut(id);
+        let next = record.next_free();
+        write(record);
+        let flags = record.flags & !(FLAG_TRANSLATED | FLAG_USED);
+        let is_translated = hashes[0] != hashes[1] || record.is_translated();
+        let flags = flags | if is_translated { FLAG_TRANSLATED } else { 0 };
+        if !self.index_hashed(id, flags, hashes) {
+            self.record_mut(id).free(next);
             return Err(DropReason::FlowTableFull);
         }
-        if record.flags & FLAG_COUNTED != 0 && !self.loads.add(&record) {
-            record.flags &= !FLAG_COUNTED;
+        self.record_mut(id).flags = flags | FLAG_USED;
+        if flags & FLAG_COUNTED != 0 && !self.loads.add(self.record(id)) {
+            self.record_mut(id).flags &= !FLAG_COUNTED;
         }
-        *self.record_mut(id) = record;
         self.free_head = next;
         self.used += 1;
         if let Some(after) = self.parts.second().get(next as usize) {
@@ -282,17 +293,30 @@ impl FlowTable {
     }
 
     pub fn remove(&mut self, id: FlowId) {
-        let record = *self.record(id);
-        if record.flags & FLAG_USED == 0 {
-            return;
+        let record = self.record(id);
+        if record.flags & FLAG_USED != 0 {
+            self.remove_hashed(id, self.hashes(record));
         }
-        let (inside, outside) = (self.hash(&record.inside), self.hash(&record.outside()));
+    }
+
+    /// Of the inside and the outside tuple.
+    #[inline(always)]
+    fn hashes(&self, record: &FlowRecord) -> [u64; 2] {
+        let inside = self.hash_words(&record.words(true));
+        let is_translated = record.flags & FLAG_TRANSLATED != 0;
+        [inside, if is_translated { self.hash_words(&record.words(false)) } else { inside }]
+    }
+
+    /// As `remove`, of a flow that is in use and has these hashes.
+    #[inline(always)]
+    fn remove_hashed(&mut self, id: FlowId, [inside, outside]: [u64; 2]) {
+        let flags = self.record(id).flags;
         index::remove(self.parts.first_mut(), inside, id);
-        if record.flags & FLAG_TRANSLATED != 0 {
+        if flags & FLAG_TRANSLATED != 0 {
             index::remove(self.parts.first_mut(), outside, id);
         }
-        if record.flags & FLAG_COUNTED != 0 {
-            self.loads.remove(&record);
+        if flags & FLAG_COUNTED != 0 {
+            self.loads.remove(self.record(id));
         }
         let free_head = self.free_head;
         self.record_mut(id).free(free_head);

@@ -116,6 +116,25 @@ fn a_successor_adopts_what_its_predecessor_kept() {
     assert!(flows.find(&inside, Way::Out).is_some() && flows.find(&outside, Way::Back).is_some());
 }
 
+#[test]
+fn a_flow_that_the_index_has_no_room_for_leaves_its_record_unused() {
+    let mut flows = table(64);
+    let buckets = flows.parts.first().len() as u64;
+    let buckets_of =
+        |flows: &FlowTable, t: &Tuple| [flows.hash(t) >> 32, flows.hash(t) & 0xffff_ffff].map(|h| (h * buckets) >> 32);
+    let wanted = buckets_of(&flows, &tuple(1, [1, 1, 1, 1]));
+    let all = (1..=u16::MAX).map(|port| tuple(port, [1, 1, 1, 1]));
+    let same: Vec<Tuple> = all.filter(|t| buckets_of(&flows, t) == wanted).take(61).collect();
+    let inserted = same.iter().filter(|t| flows.insert(record(**t, **t)).is_ok()).count();
+    assert_eq!((same.len(), inserted, flows.used()), (61, 60, 60));
+    let (refused, other) = (same[60], tuple(1, [9, 9, 9, 9]));
+    assert_eq!(flows.find(&refused, Way::Out), None);
+    let unused = *flows.record(flows.free_head);
+    assert_eq!((unused.flags, unused.inside), (0, FlowRecord::zeroed().inside));
+    let id = flows.insert(record(other, other)).unwrap();
+    assert_eq!((flows.find(&other, Way::Back), flows.used()), (Some(id), 61));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

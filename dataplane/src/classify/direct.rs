@@ -9,21 +9,27 @@ use tables::layout::Table;
 use tables::node::PeerRecord;
 use tables::route::RouteRecord;
 
-/// The decision by which the client of a flow keeps its address. None: it cannot, for its backend is no pod of a node that
-/// knows of this, or the client is a node, which takes no packets of its own from another.
-pub fn keep_client(context: &Context, tuple: &Tuple, decision: Decision) -> Option<Decision> {
-    let direct = Decision { masquerade: Masquerade::No, ..decision };
-    match decision.out.kind() {
-        HopKind::Endpoint => is_pod(context, decision.remote).then_some(direct),
-        HopKind::Tunnel | HopKind::Uplink => {
-            let id = decision.route?;
-            let route: RouteRecord = context.view.row(Table::Route, id as usize);
-            let goes = !route.peer.is_unspecified() && context.node.direct_port != 0;
-            let out = Hop::new(HopKind::Direct, id);
-            (goes && !is_peer(context, tuple.local)).then_some(Decision { out, ..direct })
-        }
-        _ => None,
-    }
+/// Has the client of a flow keep its address. False: it cannot, for its backend is no pod of a node that knows of this, or
+/// the client is a node, which takes no packets of its own from another.
+pub fn keep_client(context: &Context, tuple: &Tuple, decision: &mut Decision) -> bool {
+    let out = match decision.out.kind() {
+        HopKind::Endpoint if is_pod(context, decision.remote) => decision.out,
+        HopKind::Tunnel | HopKind::Uplink => match way_to_node(context, tuple, decision.route) {
+            Some(out) => out,
+            None => return false,
+        },
+        _ => return false,
+    };
+    (decision.out, decision.masquerade) = (out, Masquerade::No);
+    true
+}
+
+/// The way to the node of a backend that has this route.
+fn way_to_node(context: &Context, tuple: &Tuple, route: Option<u32>) -> Option<Hop> {
+    let id = route?;
+    let route: RouteRecord = context.view.row(Table::Route, id as usize);
+    let goes = !route.peer.is_unspecified() && context.node.direct_port != 0;
+    (goes && !is_peer(context, tuple.local)).then(|| Hop::new(HopKind::Direct, id))
 }
 
 /// Whether another node has this address.

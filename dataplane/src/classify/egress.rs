@@ -2,20 +2,25 @@
 
 use super::{Client, Context, Decision, Masquerade};
 use tables::flow::{HopKind, Tuple};
-use tables::layout::Table;
 use tables::node::family;
 use tables::route::{FLAG_MASQUERADE, RouteRecord};
 use tables::service::{FLAG_MASQUERADE_ALL, FLAG_MASQUERADE_OUTSIDE};
 
-/// Decides, after service and route:
+/// Decides, after service and route (this one):
 /// - a pod that reaches itself through a service, the host reaching a service, and whoever asks one that says so, speak
 ///   as `snat`, so that the answer comes back through here; as the node to a backend outside the cluster, which knows no
 ///   other way;
 /// - the host speaking into the tunnel from another than its `host` address does so too;
 /// - a pod that leaves the cluster speaks as the node.
-pub fn masquerade(context: &Context, tuple: &Tuple, client: Client, decision: &Decision) -> Masquerade {
+#[inline(always)]
+pub fn masquerade(
+    context: &Context,
+    tuple: &Tuple,
+    client: Client,
+    decision: &Decision,
+    route: &RouteRecord,
+) -> Masquerade {
     let family = family(tuple.local);
-    let route: RouteRecord = context.view.row(Table::Route, decision.route.unwrap_or(0) as usize);
     let leaves = decision.out.kind() == HopKind::Uplink && route.flags & FLAG_MASQUERADE != 0;
     let snat = Masquerade::As(context.node.snat[family]);
     if let Some(service) = decision.service {
@@ -35,10 +40,17 @@ pub fn masquerade(context: &Context, tuple: &Tuple, client: Client, decision: &D
 }
 
 /// Whether a service's row has its clients of this kind masqueraded.
+#[inline(always)]
 fn is_told(client: Client, flags: u16) -> bool {
     match client {
         Client::Node => true,
         Client::Pod => flags & FLAG_MASQUERADE_ALL != 0,
-        Client::Outside => flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE) != 0,
+        Client::Outside => is_told_outside(flags),
     }
+}
+
+/// Whether it has clients outside masqueraded.
+#[inline(always)]
+pub(super) fn is_told_outside(flags: u16) -> bool {
+    flags & (FLAG_MASQUERADE_ALL | FLAG_MASQUERADE_OUTSIDE) != 0
 }

@@ -3,7 +3,7 @@
 //! side, who serves on the other, as for a pod that asks. Must not judge by egress policies: the client is no pod.
 
 use super::service::Choose;
-use super::{Client, Context, Decision, Masquerade, Origin, direct, egress, policy, route, service};
+use super::{Client, Context, Decision, Masquerade, Origin, Step, direct, egress, policy, route, service};
 use tables::counters::DropReason;
 use tables::endpoint::{EndpointKind, EndpointRecord};
 use tables::flow::{HopKind, Tuple};
@@ -36,65 +36,79 @@ pub fn from_outside(
     choose: &mut impl Choose,
     keep: Option<Kept>,
 ) -> Decision {
-    let decision = Decision { client: Some(worker), ..Decision::new(tuple, true) };
-    let decision = match back_to_client(context, tuple, decision) {
-        Ok(decision) => decision,
-        Err(ended) => return ended,
-    };
-    let backend = keep.map(|kept| kept.backend);
-    let decision = match service::translate(context, tuple, Client::Outside, choose, backend, decision) {
-        Ok(decision) if decision.service.is_none() => return decision.drop(DropReason::ServiceUnknown),
-        Ok(decision) => decision,
-        Err(ended) => return ended,
-    };
-    let decision = match route::towards(context, decision) {
-        Ok(decision) => decision,
-        Err(ended) => return ended,
-    };
-    let masquerade = egress::masquerade(context, tuple, Client::Outside, &decision);
-    let is_told = decision.service.is_some_and(|service| service.flags & FLAG_DIRECT != 0);
-    let is_direct = masquerade != Masquerade::No && keep.map_or(is_told, |kept| kept.is_direct);
-    if is_direct && let Some(direct) = direct::keep_client(context, tuple, decision) {
-        return direct;
-    }
-    let decision = Decision { masquerade, ..decision };
-    if masquerade != Masquerade::No && decision.out.kind() == HopKind::Endpoint {
-        return judge_at_backend(context, tuple, decision);
-    }
+    let mut decision = Decision { client: Some(worker), ..Decision::new(tuple, true) };
+    let _ = judge_from_outside(context, tuple, choose, keep, &mut decision);
     decision
+}
+
+#[inline(always)]
+fn judge_from_outside(
+    context: &Context,
+    tuple: &Tuple,
+    choose: &mut impl Choose,
+    keep: Option<Kept>,
+    decision: &mut Decision,
+) -> Step {
+    back_to_client(context, tuple, decision)?;
+    let backend = keep.map(|kept| kept.backend);
+    service::translate(context, tuple, Client::Outside, choose, backend, decision)?;
+    let Some(service) = decision.service else { return decision.drop(DropReason::ServiceUnknown) };
+    let route = route::towards(context, decision)?;
+    decision.masquerade = egress::masquerade(context, tuple, Client::Outside, decision, &route);
+    if decision.masquerade == Masquerade::No {
+        return Ok(());
+    }
+    let is_direct = keep.map_or(service.flags & FLAG_DIRECT != 0, |kept| kept.is_direct);
+    if is_direct && direct::keep_client(context, tuple, decision) {
+        return Ok(());
+    }
+    if decision.out.kind() == HopKind::Endpoint {
+        judge_at_backend(context, tuple, decision)?;
+    }
+    Ok(())
 }
 
 /// Sees that the client may be where it is, and sets the hop back to it. One whose neighbour is unknown is asked for
 /// before anything is sent on: its answers could not be delivered.
-fn back_to_client(context: &Context, tuple: &Tuple, decision: Decision) -> Result<Decision, Decision> {
-    let client = Decision { remote: tuple.local, ..decision };
-    let Some((id, row)) = route::find(&context.view, tuple.local) else {
-        return Err(client.drop(DropReason::NoRoute));
+fn back_to_client(context: &Context, tuple: &Tuple, decision: &mut Decision) -> Step {
+    let found = route::find(&context.view, tuple.local);
+    let back = match &found {
+        None => Err(DropReason::NoRoute),
+        Some((id, row)) => match route::forged(Origin::Uplink, row) {
+            Some(reason) => Err(reason),
+            None => route::hop(context, tuple.local, *id, row),
+        },
     };
-    let client = Decision { route: Some(id), ..client };
-    if let Some(reason) = route::forged(Origin::Uplink, &row) {
-        return Err(client.drop(reason));
-    }
-    match route::hop(context, tuple.local, id, &row) {
-        Ok(back) => Ok(Decision { back, beside: Some(Scope::Route(id)), ..decision }),
-        Err(reason) => Err(client.drop(reason)),
+    let id = found.map(|(id, _)| id);
+    match back {
+        Ok(back) => {
+            (decision.back, decision.beside) = (back, id.map(Scope::Route));
+            Ok(())
+        }
+        Err(reason) => {
+            // What is told then is about the client.
+            (decision.remote, decision.route) = (tuple.local, id);
+            decision.drop(reason)
+        }
     }
 }
 
 /// Judges a pod of this node that serves behind a masquerade by who really asks.
-pub(super) fn judge_at_backend(context: &Context, tuple: &Tuple, decision: Decision) -> Decision {
+pub(super) fn judge_at_backend(context: &Context, tuple: &Tuple, decision: &mut Decision) -> Step {
     let found: Option<EndpointRecord> = context.view.find(Table::Endpoint, &decision.remote);
-    let Some(backend) = found.filter(|e| e.kind() == Some(EndpointKind::Pod)) else { return decision };
+    let Some(backend) = found.filter(|e| e.kind() == Some(EndpointKind::Pod)) else { return Ok(()) };
     let (asker, set) = (policy::identity(&context.view, tuple.local), backend.policy_set);
     let judged = policy::judge(&context.view, set, Direction::Ingress, asker, tuple.protocol, decision.remote_port);
     let judged = if decision.remote == tuple.local { judged.of_itself() } else { judged };
-    let decision = match decision.policy_set {
+    if decision.policy_set.is_some() {
         // What the asking pod's identity changes, changes its own policy set too.
-        Some(_) => Decision { beside: Some(Scope::PolicySet(set)), ..decision },
-        None => Decision { policy_set: Some(set), identity: asker, ..decision },
-    };
-    if judged.allowed {
-        return decision;
+        decision.beside = Some(Scope::PolicySet(set));
+    } else {
+        (decision.policy_set, decision.identity) = (Some(set), asker);
     }
-    decision.judged(judged, Direction::Ingress).drop(DropReason::PolicyIngress)
+    if judged.allowed {
+        return Ok(());
+    }
+    decision.note_judged(judged, Direction::Ingress);
+    decision.drop(DropReason::PolicyIngress)
 }

@@ -1,6 +1,6 @@
 //! Routes: where a flow goes, and where its packets may come from.
 
-use super::{Context, Decision, Origin};
+use super::{Context, Decision, Ended, Origin, Step, Verdict};
 use bytemuck::Zeroable;
 use tables::counters::DropReason;
 use tables::endpoint::EndpointRecord;
@@ -16,17 +16,19 @@ pub fn find(view: &View, addr: Addr) -> Option<(u32, RouteRecord)> {
     Some((id, view.row(Table::Route, id as usize)))
 }
 
-/// The hop towards the decision's remote end.
+/// The hop towards the decision's remote end; its route.
 #[inline(always)]
-pub fn towards(context: &Context, decision: Decision) -> Result<Decision, Decision> {
+pub(super) fn towards(context: &Context, decision: &mut Decision) -> Result<RouteRecord, Ended> {
     let Some((id, route)) = find(&context.view, decision.remote) else {
-        return Err(decision.drop(DropReason::NoRoute));
+        decision.verdict = Verdict::Drop(DropReason::NoRoute);
+        return Err(Ended);
     };
-    let decision = Decision { route: Some(id), ..decision };
+    decision.route = Some(id);
     match hop(context, decision.remote, id, &route) {
-        Ok(out) => Ok(Decision { out, ..decision }),
-        Err(reason) => Err(decision.drop(reason)),
+        Ok(out) => decision.out = out,
+        Err(reason) => decision.drop(reason)?,
     }
+    Ok(route)
 }
 
 /// The hop to an address by its route, whose id this is.
@@ -49,12 +51,12 @@ pub fn hop(context: &Context, remote: Addr, id: u32, route: &RouteRecord) -> Res
 }
 
 /// Checks that a packet from `decision.remote` may come from `origin`, and sets the hop back to it.
-pub fn back_to(context: &Context, origin: Origin, decision: Decision) -> Result<Decision, Decision> {
+pub(super) fn back_to(context: &Context, origin: Origin, decision: &mut Decision) -> Step {
     let found = find(&context.view, decision.remote);
     let route = found.map_or(RouteRecord::zeroed(), |(_, route)| route);
-    let decision = Decision { route: found.map(|(id, _)| id), ..decision };
+    decision.route = found.map(|(id, _)| id);
     if let Some(reason) = forged(origin, &route) {
-        return Err(decision.drop(reason));
+        return decision.drop(reason);
     }
     // A remote end that cannot be answered now is still heard.
     let id = decision.route.unwrap_or(0);
@@ -62,11 +64,11 @@ pub fn back_to(context: &Context, origin: Origin, decision: Decision) -> Result<
         && !matches!(route.kind(), Some(RouteKind::Local | RouteKind::Host))
     {
         // Its answers are translated by the client's half of the flow.
-        let out = Hop::new(HopKind::Endpoint, context.node.uplink);
-        return Ok(Decision { out, client: Some(worker), ..decision });
+        (decision.out, decision.client) = (Hop::new(HopKind::Endpoint, context.node.uplink), Some(worker));
+        return Ok(());
     }
-    let out = hop(context, decision.remote, id, &route).unwrap_or_else(|reason| Hop::drop(reason, 0));
-    Ok(Decision { out, ..decision })
+    decision.out = hop(context, decision.remote, id, &route).unwrap_or_else(|reason| Hop::drop(reason, 0));
+    Ok(())
 }
 
 /// Why a source with this route cannot have come from there.

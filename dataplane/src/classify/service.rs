@@ -1,6 +1,6 @@
 //! Services: is the destination one, and which backend serves this flow.
 
-use super::{Client, Context, Decision, Verdict, ring};
+use super::{Client, Context, Decision, Step, Verdict, ring};
 use bytemuck::Zeroable;
 use std::cmp::Ordering;
 use tables::counters::DropReason;
@@ -73,53 +73,45 @@ impl Choose for ByHash {
     }
 }
 
-/// The tuple will be translated soon: fetches the service's row ...
-pub fn expect(view: &View, tuple: &Tuple) {
-    view.expect(Table::Service, &ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol));
-}
-
-/// ... and then the backend that it will get, whose row this is.
-pub fn expect_backend(view: &View, tuple: &Tuple, pick: u64, is_outside: bool) -> Option<u32> {
-    let key = ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol);
-    let service = view.find::<_, ServiceRecord>(Table::Service, &key)?;
-    let backends = if is_outside { service.outside } else { service.inside };
-    let row = backends.get(picked(pick, backends.count))?;
-    view.expect_row(Table::Backend, row);
-    Some(row as u32)
-}
-
-/// Replaces a service's address by one of its backends. `Err` ends the packet: rejected or dropped.
+/// The row of the backend that a flow with this hash most likely gets.
 #[inline(always)]
-pub fn translate(
+pub(super) fn likely_row(record: &ServiceRecord, pick: u64, is_outside: bool) -> Option<usize> {
+    let backends = if is_outside { record.outside } else { record.inside };
+    backends.get(picked(pick, backends.count))
+}
+
+/// Replaces a service's address by one of its backends, or ends the packet: rejected or dropped.
+#[inline(always)]
+pub(super) fn translate(
     context: &Context,
     tuple: &Tuple,
     client: Client,
     choose: &mut impl Choose,
     keep: Option<(Addr, u16)>,
-    decision: Decision,
-) -> Result<Decision, Decision> {
+    decision: &mut Decision,
+) -> Step {
     let key = ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol);
     let Some(record) = context.view.find::<_, ServiceRecord>(Table::Service, &key) else {
         return undefined_port(context, tuple, decision);
     };
     let (backends, drops) = served(client, &record);
-    let found = Match { id: record.id, backends, flags: record.flags, algorithm: record.algorithm() };
-    let decision = Decision { service: Some(found), ..decision };
+    let algorithm = record.algorithm();
+    decision.service = Some(Match { id: record.id, backends, flags: record.flags, algorithm });
     if record.sources.count != 0 && !is_source(context, tuple.local, client, record.sources) {
-        return Err(decision.drop(DropReason::SourceRange));
+        return decision.drop(DropReason::SourceRange);
     }
-    match keep.filter(|&kept| may_keep(&context.view, tuple.protocol, &record, backends, kept)) {
-        Some((remote, remote_port)) => return Ok(Decision { remote, remote_port, ..decision }),
-        // A connection whose backend is gone is told so by either end.
-        None if keep.is_some() && is_connection(tuple.protocol) => {
-            return Err(Decision { verdict: Verdict::Reject, ..decision });
+    let kept = keep.filter(|&kept| may_keep(&context.view, tuple.protocol, &record, backends, kept));
+    // A connection whose backend is gone is told so by either end.
+    if kept.is_none() && keep.is_some() && is_connection(tuple.protocol) {
+        return decision.end(Verdict::Reject);
+    }
+    match kept.or_else(|| choose.choose(&context.view, &Asked { tuple, service: &record, backends })) {
+        Some(backend) => {
+            (decision.remote, decision.remote_port) = backend;
+            Ok(())
         }
-        None => {}
-    }
-    match choose.choose(&context.view, &Asked { tuple, service: &record, backends }) {
-        Some((remote, remote_port)) => Ok(Decision { remote, remote_port, ..decision }),
-        None if drops => Err(decision.drop(DropReason::NoLocalBackend)),
-        None => Err(Decision { verdict: Verdict::Reject, ..decision }),
+        None if drops => decision.drop(DropReason::NoLocalBackend),
+        None => decision.end(Verdict::Reject),
     }
 }
 
@@ -170,12 +162,12 @@ pub fn is_kept(context: &Context, tuple: &Tuple, id: u32, kept: (Addr, u16)) -> 
 }
 
 /// A service's address with a port that it does not define is refused; other protocols to it go unanswered.
-fn undefined_port(context: &Context, tuple: &Tuple, decision: Decision) -> Result<Decision, Decision> {
+fn undefined_port(context: &Context, tuple: &Tuple, decision: &mut Decision) -> Step {
     let address: Option<ServiceRecord> = context.view.find(Table::Service, &ServiceKey::address(tuple.remote));
     match address {
-        None => Ok(decision),
-        Some(_) if tuple.protocol.has_ports() => Err(Decision { verdict: Verdict::Reject, ..decision }),
-        Some(_) => Err(decision.drop(DropReason::ServiceUnknown)),
+        None => Ok(()),
+        Some(_) if tuple.protocol.has_ports() => decision.end(Verdict::Reject),
+        Some(_) => decision.drop(DropReason::ServiceUnknown),
     }
 }
 
@@ -185,6 +177,7 @@ pub fn backend(view: &View, found: &Match, index: u32) -> BackendRecord {
 }
 
 /// One of `count` by a hash.
+#[inline(always)]
 fn picked(pick: u64, count: u32) -> u32 {
     (((hash::fold(pick, 0x9e37_79b9_7f4a_7c15) >> 32) * count as u64) >> 32) as u32
 }

@@ -16,6 +16,23 @@ const PRESSED_MS: u32 = 1_000;
 /// No pressure: the whole timeout.
 const WHOLE: u32 = 256;
 
+/// Flows that are removed together: none waits by itself for where the index names it.
+const TOGETHER: usize = 16;
+
+/// What a flow must have been silent for.
+struct Rule {
+    timeouts: Timeouts,
+    share: u32,
+    now_ms: u32,
+}
+
+/// A flow that has timed out.
+#[derive(Clone, Copy, Default)]
+struct Silent {
+    id: FlowId,
+    hashes: [u64; 2],
+}
+
 impl FlowTable {
     /// The share of their timeout, of 256, that unconfirmed flows have: all of it while an eighth of the table is free,
     /// from there on as much as is left of that eighth.
@@ -27,24 +44,41 @@ impl FlowTable {
 
     /// Looks at the next `count` records and removes those that have timed out. Returns how many.
     pub fn expire(&mut self, count: usize, now_ms: u32) -> usize {
-        let mut expired = 0;
-        let (timeouts, share) = (self.timeouts, self.share());
-        let shortest_ms = pressed(timeouts.shortest_ms(), share) as i32;
-        for _ in 0..count.min(self.capacity()) {
+        let (mut left, mut expired) = (count.min(self.capacity()), 0);
+        let rule = Rule { timeouts: self.timeouts, share: self.share(), now_ms };
+        let mut silent = [Silent::default(); TOGETHER];
+        while left > 0 {
+            let (looked, found) = self.find_silent(left, &rule, &mut silent);
+            left -= looked;
+            expired += found;
+            silent.iter().take(found).for_each(|silent| self.remove_hashed(silent.id, silent.hashes));
+        }
+        expired
+    }
+
+    /// Looks at so many records, or fewer if the places are full before. Returns how many these were, and how many have timed
+    /// out; where the index names those is on its way.
+    #[inline(always)]
+    fn find_silent(&mut self, count: usize, rule: &Rule, silent: &mut [Silent; TOGETHER]) -> (usize, usize) {
+        let shortest_ms = pressed(rule.timeouts.shortest_ms(), rule.share) as i32;
+        let (mut looked, mut found) = (0, 0);
+        while looked < count && found < TOGETHER {
+            looked += 1;
             let id = self.advance();
             let record = self.record(id);
             // Wrapping time: ages of over 24 days do not occur, since expiry comes round far more often.
-            let age_ms = now_ms.wrapping_sub(record.last_seen_ms) as i32;
+            let age_ms = rule.now_ms.wrapping_sub(record.last_seen_ms) as i32;
             // A record that was used of late is judged by one of its lines alone.
             if age_ms < shortest_ms || record.flags & FLAG_USED == 0 {
                 continue;
             }
-            if age_ms >= timeout_ms(record, &timeouts, share) as i32 {
-                self.remove(id);
-                expired += 1;
+            if age_ms >= timeout_ms(record, &rule.timeouts, rule.share) as i32 {
+                silent[found] = Silent { id, hashes: self.hashes(record) };
+                silent[found].hashes.iter().for_each(|&hash| self.expect(hash));
+                found += 1;
             }
         }
-        expired
+        (looked, found)
     }
 
     /// Makes room for one flow. False: among the next records there is none that may go.
@@ -76,6 +110,7 @@ impl FlowTable {
     }
 
     /// The record under the hand, which goes on: what was looked at, or came into its place, is looked at last.
+    #[inline(always)]
     fn advance(&mut self) -> FlowId {
         let id = self.hand as FlowId;
         self.hand = if self.hand + 1 < self.capacity() { self.hand + 1 } else { 0 };

@@ -1,5 +1,6 @@
 use super::*;
 use crate::flow::Way;
+use proptest::prelude::*;
 use tables::counters::DropReason;
 use tables::flow::{FlowLayout, Tuple};
 use tables::{Addr, Protocol};
@@ -91,4 +92,36 @@ fn above_seven_eighths_unconfirmed_flows_leave_sooner_step_by_step() {
     assert!(!after(half, 0, unanswered_ms / 2 - 1) && after(half, 0, unanswered_ms / 2));
     assert!(!after(SIZE, 0, PRESSED_MS - 1) && after(SIZE, 0, PRESSED_MS));
     assert!(!after(SIZE, CONFIRMED, 119_999) && after(SIZE, CONFIRMED, 120_000));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// However many are looked at at once: who was silent for too long has left after one round, and nobody else.
+    #[test]
+    fn each_leaves_by_its_own_silence(
+        seen_ms in prop::collection::vec(0u32..60_000, 1..(SIZE as usize / 8 * 7)),
+        lot in 1usize..2 * SIZE as usize,
+    ) {
+        let mut flows = table();
+        let translated = |i: usize| {
+            let record = record(i as u32, 0, seen_ms[i]);
+            let outside = if i.is_multiple_of(3) { Tuple { local_port: 7, ..record.inside } } else { record.inside };
+            let mut translated = FlowRecord::new(record.inside, &outside);
+            translated.last_seen_ms = seen_ms[i];
+            translated
+        };
+        (0..seen_ms.len()).for_each(|i| { flows.insert(translated(i)).unwrap(); });
+        let now_ms = 60_000;
+        let expired: usize = (0..SIZE as usize).step_by(lot).map(|_| flows.expire(lot, now_ms)).sum();
+        let stays = |i: usize| now_ms - seen_ms[i] < 30_000;
+        prop_assert_eq!(expired, (0..seen_ms.len()).filter(|&i| !stays(i)).count());
+        prop_assert_eq!(flows.used(), seen_ms.len() - expired);
+        for i in 0..seen_ms.len() {
+            let record = translated(i);
+            prop_assert_eq!(flows.find(&record.inside, Way::Out).is_some(), stays(i));
+            prop_assert_eq!(flows.find(&record.outside(), Way::Back).is_some(), stays(i));
+        }
+        prop_assert!(flows.parts.first().iter().all(|bucket| expired < seen_ms.len() || bucket.entries == [0; 12]));
+    }
 }

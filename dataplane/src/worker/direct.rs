@@ -267,7 +267,7 @@ impl Path {
             Verdict::Forward => {
                 let mut record = FlowRecord::new(inside, &item.tuple());
                 record.flags = FLAG_DIRECT;
-                self.settle(context, &mut record, &decision);
+                self.settled(context, &item.tuple(), &decision).write(&mut record);
                 match self.insert_direct(record, item) {
                     Ok(id) => return Some(id),
                     Err(reason) => reason,
@@ -286,7 +286,7 @@ impl Path {
         if let Some(other) = self.flows.find_hashed(&words, Way::Out, hash) {
             self.make_way(other, item)?;
         }
-        self.insert_counted(record, [hash, item.hash])
+        self.insert_counted([hash, item.hash], |place| *place = record)
     }
 
     /// Removes a flow between the same ends that a client's packet cannot belong to, if that is over: the client asks by

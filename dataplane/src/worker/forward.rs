@@ -2,7 +2,7 @@
 //! Passes, not callbacks: packet bytes are touched when parsed and when rewritten, all between works on [`Item`]s.
 
 use crate::balance::turns::Turns;
-use crate::classify::{self, Context, Expected, Origin};
+use crate::classify::{self, Context, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::fragments::Fragments;
 use crate::handoff::{Handed, Stage};
@@ -57,13 +57,6 @@ pub struct Item {
     pub likely: Option<FlowId>,
     /// Where it goes at the end.
     pub to: To,
-}
-
-impl Expected for Item {
-    fn opens(&self) -> Option<(Tuple, u64, bool)> {
-        let is_outside = !self.origin.is_here();
-        (self.likely.is_none() && self.way == Way::Out).then(|| (self.tuple(), self.hash, is_outside))
-    }
 }
 
 /// Where a packet goes once nothing else is to be done to its headers.
@@ -232,7 +225,7 @@ impl Path {
                 }
             }
             if unknown > 1 {
-                classify::expect(context, &items, self.seed);
+                self.expect_new(context, &items);
             }
             self.runtime.mark(WorkStage::Lookup, items.len());
             self.act_on_all(context, burst.places_mut(), &mut items);

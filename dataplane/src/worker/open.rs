@@ -3,6 +3,7 @@
 use super::forward::{Item, Path};
 use super::renew::Renewed;
 use crate::balance::Chooser;
+use crate::classify::ahead::{self, Expected, Likely, Opens};
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
 use crate::flow::sctp::chunk;
 use crate::flow::{FlowId, FlowTable, Way};
@@ -13,8 +14,10 @@ use crate::punt;
 use crate::punt::error::Cause;
 use std::num::NonZeroU32;
 use tables::counters::{DropReason, WorkerCounter};
-use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_DIRECT, FLAG_OPENED_LOCALLY, FlowRecord, HopKind, Tuple};
+use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_DIRECT, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
+use tables::node::family;
 use tables::owner::{Worker, owner};
+use tables::scope::Scopes;
 use tables::service::Algorithm;
 use tables::status::PolicyFlows;
 use tables::taken::is_taken;
@@ -25,6 +28,48 @@ const _: () = assert!(tables::limits::ROUTES_MAX <= NO_ROUTE as usize);
 const PORTS_TRIED: u32 = 256;
 /// A route id that no row has: there are fewer.
 const NO_ROUTE: u16 = u16::MAX;
+
+impl Expected for Item {
+    #[inline(always)]
+    fn opens(&self) -> Option<Opens> {
+        let opens = match self.way {
+            Way::Out if self.origin.is_here() => Opens::Local,
+            Way::Out => Opens::Outside,
+            Way::Back => Opens::Towards,
+        };
+        self.likely.is_none().then_some(opens)
+    }
+
+    #[inline(always)]
+    fn tuple(&self) -> Tuple {
+        Item::tuple(self)
+    }
+
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+/// What a decision comes to in a record.
+pub(super) struct Settled {
+    out: Hop,
+    back: Hop,
+    scopes: Scopes,
+    seen_ms: u32,
+    route: u16,
+    service: u32,
+    flags: u8,
+}
+
+impl Settled {
+    #[inline(always)]
+    pub(super) fn write(self, record: &mut FlowRecord) {
+        (record.out, record.back, record.scopes) = (self.out, self.back, self.scopes);
+        (record.last_seen_ms, record.route, record.service) = (self.seen_ms, self.route, self.service);
+        record.flags |= self.flags;
+    }
+}
 
 impl Path {
     /// The flow that a packet belongs to, opened or looked at again if need be. None: the packet has come to its end.
@@ -82,6 +127,26 @@ impl Path {
     #[inline(always)]
     pub(super) fn is_current(&self, id: FlowId) -> bool {
         self.scopes.is_current(&self.flows.record(id).scopes)
+    }
+
+    /// First packets of these will open flows: fetches what that takes.
+    #[cold]
+    pub(super) fn expect_new(&self, context: &Context<'_>, items: &[Item]) {
+        ahead::expect(context, items, self.seed, |item, Likely { mut outside, is_masqueraded }| {
+            if is_masqueraded {
+                outside.local = context.node.snat[family(outside.local)];
+                outside.local_port = self.first_port(item.hash);
+            }
+            self.flows.expect(self.flows.hash_words(&outside.words()));
+        });
+    }
+
+    /// The port of this worker's block that is tried first.
+    #[inline(always)]
+    fn first_port(&self, hash: u64) -> u16 {
+        let block = self.snat.block(self.id);
+        let size = (*block.end() - *block.start()) as u32 + 1;
+        block.start() + ((hash ^ self.seed) as u32 % size) as u16
     }
 
     /// Classifies a first packet and inserts its flow.
@@ -183,12 +248,14 @@ impl Path {
                 (inside, item.hash)
             }
         };
-        let mut record = FlowRecord::new(inside, &outside);
-        self.settle(context, &mut record, decision);
+        let mut settled = self.settled(context, &outside, decision);
         if decision.service.is_some_and(|service| service.algorithm == Algorithm::LeastConnections) {
-            record.flags |= FLAG_COUNTED;
+            settled.flags |= FLAG_COUNTED;
         }
-        let id = self.insert_counted(record, [item.hash, outside_hash])?;
+        let id = self.insert_counted([item.hash, outside_hash], |record| {
+            *record = FlowRecord::new(inside, &outside);
+            settled.write(record);
+        })?;
         if let Some(policy) = decision.policy {
             let what = if decision.is_audit { PolicyFlows::Audited } else { PolicyFlows::Allowed };
             self.status().count_policy_flow(what, policy.get() as usize);
@@ -197,10 +264,17 @@ impl Path {
     }
 
     /// Inserts a flow that is known to be absent, and says what it took.
-    pub(super) fn insert_counted(&mut self, record: FlowRecord, hashes: [u64; 2]) -> Result<FlowId, DropReason> {
-        let inserted = self.flows.insert_absent(record, hashes);
+    #[inline(always)]
+    pub(super) fn insert_counted(
+        &mut self,
+        hashes: [u64; 2],
+        write: impl FnOnce(&mut FlowRecord),
+    ) -> Result<FlowId, DropReason> {
+        let inserted = self.flows.insert_absent(hashes, self.now_ms, write);
         let evicted = self.flows.take_evicted();
-        self.status().count(WorkerCounter::FlowsEvicted, evicted);
+        if evicted > 0 {
+            self.status().count(WorkerCounter::FlowsEvicted, evicted);
+        }
         let id = inserted?;
         self.status().count(WorkerCounter::FlowsInserted, 1);
         Ok(id)
@@ -212,28 +286,28 @@ impl Path {
         self.status().count(WorkerCounter::FlowsExpired, 1);
     }
 
-    /// Writes a decision into a record.
-    pub(super) fn settle(&mut self, context: &Context<'_>, record: &mut FlowRecord, decision: &Decision) {
-        record.out = decision.out;
-        record.back = decision.back;
-        if record.out.kind() == HopKind::Endpoint {
-            let other_half = record.outside().reversed();
+    /// What a decision comes to for a flow that the network sees so.
+    #[inline(always)]
+    pub(super) fn settled(&mut self, context: &Context<'_>, outside: &Tuple, decision: &Decision) -> Settled {
+        let mut out = decision.out;
+        if out.kind() == HopKind::Endpoint {
             let keeper = decision.client.filter(|_| !decision.opened_locally);
-            let other = || owner(&context.view, &self.snat, &other_half).unwrap_or(self.id);
-            record.out.worker = keeper.unwrap_or_else(other);
+            let other = || owner(&context.view, &self.snat, &outside.reversed()).unwrap_or(self.id);
+            out.worker = keeper.unwrap_or_else(other);
         }
-        if record.out.kind() == HopKind::Drop && record.out.reason == DropReason::NeighbourUnknown as u8 {
+        if out.kind() == HopKind::Drop && out.reason == DropReason::NeighbourUnknown as u8 {
             self.ask_for(decision.remote);
         }
-        record.scopes = self.scopes.depend(decision.scopes());
-        record.last_seen_ms = self.now_ms;
-        record.route = decision.route.map_or(NO_ROUTE, |route| route as u16);
-        record.service = decision.service.map_or(0, |s| s.id);
-        if decision.opened_locally {
-            record.flags |= FLAG_OPENED_LOCALLY;
-        }
-        if decision.client.is_some() {
-            record.flags |= FLAG_CLIENT;
+        let opened = if decision.opened_locally { FLAG_OPENED_LOCALLY } else { 0 };
+        let client = if decision.client.is_some() { FLAG_CLIENT } else { 0 };
+        Settled {
+            out,
+            back: decision.back,
+            scopes: self.scopes.depend(decision.scopes()),
+            seen_ms: self.now_ms,
+            route: decision.route.map_or(NO_ROUTE, |route| route as u16),
+            service: decision.service.map_or(0, |s| s.id),
+            flags: opened | client,
         }
     }
 
@@ -252,7 +326,7 @@ impl Path {
         let asks_by_id = item.meta.kind == Kind::Echo && inside.remote_port == 0;
         let has_port = inside.protocol.has_ports() || asks_by_id;
         if decision.masquerade != Masquerade::No && has_port {
-            return self.free_port(context, outside, inside, false).ok_or(DropReason::SnatExhausted);
+            return self.free_port(context, outside, item.hash, false).ok_or(DropReason::SnatExhausted);
         }
         let words = outside.words();
         let hash = self.flows.hash_words(&words);
@@ -263,23 +337,23 @@ impl Path {
         }
         let is_client = decision.client.is_some();
         let may_move = decision.opened_locally && decision.out.kind() != HopKind::Direct;
-        let moved = (may_move && has_port).then(|| self.free_port(context, outside, inside, is_client)).flatten();
+        let moved = (may_move && has_port).then(|| self.free_port(context, outside, item.hash, is_client)).flatten();
         moved.ok_or(DropReason::TupleClash)
     }
 
-    /// A free port of this worker's block, beginning at one that the tuple's hash names. "Free" is judged for each
+    /// A free port of this worker's block, beginning at one that the hash of the tuple inside names. "Free" is judged for each
     /// destination by the flow table itself; where all are taken, that of a closed connection is.
     /// A client outside that keeps its address must be answered by this worker, too. What sockets of the node have is theirs.
     fn free_port(
         &mut self,
         context: &Context<'_>,
         mut outside: Tuple,
-        inside: &Tuple,
+        inside_hash: u64,
         is_client: bool,
     ) -> Option<(Tuple, u64)> {
         let block = self.snat.block(self.id);
         let size = (*block.end() - *block.start()) as u32 + 1;
-        let start = (self.flows.hash(inside) ^ self.seed) as u32 % size;
+        let start = (self.first_port(inside_hash) - block.start()) as u32;
         let mut closed = None;
         for i in 0..PORTS_TRIED.min(size) {
             outside.local_port = block.start() + ((start + i) % size) as u16;

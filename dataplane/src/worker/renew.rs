@@ -58,7 +58,7 @@ impl Path {
             return Renewed::Gone;
         }
         let mut renewed = record;
-        self.settle(context, &mut renewed, &decision);
+        self.settled(context, &record.outside(), &decision).write(&mut renewed);
         renewed.last_seen_ms = record.last_seen_ms;
         if let Verdict::Drop(reason) = decision.verdict {
             // Who keeps the other half is not to be found out again.

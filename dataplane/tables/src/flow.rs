@@ -173,6 +173,7 @@ const _: () = assert!(size_of::<FlowRecord>() == 2 * 64);
 
 impl FlowRecord {
     /// A record of these two tuples, which are of one protocol and network; nothing else is set.
+    #[inline(always)]
     pub fn new(inside: Tuple, outside: &Tuple) -> FlowRecord {
         let mut addresses = Difference::default();
         addresses.replace_addr(inside.local, outside.local);

@@ -2,6 +2,7 @@
 //! rules, whatever the number of policies. Which policy goes before which was decided by control. Workers judge by this,
 //! and control what a change would do, so that there is one reading of the rows.
 
+use crate::cpu::prefetch;
 use crate::layout::Table;
 use crate::limits::RULES_PER_ROW_MAX;
 use crate::lpm::Lpm;
@@ -9,7 +10,9 @@ use crate::policy::{
     Direction, FLAG_AUDIT, FLAG_NAMESPACED, IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD, MODE_CLOSED, MODE_OPEN,
     MODE_TIERED, PolicyKey, PolicyRow, PolicySetRecord, RULE_NONE, RuleRecord, place,
 };
+use crate::view::read_record;
 use crate::{Addr, Protocol, View};
+use std::sync::atomic::AtomicU64;
 
 /// What a policy set says of a packet, and which policy says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +52,20 @@ pub fn identity(view: &View, addr: Addr) -> u32 {
     view.longest_match(Lpm::Identity, addr).map_or(IDENTITY_WORLD, |identity| identity as u32)
 }
 
-/// The same will be judged soon: fetches the row of this identity.
-pub fn expect(view: &View, policy_set: u32, direction: Direction, identity: u32) {
-    view.expect(Table::Policy, &PolicyKey::new(policy_set, direction, identity));
+/// The same will be judged soon: fetches the row of this identity, whose tag this is.
+#[inline(always)]
+pub fn expect(view: &View, policy_set: u32, direction: Direction, identity: u32) -> u64 {
+    let tag = view.tag(&PolicyKey::new(policy_set, direction, identity));
+    view.expect_tag(Table::Policy, tag);
+    tag
+}
+
+/// ... and then the rules of the row with this tag.
+#[inline(always)]
+pub fn expect_rules(view: &View, tag: u64) {
+    let Some(row): Option<PolicyRow> = view.guess::<PolicyKey, _>(Table::Policy, tag) else { return };
+    let rules = run(view, row);
+    rules.chunks(64 / 8).take(RULE_LINES).for_each(|line| prefetch(&line[0]));
 }
 
 /// Judges (policy set, direction, identity, protocol, destination port).
@@ -88,15 +102,31 @@ fn row(view: &View, policy_set: u32, direction: Direction, identity: u32) -> Opt
     of(identity).or_else(|| of(IDENTITY_ANY))
 }
 
-/// The rule of a row that holds a place, by halving.
+/// The rule of a row that holds a place, by halving. A row whose rules are beyond the table has none.
 #[inline(always)]
 fn holding(view: &View, row: PolicyRow, place: u32) -> Option<RuleRecord> {
-    let rule = |i: usize| view.row::<RuleRecord>(Table::Rule, row.rules_first as usize + i);
-    let (mut at, mut count) = (0, (row.rules_count as usize).min(RULES_PER_ROW_MAX));
+    let rules = run(view, row);
+    let (mut at, mut count) = (0, rules.len() / RULE_WORDS);
     while count > 1 {
         let half = count / 2;
-        at += if rule(at + half).first <= place { half } else { 0 };
+        at += if first_place(rules, at + half) <= place { half } else { 0 };
         count -= half;
     }
-    (count == 1).then(|| rule(at)).filter(|rule| rule.holds(place))
+    (count == 1).then(|| read_record::<RuleRecord>(rules, at * RULE_WORDS)).filter(|rule| rule.holds(place))
+}
+
+const RULE_WORDS: usize = size_of::<RuleRecord>() / 8;
+/// Cache lines of rules that are fetched ahead: most rows have fewer.
+const RULE_LINES: usize = 4;
+
+#[inline(always)]
+fn run<'a>(view: &View<'a>, row: PolicyRow) -> &'a [AtomicU64] {
+    view.run(Table::Rule, row.rules_first as usize, (row.rules_count as usize).min(RULES_PER_ROW_MAX))
+}
+
+/// Where rule `at` of a run begins.
+#[inline(always)]
+fn first_place(rules: &[AtomicU64], at: usize) -> u32 {
+    let [first, _]: [u32; 2] = read_record(rules, at * RULE_WORDS);
+    first
 }

@@ -87,16 +87,43 @@ impl<'a> View<'a> {
         Some(self.value(table, slot, size_of::<K>()))
     }
 
+    /// What a key is found by.
+    #[inline(always)]
+    pub fn tag<K: Pod>(&self, key: &K) -> u64 {
+        hash::tag(key, self.seed)
+    }
+
     /// `key` will be looked up soon.
     #[inline]
     pub fn expect<K: Pod>(&self, table: Table, key: &K) {
+        self.expect_tag(table, self.tag(key));
+    }
+
+    /// The key of this tag will be looked up soon.
+    #[inline(always)]
+    pub fn expect_tag(&self, table: Table, tag: u64) {
         let place = self.layout.place(table);
-        let slot = hash::tag(key, self.seed) as usize & (place.capacity - 1);
+        let slot = tag as usize & (place.capacity - 1);
         self.expect_words(place.offset + slot * place.record_words, place.record_words);
     }
 
+    /// What stands under a tag, whatever its key is: a guess to fetch other things by, and nothing to decide by.
+    #[inline(always)]
+    pub fn guess<K: Pod, V: Pod>(&self, table: Table, tag: u64) -> Option<V> {
+        let place = self.layout.place(table);
+        for probe in 0..PROBES_MAX {
+            let slot = (tag as usize).wrapping_add(probe) & (place.capacity - 1);
+            match self.tag_at(place, slot) {
+                0 => return None,
+                found if found == tag => return Some(self.value(table, slot, size_of::<K>())),
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// Row `index` of an array table will be read soon.
-    #[inline]
+    #[inline(always)]
     pub fn expect_row(&self, table: Table, index: usize) {
         let place = self.layout.place(table);
         self.expect_words(place.offset + index * place.record_words, place.record_words);
@@ -113,7 +140,7 @@ impl<'a> View<'a> {
     /// Where `key` stands, if it does.
     #[inline]
     pub(crate) fn find_slot<K: Pod + PartialEq>(&self, table: Table, key: &K) -> Option<usize> {
-        match self.slot(table, key, hash::tag(key, self.seed)) {
+        match self.slot(table, key, self.tag(key)) {
             Slot::Has(slot) => Some(slot),
             Slot::Free(_) | Slot::Full => None,
         }
@@ -150,6 +177,16 @@ impl<'a> View<'a> {
     fn value<V: Pod>(&self, table: Table, slot: usize, key_bytes: usize) -> V {
         let place = self.layout.place(table);
         read_record(self.words, place.offset + slot * place.record_words + 1 + key_bytes / 8)
+    }
+
+    /// Words of a run of rows of an array table; none if it reaches beyond its end.
+    #[inline(always)]
+    pub(crate) fn run(&self, table: Table, first: usize, count: usize) -> &'a [AtomicU64] {
+        let Place { record_words, capacity, offset } = self.layout.place(table);
+        if first.saturating_add(count) > capacity {
+            return &[];
+        }
+        self.words.get(offset + first * record_words..offset + (first + count) * record_words).unwrap_or(&[])
     }
 
     /// Longest match of `addr` in one of the two prefix tables.

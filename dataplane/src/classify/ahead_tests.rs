@@ -1,0 +1,102 @@
+use super::*;
+use crate::classify::service::ByHash;
+use crate::classify::{Masquerade, from_local, outside};
+use bytemuck::Zeroable;
+use proptest::prelude::*;
+use tables::endpoint::{EndpointKind, FLAG_POLICY_IN_FORCE};
+use tables::lpm::Lpm;
+use tables::node::NodeRecord;
+use tables::route::{RouteKind, RouteRecord};
+use tables::service::{FLAG_MASQUERADE_OUTSIDE, Rows};
+use tables::{Prefix, Protocol, Publisher};
+
+const POD: Addr = Addr::v4([10, 1, 0, 4]);
+const SNAT: Addr = Addr::v4([10, 1, 0, 3]);
+const SEED: u64 = 99;
+
+struct Packet {
+    tuple: Tuple,
+    hash: u64,
+    opens: Option<Opens>,
+}
+
+impl Expected for Packet {
+    fn opens(&self) -> Option<Opens> {
+        self.opens
+    }
+
+    fn tuple(&self) -> Tuple {
+        self.tuple
+    }
+
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+fn prefix(octets: [u8; 4], length: u8) -> Prefix {
+    Prefix::new(Addr::v4(octets), length).unwrap()
+}
+
+/// Twenty services of five backends for clients here, and others for those outside, whom every other one masquerades.
+fn publisher() -> Publisher {
+    let mut publisher = Publisher::create(7).unwrap();
+    let mut batch = publisher.batch([]).unwrap();
+    for i in 0..20 {
+        for (b, net) in (0..10).zip([9; 5].into_iter().chain([8; 5])) {
+            let backend = BackendRecord { addr: Addr::v4([10, net, i, b]), port: 8000 + b as u16, weight: 1, id: 0 };
+            batch.set(Table::Backend, i as usize * 10 + b as usize, &backend).unwrap();
+        }
+        let rows = |first| Rows { first: i as u32 * 10 + first, count: 5 };
+        let flags = if i % 2 == 0 { FLAG_MASQUERADE_OUTSIDE } else { 0 };
+        let record =
+            ServiceRecord { id: i as u32, inside: rows(0), outside: rows(5), flags, ..ServiceRecord::zeroed() };
+        batch.insert(Table::Service, &ServiceKey::new(Addr::v4([172, 30, 0, i]), 80, Protocol::UDP), &record).unwrap();
+    }
+    batch.set(Table::Route, 1, &RouteRecord::new(RouteKind::Tunnel)).unwrap();
+    batch.set(Table::Route, 2, &RouteRecord::new(RouteKind::Via)).unwrap();
+    batch.insert_prefix(Lpm::Route, &prefix([10, 0, 0, 0], 8), 1).unwrap();
+    batch.insert_prefix(Lpm::Route, &prefix([198, 18, 0, 0], 15), 2).unwrap();
+    let mut pod = EndpointRecord::new(EndpointKind::Pod);
+    (pod.interface, pod.flags) = (3, FLAG_POLICY_IN_FORCE);
+    batch.insert(Table::Endpoint, &POD, &pod).unwrap();
+    batch.publish();
+    publisher
+}
+
+/// The tuple of a packet by its numbers.
+fn packet(service: u8, port: u16, opens: Option<Opens>) -> Packet {
+    let local = if opens == Some(Opens::Outside) { Addr::v4([198, 18, 0, 7]) } else { POD };
+    let remote = Addr::v4([172, 30, 0, service]);
+    let tuple =
+        Tuple { local, remote, local_port: port, remote_port: 80, protocol: Protocol::UDP, reserved: 0, network: 0 };
+    let hash = tables::hash::hash_words(&tuple.words(), 3);
+    Packet { tuple, hash, opens }
+}
+
+proptest! {
+    /// A guess that is wrong costs nobody anything but time, so that nobody would notice.
+    #[test]
+    fn what_is_likely_is_what_is_decided(burst in prop::collection::vec((0u8..22, 1u16.., 0u8..4), 1..=BURST_MAX)) {
+        let publisher = publisher();
+        let node = NodeRecord { ready: 1, snat: [SNAT, Addr::UNSPECIFIED], host_interface: 9, ..NodeRecord::zeroed() };
+        let context = Context { view: publisher.live(), node: &node };
+        let kinds = [None, Some(Opens::Local), Some(Opens::Outside), Some(Opens::Towards)];
+        let burst: Vec<Packet> =
+            burst.into_iter().map(|(service, port, kind)| packet(service, port, kinds[kind as usize])).collect();
+        let mut firsts = burst.iter().filter(|packet| packet.opens.is_some());
+        expect(&context, &burst, SEED, |packet, likely| {
+            assert!(std::ptr::eq(packet, firsts.next().unwrap()));
+            let pick = &mut ByHash(packet.hash ^ SEED);
+            let decision = match packet.opens {
+                Some(Opens::Local) => from_local(&context, &packet.tuple, 3, pick, None),
+                Some(Opens::Outside) => outside::from_outside(&context, &packet.tuple, 0, pick, None),
+                _ => return assert_eq!(likely.outside, packet.tuple),
+            };
+            let unmasqueraded = Tuple { local: packet.tuple.local, ..decision.outside(&packet.tuple) };
+            assert_eq!(likely.outside, unmasqueraded);
+            assert_eq!(likely.is_masqueraded, decision.masquerade != Masquerade::No);
+        });
+        prop_assert!(firsts.next().is_none());
+    }
+}
