@@ -1,6 +1,7 @@
 //! What the CLI and the CNI plugin say to the control process over RUN/control.sock: one JSON request a line, one JSON
 //! reply a line. And the shapes of the listings, which `-o json` prints as they are.
 
+use crate::bandwidth::Bandwidth;
 use crate::object::HostPort;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,8 @@ pub struct CniWants {
     pub addrs: Vec<Addr>,
     pub mac: Option<Mac>,
     pub ports: Vec<HostPort>,
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
 }
 
 /// What an ADD made.

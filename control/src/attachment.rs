@@ -1,6 +1,7 @@
 //! The attachments of this node, each a file, so that addresses and pods' interfaces are known after a restart. It must
 //! not touch interfaces.
 
+use crate::bandwidth::Bandwidth;
 use crate::disk::{self, DiskError};
 use crate::ipam::{Ipam, LastGiven};
 use crate::object::{HostPort, Named, Pod};
@@ -32,6 +33,8 @@ pub struct Attachment {
     /// Ports of the node that lead to it, as the runtime asked. For a pod its object says them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<HostPort>,
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
 }
 
 impl Attachment {
@@ -189,6 +192,7 @@ mod tests {
             mac: Mac([2, 0, 0, 0, 0, 1]),
             mtu: 1450,
             ports: Vec::new(),
+            bandwidth: Bandwidth::default(),
         };
         store.add(&[], make).unwrap()
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::bandwidth::{Bandwidth, Rate};
 use tables::Protocol;
 
 const CONFIGURATION: &str = r#"{"cniVersion":"1.0.0","name":"fairway","type":"fairway-cni","runDir":"/run/x"}"#;
@@ -131,7 +132,8 @@ fn what_a_runtime_asks_for_one_interface_is_passed_on() {
         "ips":["10.244.1.9/24","fd00::9"],"mac":"02:00:00:00:00:0a",
         "portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"UDP","hostIP":"192.0.2.1"},
                         {"hostPort":8081,"containerPort":81,"hostIP":"0.0.0.0"},{"hostPort":0,"containerPort":82},
-                        {"HostPort":8083,"ContainerPort":83,"Protocol":"tcp","HostIP":""}]}}"#;
+                        {"HostPort":8083,"ContainerPort":83,"Protocol":"tcp","HostIP":""}],
+        "bandwidth":{"ingressRate":1000000,"ingressBurst":2000,"EgressRate":3000000,"egressBurst":0}}}"#;
     let seen = std::cell::RefCell::new(None);
     let ask = |configuration: &Configuration, request: Request| {
         seen.replace(Some(request.clone()));
@@ -147,11 +149,14 @@ fn what_a_runtime_asks_for_one_interface_is_passed_on() {
         pod.wants.ports.iter().map(|p| (p.addr.is_some(), p.port, p.protocol, p.container_port)).collect();
     let tcp = |port| (false, 8000 + port, Protocol::TCP, port);
     assert_eq!(ports, [(true, 8080, Protocol::UDP, 80), tcp(81), tcp(83)]);
+    let rate = |bits_per_s, burst_bits| Some(Rate { bits_per_s, burst_bits });
+    assert_eq!(pod.wants.bandwidth, Bandwidth { ingress: rate(1_000_000, 2_000), egress: rate(3_000_000, 0) });
 }
 
 #[test]
 fn an_empty_list_may_be_null() {
-    let stdin = r#"{"cniVersion":"1.0.0","runtimeConfig":{"ips":null,"portMappings":null,"mac":null}}"#;
+    let stdin =
+        r#"{"cniVersion":"1.0.0","runtimeConfig":{"ips":null,"portMappings":null,"mac":null,"bandwidth":null}}"#;
     assert_eq!(run(&environment(&[]), stdin, attached).code, 0);
 }
 
@@ -201,7 +206,7 @@ fn each_mistake_has_its_reserved_code() {
         (vec![], r#"{"cniVersion":"1.0.0","runtimeConfig":{"ips":["10.0.0.x/24"]}}"#, code::NETWORK_CONFIG),
         (vec![], r#"{"cniVersion":"1.0.0","runtimeConfig":{"mac":"01:00:5e:00:00:01"}}"#, code::NETWORK_CONFIG),
         (vec![], r#"{"cniVersion":"1.0.0","runtimeConfig":{"mac":"02:00:5e:00:00"}}"#, code::NETWORK_CONFIG),
-        (vec![], r#"{"cniVersion":"1.0.0","runtimeConfig":{"bandwidth":{"egressRate":1000}}}"#, code::NETWORK_CONFIG),
+        (vec![], r#"{"cniVersion":"1.0.0","runtimeConfig":{"bandwidth":{"egressBurst":1000}}}"#, code::NETWORK_CONFIG),
         (
             vec![],
             r#"{"cniVersion":"1.0.0","runtimeConfig":{"portMappings":[{"hostPort":1,"containerPort":0}]}}"#,

@@ -75,7 +75,7 @@ fn beside_this_program() -> io::Result<PathBuf> {
 }
 
 fn configuration(version: &str, run_dir: &Path) -> Value {
-    let capabilities = json!({ "ips": true, "mac": true, "portMappings": true });
+    let capabilities = json!({ "ips": true, "mac": true, "portMappings": true, "bandwidth": true });
     let plugin = json!({ "type": PLUGIN, "runDir": run_dir, "capabilities": capabilities });
     json!({ "cniVersion": version, "name": "fairway", "plugins": [plugin] })
 }

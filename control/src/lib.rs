@@ -6,7 +6,7 @@
 //! loop, flips the copies as soon as every worker acknowledged the last flip, and what arrived meanwhile is the next batch.
 //!
 //! **The path of a pod.** [`cni`] (in `fairway-cni`) asks over [`api`]; [`ipam`] gives an address, [`pod`] makes the TAP
-//! inside the pod's namespace, [`link`] passes its descriptor to the dataplane, and the answer waits for the tables.
+//! inside the pod's namespace (and limits its [`bandwidth`]), [`link`] passes its descriptor to the dataplane, and the answer waits for the tables.
 //!
 //! **The node** keeps its NIC: [`claim`] is the XDP program that takes only what is ours from the [`uplink`], [`node`] what
 //! is put on the host so that it reaches pods and services, [`reserve`] the ports that are ours; all undone at exit. What
@@ -21,6 +21,7 @@ pub mod announce;
 pub mod api;
 pub mod args;
 pub mod attachment;
+pub mod bandwidth;
 pub mod claim;
 pub mod cli;
 pub mod cni;

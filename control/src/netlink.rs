@@ -1,6 +1,7 @@
 //! The kernel's links, addresses, routes and neighbours of one network namespace, in the words that the rest of control
 //! uses. It must not decide what is to be there.
 
+mod bucket;
 mod rule;
 
 pub use rule::{Own, Ports, Rule, Then};

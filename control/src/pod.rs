@@ -1,6 +1,9 @@
 //! A pod's interface, made inside the pod's network namespace: a thread enters it, works there, and ends. It must not
 //! know who asked or what the dataplane does with the descriptor.
 
+mod shape;
+
+use crate::bandwidth::Bandwidth;
 use crate::ipam::GATEWAY_MAC;
 use crate::netlink::{Keep, LinkInfo, Netlink, NetlinkError, Route};
 use crate::{sysctl, tap};
@@ -25,6 +28,10 @@ pub enum PodError {
     Gone(String),
     #[error("the pod's interface {ifname} is not as it was made: {what}")]
     Changed { ifname: String, what: String },
+    #[error(
+        "cannot keep the pod's {ifname} to the rates asked for: {source}; the kernel needs CONFIG_NET_SCH_TBF for what a pod sends, and CONFIG_IFB, CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED for what it receives"
+    )]
+    Bandwidth { ifname: String, source: NetlinkError },
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     #[error("the thread in the pod's network namespace ended early")]
@@ -41,6 +48,7 @@ pub struct PodInterface {
     /// One of each family of `addrs`.
     pub gateways: Vec<Addr>,
     pub mtu: u32,
+    pub bandwidth: Bandwidth,
 }
 
 /// What was made.
@@ -61,6 +69,7 @@ impl PodInterface {
             let made = self.configure(&netlink).await;
             if made.is_err() {
                 delete(&netlink, &self.ifname).await?;
+                self.unshape(&netlink).await?;
             }
             Ok(Made { tap, ifindex: made? })
         })
@@ -82,6 +91,7 @@ impl PodInterface {
                 netlink.put_route(&route).await?;
             }
         }
+        self.shape(netlink, index).await?;
         Ok(index)
     }
 
@@ -112,9 +122,10 @@ impl PodInterface {
         let removed = inside(netns, move || async move {
             let netlink = connect()?;
             match netlink.link(&self.ifname).await? {
-                Some(link) if self.is_ours(&netlink, &link).await? => Ok(netlink.delete_link(link.index).await?),
-                _ => Ok(()),
+                Some(link) if self.is_ours(&netlink, &link).await? => netlink.delete_link(link.index).await?,
+                _ => {}
             }
+            self.unshape(&netlink).await
         })
         .await;
         match removed {
@@ -154,7 +165,7 @@ impl PodInterface {
             let mut wanted = self.gateways.iter().flat_map(|gateway| routes(*gateway, link.index));
             match wanted.find(|route| !is_there(route)) {
                 Some(missing) => Err(changed(format!("the route to {} is missing", missing.to()))),
-                None => Ok(()),
+                None => self.unshaped(&netlink, link.index).await?.map_or(Ok(()), |what| Err(changed(what))),
             }
         })
         .await

@@ -110,6 +110,7 @@ fn interface(attachment: &Attachment) -> PodInterface {
         addrs: attachment.addrs.clone(),
         gateways: Vec::new(),
         mtu: attachment.mtu,
+        bandwidth: attachment.bandwidth.clone(),
     }
 }
 

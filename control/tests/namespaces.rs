@@ -1,5 +1,6 @@
 //! What control does to network namespaces, done to real ones made for it. Needs root and iproute2, as control does.
 
+use control::bandwidth::{Bandwidth, Rate};
 use control::compile::Single;
 use control::ipam::{GATEWAY_MAC, PodRange, mac_of};
 use control::netlink::Netlink;
@@ -41,6 +42,11 @@ impl Namespace {
         run(&base.into_iter().chain(arguments.split(' ')).collect::<Vec<_>>()).0
     }
 
+    fn tc(&self, arguments: &str) -> String {
+        let base = ["tc", "-n", &self.0];
+        run(&base.into_iter().chain(arguments.split(' ')).collect::<Vec<_>>()).0
+    }
+
     /// Runs a future on a thread inside.
     fn run<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
@@ -79,6 +85,7 @@ fn interface(netns: &Namespace) -> PodInterface {
         addrs: vec![addr("10.244.1.4"), addr("fd00:1::4")],
         gateways: vec![addr("10.244.1.1"), addr("fd00:1::1")],
         mtu: 1450,
+        bandwidth: Bandwidth::default(),
     }
 }
 
@@ -125,6 +132,38 @@ async fn a_pod_gets_its_interface_and_loses_it_again() {
         interface(&netns).remove().await.unwrap();
     }
     assert!(!netns.ip("link").contains("eth0"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn rates_are_made_in_the_directions_that_are_asked_for() {
+    let netns = Namespace::new("rates");
+    let rate = |bits_per_s| Some(Rate { bits_per_s, burst_bits: 0 });
+    let bandwidth = Bandwidth { egress: rate(100_000_000), ingress: None };
+    let of = |bandwidth: &Bandwidth| PodInterface { bandwidth: bandwidth.clone(), ..interface(&netns) };
+    drop(of(&bandwidth).create().await.unwrap());
+    assert!(
+        netns.tc("qdisc show dev eth0").contains("rate 102Mbit burst 249Kb lat 50ms"),
+        "{}",
+        netns.tc("qdisc show")
+    );
+    assert!(!netns.ip("link").contains("ifb"));
+    of(&bandwidth).check().await.unwrap();
+    of(&bandwidth).remove().await.unwrap();
+
+    // 34 Gbit/s and more do not fit the kernel's 32 bits.
+    let bandwidth = Bandwidth { egress: None, ingress: rate(100_000_000_000) };
+    let named = PodInterface { ifname: "a-name-of-15-by".into(), ..of(&bandwidth) };
+    drop(named.clone().create().await.unwrap());
+    assert!(netns.tc("qdisc show dev ifb-me-of-15-by").contains("rate 102Gbit"), "{}", netns.tc("qdisc show"));
+    assert!(!netns.tc("qdisc show dev a-name-of-15-by root").contains("tbf"));
+    named.clone().check().await.unwrap();
+    let other = Bandwidth { ingress: rate(50_000_000_000), ..bandwidth };
+    let changed = PodInterface { bandwidth: other, ..named.clone() }.check().await.unwrap_err().to_string();
+    assert!(changed.contains("what it receives is not limited to 50000000000 bit/s"), "{changed}");
+    for _ in 0..2 {
+        named.clone().remove().await.unwrap();
+    }
+    assert_eq!(netns.ip("-o link").lines().count(), 1, "{}", netns.ip("-o link"));
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -6,6 +6,7 @@
 
 use super::VERSIONS;
 use crate::api::{CniWants, Failure, code};
+use crate::bandwidth::{Bandwidth, Rate};
 use crate::object::HostPort;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -46,7 +47,7 @@ struct RuntimeConfig {
     mac: Option<String>,
     #[serde(deserialize_with = "or_none")]
     port_mappings: Vec<PortMapping>,
-    bandwidth: Option<Bandwidth>,
+    bandwidth: Option<Rates>,
 }
 
 /// Runtimes in Go write `null` for an empty list.
@@ -68,14 +69,18 @@ struct PortMapping {
     host_ip: String,
 }
 
-/// Bits per second.
+/// Bits per second, and bits; 0 is none.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Bandwidth {
+struct Rates {
     #[serde(alias = "IngressRate")]
     ingress_rate: u64,
+    #[serde(alias = "IngressBurst")]
+    ingress_burst: u64,
     #[serde(alias = "EgressRate")]
     egress_rate: u64,
+    #[serde(alias = "EgressBurst")]
+    egress_burst: u64,
 }
 
 fn default_run_dir() -> PathBuf {
@@ -108,13 +113,11 @@ impl Configuration {
     /// What the runtime asks for this interface.
     pub fn wants(&self) -> Result<CniWants, Failure> {
         let RuntimeConfig { ips, mac, port_mappings, bandwidth } = &self.runtime_config;
-        if bandwidth.as_ref().is_some_and(|rates| rates.ingress_rate != 0 || rates.egress_rate != 0) {
-            return Err(refused("bandwidth", "limited rates are not offered: take it out of `capabilities`"));
-        }
         Ok(CniWants {
             addrs: ips.iter().map(|text| address(text)).collect::<Result<_, _>>()?,
             mac: mac.as_deref().filter(|text| !text.is_empty()).map(ethernet).transpose()?,
             ports: port_mappings.iter().filter(|port| port.host_port != 0).map(host_port).collect::<Result<_, _>>()?,
+            bandwidth: bandwidth.as_ref().map(rates).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -136,6 +139,18 @@ fn ethernet(text: &str) -> Result<Mac, Failure> {
     // Neither a group's nor nobody's (IEEE 802, 8.2).
     let mac = mac.filter(|mac| mac[0] & 1 == 0 && *mac != [0; 6]);
     mac.map(Mac).ok_or_else(|| refused("mac", format_args!("{text:?} is no Ethernet address of one interface")))
+}
+
+fn rates(rates: &Rates) -> Result<Bandwidth, Failure> {
+    let rate = |name: &str, bits_per_s: u64, burst_bits: u64| match (bits_per_s, burst_bits) {
+        (0, 0) => Ok(None),
+        (0, _) => Err(refused("bandwidth", format_args!("{name}Burst is given without {name}Rate"))),
+        _ => Ok(Some(Rate { bits_per_s, burst_bits })),
+    };
+    Ok(Bandwidth {
+        ingress: rate("ingress", rates.ingress_rate, rates.ingress_burst)?,
+        egress: rate("egress", rates.egress_rate, rates.egress_burst)?,
+    })
 }
 
 fn host_port(mapping: &PortMapping) -> Result<HostPort, Failure> {

@@ -100,6 +100,7 @@ impl Supervisor {
             addrs,
             mtu,
             ports: pod.wants.ports,
+            bandwidth: pod.wants.bandwidth,
         });
         added.map_err(|error| match &error {
             StoreError::Ipam(IpamError::NotOurs(_)) => Failure::new(code::NETWORK_CONFIG, error),

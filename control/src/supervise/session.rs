@@ -338,6 +338,7 @@ impl Supervisor {
             addrs: attachment.addrs.clone(),
             gateways: ranges.filter(|range| is_family(range.prefix().is_v4())).map(|range| range.gateway()).collect(),
             mtu: attachment.mtu,
+            bandwidth: attachment.bandwidth.clone(),
         }
     }
 
