@@ -39,6 +39,10 @@ pub struct Args {
     /// connected as long as the dataplane runs; `fairway uninstall` then undoes it.
     #[arg(long, value_enum, default_value_t)]
     pub at_exit: AtExit,
+    /// While another fairway-control runs on this node, wait to take its place instead of refusing to start: for pods that
+    /// replace each other.
+    #[arg(long)]
+    pub stand_by: bool,
     /// Sockets and lock.
     #[arg(long, default_value = "/run/fairway")]
     pub run_dir: PathBuf,

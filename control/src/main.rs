@@ -34,13 +34,20 @@ async fn run(args: Args) -> Result<()> {
     for directory in [&args.run_dir, &args.state_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
-    let _lock = lock::take(&args.run_dir)?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = async move {
+    let mut stop = Box::pin(async move {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
+    });
+    let _lock = if args.stand_by {
+        tokio::select! {
+            lock = lock::take_over(&args.run_dir) => lock?,
+            () = &mut stop => return Ok(()),
+        }
+    } else {
+        lock::take(&args.run_dir)?
     };
     let http = TcpListener::bind(args.http).await;
     let http = http.with_context(|| format!("cannot serve metrics on {}: give another --http", args.http))?;

@@ -48,7 +48,8 @@ pub enum UninstallError {
 
 const STATE_FILES: [&str; 5] =
     ["attachments", "ipam.json", "objects.jsonl", "reserved-ports.json", "vlan-offload.json"];
-const RUN_FILES: [&str; 3] = [lock::FILE, "control.sock", "dataplane.sock"];
+const RUN_FILES: [&str; 4] = [lock::FILE, "control.sock", "dataplane.sock", DATAPLANE_LOCK];
+const DATAPLANE_LOCK: &str = "dataplane.lock";
 
 /// What to leave nothing of.
 #[derive(Clone, Debug)]
@@ -140,7 +141,7 @@ fn remove_files(directory: &Path, names: &[&str], say: &mut dyn FnMut(String)) -
         let path = directory.join(name);
         let gone = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         match gone {
-            Ok(()) => removed |= *name != lock::FILE,
+            Ok(()) => removed |= ![lock::FILE, DATAPLANE_LOCK].contains(name),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(UninstallError::Remove { path, source }),
         }

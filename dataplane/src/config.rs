@@ -44,6 +44,10 @@ pub struct Args {
     /// each state.
     #[arg(long, value_name = "STATE=DURATION")]
     pub timeout: Vec<String>,
+    /// While another dataplane listens there, wait to take its place instead of refusing to start: for pods that replace
+    /// each other.
+    #[arg(long)]
+    pub stand_by: bool,
     #[command(subcommand)]
     pub offline: Option<Offline>,
 }
@@ -60,6 +64,7 @@ pub struct Config {
     pub flows_max: usize,
     pub snat: SnatPorts,
     pub timeouts: Timeouts,
+    pub stand_by: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +118,7 @@ impl Config {
             polling: args.polling,
             frames: args.frames,
             flows_max: args.flows_max,
+            stand_by: args.stand_by,
         })
     }
 }

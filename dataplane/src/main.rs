@@ -4,10 +4,14 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use dataplane::config::{Args, Config};
 use dataplane::server::Server;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use tables::channel::{Channel, ChannelError, Listener};
+
+/// From one look to the next at whether the predecessor is gone: 10 ms.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 fn main() -> ExitCode {
     let args = match tables::arguments::expand(std::env::args_os()) {
@@ -39,7 +43,7 @@ fn ended(outcome: Result<()>) -> ExitCode {
 fn run(config: Config) -> Result<()> {
     let path = config.socket.clone();
     let stop = dataplane::signals::stop_fd().context("cannot listen for signals")?;
-    let listener = Listener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    let Some(listener) = listen(&config, &stop)? else { return Ok(()) };
     let mut server = Server::new(config)?;
     eprintln!("waiting for control at {}", path.display());
     let mut channel: Option<Channel> = None;
@@ -72,6 +76,30 @@ fn run(config: Config) -> Result<()> {
     std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     server.stop();
     Ok(())
+}
+
+/// None: asked to stop while standing by.
+fn listen(config: &Config, stop: &OwnedFd) -> Result<Option<Listener>> {
+    let mut is_first = true;
+    loop {
+        match Listener::bind(&config.socket) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && config.stand_by => {
+                if std::mem::take(&mut is_first) {
+                    eprintln!(
+                        "another dataplane listens at {}: standing by to take its place",
+                        config.socket.display()
+                    );
+                }
+            }
+            other => {
+                return other.map(Some).with_context(|| format!("cannot listen at {}", config.socket.display()));
+            }
+        }
+        let mut fds = [PollFd::new(stop, PollFlags::IN)];
+        if poll(&mut fds, Some(&LOOK)) == Ok(1) {
+            return Ok(None);
+        }
+    }
 }
 
 /// Serves one request; a connection that is broken or talks nonsense is closed.

@@ -57,6 +57,7 @@ fn new_server() -> Server {
         polling: Polling::Interrupt,
         frames: 1024,
         flows_max: 1024,
+        stand_by: false,
         snat: SnatPorts::new(40_000, 60_999, 1).expect("a good range"),
         timeouts: Default::default(),
     };

@@ -185,6 +185,21 @@ impl Node {
         both.into_iter().try_for_each(|process| process.finish(STOP_LIMIT).map(|_| ()))
     }
 
+    /// Both processes once more: they stand by until those that run have ended.
+    pub fn start_successors(&self) -> Result<[Process; 2]> {
+        let dataplane = self.dataplane_command.clone().arg("--stand-by");
+        let control = self.control_command.clone().args(&self.control_args).arg("--stand-by");
+        let dataplane = Process::spawn("dataplane-2", &dataplane, &self.directory)?;
+        Ok([dataplane, Process::spawn("control-2", &control, &self.directory)?])
+    }
+
+    /// Ends those that run, as a runtime ends a pod, and these take their place.
+    pub fn succeed(&mut self, [dataplane, control]: [Process; 2]) -> Result<()> {
+        self.stop_at_once()?;
+        (self.dataplane, self.control) = (Some(dataplane), Some(control));
+        self.wait_connected().map(|_| ())
+    }
+
     pub fn dataplane_pid(&self) -> Option<u32> {
         self.dataplane.as_ref().map(Process::pid)
     }

@@ -202,3 +202,36 @@ fn both_processes_restart_at_once_and_pods_keep_interfaces_and_connections() {
     }
     assert_eq!(lab.pod("web-1").expect("a pod").identity().expect("an interface"), identity);
 }
+
+/// As a kubelet replaces a pod whose successor was started first.
+#[test]
+fn a_successor_stands_by_and_takes_over_at_once() {
+    let _one = lab::one_at_a_time();
+    let mut lab = Lab::start(&options("--at-exit keep")).expect("the lab comes up");
+    expose(&mut lab);
+    lab.settle().expect("tables in force");
+    let (inside, service) = (lab.pod("web-1").expect("web").netns().clone(), FAMILIES.service(20)[0]);
+    let client = lab.client().clone();
+    lab.serve("outside", &client).expect("a server");
+    let mut open: Vec<Asking> = (0..8).map(|_| Asking::connect(&inside, service, 7)).collect();
+    open.push(Asking::connect(&inside, FAMILIES.client()[0], ECHO_PORT));
+    open.iter_mut().for_each(|asking| assert!(asking.ask().is_ok()));
+    let mut next = lab.nodes[0].start_successors().expect("they start");
+    let says = |process: &lab::process::Process| process.log_end().contains("standing by");
+    assert!(lab::wait::until(Duration::from_secs(10), || next.iter().all(says)), "{}", next[0].log_end());
+    let before = lab.nodes[0].control_pid();
+    for asking in &mut open {
+        let took = asking.ask().expect("an answer while they stand by");
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    }
+    next.iter_mut().for_each(|process| process.still_running().expect("it stands by"));
+
+    let down = Instant::now();
+    lab.nodes[0].succeed(next).expect("they take over");
+    let up = down.elapsed();
+    assert_ne!(lab.nodes[0].control_pid(), before);
+    let longest = open.iter_mut().map(|asking| asking.ask().expect("the connection goes on")).max();
+    println!(
+        "from the end of the one pair to the tables of the other in force {up:?}; slowest answer then {longest:?}"
+    );
+}

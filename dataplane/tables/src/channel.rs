@@ -9,6 +9,7 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -103,19 +104,25 @@ impl AsFd for Channel {
     }
 }
 
+/// Of the file beside the dataplane's socket that says whether it lives.
+pub const LOCK_EXTENSION: &str = "lock";
+
 /// The dataplane's listening end.
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
+    /// Beside the socket, until the process has ended: then its rings and memory are free, too.
+    _lock: File,
 }
 
 impl Listener {
-    /// Listens at `path`. A file left by a dead process is replaced; a living one's is an error.
+    /// Listens at `path`. A file left by a dead process is replaced; a living one's is an error (`AddrInUse`).
     pub fn bind(path: &Path) -> io::Result<Listener> {
-        if Channel::connect(path, true).is_ok() {
+        let lock = crate::lock::take(&path.with_extension(LOCK_EXTENSION))?;
+        let Some(_lock) = lock.filter(|_| Channel::connect(path, true).is_err()) else {
             let text = format!("another dataplane listens at {}: stop it, or give another --socket", path.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-        }
+        };
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -124,7 +131,7 @@ impl Listener {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         rustix::net::listen(&socket, 4)?;
-        Ok(Listener { socket })
+        Ok(Listener { socket, _lock })
     }
 
     /// A new connection (blocking sends and receives), or `WouldBlock`.
@@ -149,12 +156,17 @@ mod tests {
         std::env::temp_dir().join(format!("fairway-channel-{name}-{}", std::process::id()))
     }
 
+    fn remove(path: &Path) {
+        std::fs::remove_file(path).unwrap();
+        std::fs::remove_file(path.with_extension(LOCK_EXTENSION)).unwrap();
+    }
+
     fn pair(name: &str) -> (Channel, Channel) {
         let path = socket_path(name);
         let listener = Listener::bind(&path).unwrap();
         let client = Channel::connect(&path, false).unwrap();
         let server = listener.accept().unwrap();
-        std::fs::remove_file(path).unwrap();
+        remove(&path);
         (client, server)
     }
 
@@ -191,6 +203,6 @@ mod tests {
         let error = Listener::bind(&path).unwrap_err();
         assert!(error.to_string().contains("another dataplane"), "{error}");
         drop(living);
-        std::fs::remove_file(path).unwrap();
+        remove(&path);
     }
 }

@@ -30,6 +30,7 @@ pub mod image;
 pub mod judge;
 pub mod layout;
 pub mod limits;
+pub mod lock;
 pub mod lpm;
 pub mod maglev;
 pub mod message;

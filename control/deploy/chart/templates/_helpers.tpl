@@ -5,6 +5,7 @@
 {{- define "fairway.control" -}}
 --kubernetes
 --at-exit=keep
+--stand-by
 --uplink={{ .Values.uplink }}
 {{- range .Values.clusterCidrs }}
 --cluster-cidr={{ . }}
@@ -26,6 +27,7 @@
 {{- end }}
 
 {{- define "fairway.dataplane" -}}
+--stand-by
 --workers={{ .Values.dataplane.workers }}
 {{- range .Values.dataplane.args }}
 {{ . }}
