@@ -1,6 +1,7 @@
 //! The command line of `fairway-control`, and what it means.
 
 use crate::encapsulation::Encapsulation;
+use crate::ipam::pool::{self as pod_pool, PodPool};
 use crate::object::balancing;
 use crate::object::forwarding::Forwarding;
 use crate::pool::{self, Pool};
@@ -96,6 +97,10 @@ pub struct Args {
     /// on every node.
     #[arg(long = "load-balancer-pool", value_name = "NAME=RANGE,...")]
     pub load_balancer_pools: Vec<Pool>,
+    /// Addresses of pods that ask for them by the annotation fairway.dev/pod-pool: CIDRs or FIRST-LAST, of which a node gives
+    /// what lies in its own pod ranges, or +FIRST-LAST, these of each pod range; may be given several times.
+    #[arg(long = "pod-pool", value_name = "NAME=PART,...")]
+    pub pod_pools: Vec<PodPool>,
     /// Which addresses the nodes of the uplink's link answer for by ARP and neighbour discovery, one node for each;
     /// nothing, unless it is said.
     #[arg(long, value_name = "WHAT,...", value_enum, value_delimiter = ',')]
@@ -131,7 +136,8 @@ pub enum Announce {
 impl Args {
     /// What the parser of single arguments cannot see.
     pub fn check(&self) -> Result<(), pool::PoolError> {
-        pool::check(&self.load_balancer_pools)
+        pool::check(&self.load_balancer_pools)?;
+        pod_pool::check(&self.pod_pools)
     }
 
     pub fn dataplane_socket(&self) -> PathBuf {

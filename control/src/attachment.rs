@@ -3,6 +3,7 @@
 
 use crate::bandwidth::Bandwidth;
 use crate::disk::{self, DiskError};
+use crate::ipam::pool::PodPool;
 use crate::ipam::{Ipam, LastGiven};
 use crate::object::{HostPort, Named, Pod};
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,10 @@ impl Store {
         Ok(self.ipam.set_ranges(ranges)?)
     }
 
+    pub fn set_pools(&mut self, pools: &[PodPool]) {
+        self.ipam.set_pools(pools);
+    }
+
     pub fn ipam(&self) -> &Ipam {
         &self.ipam
     }
@@ -124,14 +129,15 @@ impl Store {
         self.attachments.values()
     }
 
-    /// Reserves addresses, those that are asked for among them, and keeps the attachment that `make` builds of them, on disk
+    /// Reserves addresses, those that are asked for among them and the others out of this pool, and keeps the attachment that `make` builds of them, on disk
     /// before it returns.
     pub fn add(
         &mut self,
         asked: &[Addr],
+        pool: Option<&str>,
         make: impl FnOnce(Vec<Addr>) -> Attachment,
     ) -> Result<Attachment, StoreError> {
-        let addrs = self.ipam.allocate(asked)?;
+        let addrs = self.ipam.allocate(asked, pool)?;
         let attachment = make(addrs.clone());
         if let Err(error) = self.write(&attachment) {
             self.ipam.release(&addrs);
@@ -194,7 +200,7 @@ mod tests {
             ports: Vec::new(),
             bandwidth: Bandwidth::default(),
         };
-        store.add(&[], make).unwrap()
+        store.add(&[], None, make).unwrap()
     }
 
     #[test]
@@ -232,7 +238,7 @@ mod tests {
         let mut store = open(&path);
         std::fs::remove_dir_all(&path).unwrap();
         let make = |addrs| Attachment { addrs, ..add(&mut open(&state_dir("other")), "z") };
-        assert!(store.add(&[], make).is_err());
+        assert!(store.add(&[], None, make).is_err());
         assert_eq!(store.ipam().used(), 0);
         std::fs::remove_dir_all(state_dir("other")).ok();
     }

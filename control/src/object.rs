@@ -2,6 +2,7 @@
 //! in range, selectors can be evaluated. Built from the upstream types in [`parse`]; nothing past this file meets a
 //! string that still has to be understood. No I/O.
 
+pub mod addressing;
 pub mod balancer;
 pub mod balancing;
 mod common;
@@ -178,6 +179,9 @@ pub struct Namespace {
     pub labels: Labels,
     /// All of its NetworkPolicies are only being tried.
     pub audit: bool,
+    /// Out of which its pods get their addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_pool: Option<String>,
 }
 
 /// A container port that has a name.
@@ -216,6 +220,8 @@ pub struct Pod {
     pub ports: Common<[NamedPort]>,
     /// Empty for pods of the node's own network, whose ports are the node's anyway.
     pub host_ports: Vec<HostPort>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addressing: Option<Box<addressing::Addressing>>,
 }
 
 /// A service. All its addresses are of its families. Headless and ExternalName services and those that another proxy

@@ -42,15 +42,21 @@ pub enum PoolError {
 impl FromStr for Pool {
     type Err = PoolError;
     fn from_str(text: &str) -> Result<Pool, PoolError> {
-        let shape = || PoolError::Shape(text.to_owned());
-        let (name, ranges) = text.split_once('=').ok_or_else(shape)?;
-        let is_word = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        if name.is_empty() || !name.chars().all(is_word) {
-            return Err(shape());
-        }
-        let ranges = ranges.split(',').map(|range| range.trim().parse()).collect::<Result<Vec<Range>, _>>()?;
+        let (name, ranges) = split(text)?;
+        let ranges = ranges.map(str::parse).collect::<Result<Vec<Range>, _>>()?;
         Ok(Pool { name: name.to_owned(), ranges })
     }
+}
+
+/// Name and ranges of `NAME=RANGE,...`.
+pub fn split(text: &str) -> Result<(&str, impl Iterator<Item = &str>), PoolError> {
+    let shape = || PoolError::Shape(text.to_owned());
+    let (name, ranges) = text.split_once('=').ok_or_else(shape)?;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if name.is_empty() || !name.chars().all(is_word) {
+        return Err(shape());
+    }
+    Ok((name, ranges.split(',').map(str::trim)))
 }
 
 impl FromStr for Range {
@@ -77,6 +83,11 @@ impl Range {
 
     fn contains(&self, addr: Addr) -> bool {
         self.first <= addr && addr <= self.last
+    }
+
+    /// The first and the last address.
+    pub fn ends(&self) -> (Addr, Addr) {
+        (self.first, self.last)
     }
 
     fn overlaps(&self, other: &Range) -> bool {

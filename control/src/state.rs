@@ -2,6 +2,7 @@
 //! compiled. Plain data with indexes, so that each change leads to the few things that depend on it. No I/O, no clock,
 //! no rows.
 
+mod addressing;
 mod balanced;
 pub mod changes;
 mod copy;
@@ -14,6 +15,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use addressing::Asked;
 pub use balanced::Status;
 pub use changes::Changes;
 pub use local::{KernelRoute, Local, LocalEndpoint, Uplink};

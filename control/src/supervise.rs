@@ -16,6 +16,7 @@ mod runtime;
 mod services;
 mod session;
 mod told;
+mod unknown;
 mod view;
 
 pub use session::Dataplane;
@@ -141,7 +142,8 @@ impl Supervisor {
         let netlink = Netlink::connect().context("cannot open a netlink socket")?;
         args.uplink = uplink::named(&netlink, &args.uplink).await?;
         let uplink = Uplink::find(&netlink, &args.uplink, args.encapsulation.overhead(true)).await?;
-        let store = Store::open(&args.state_dir)?;
+        let mut store = Store::open(&args.state_dir)?;
+        store.set_pools(&args.pod_pools);
         let claim = Claim::load(uplink.mtu)?;
         let publisher = Publisher::create(seed()).context("cannot make the tables' shared memory")?;
         let reservation = reserve::reserve(&args.snat_ports, &args.state_dir)?;
@@ -280,6 +282,7 @@ impl Supervisor {
         if self.kernel_changed {
             self.read_kernel().await;
         }
+        self.begin_known();
         self.publish().await;
         self.health.set_node_is_healthy(self.dataplane.as_ref().is_some_and(|dataplane| dataplane.has_tables));
         self.order_announcements();

@@ -126,9 +126,11 @@ impl TryFrom<core::Namespace> for Namespace {
     fn try_from(namespace: core::Namespace) -> Parsed<Namespace> {
         let name = name(&namespace.metadata)?;
         let audit = is_audit(&namespace.metadata);
+        let pod_pool = addressing::pool(&namespace.metadata);
         Ok(Namespace {
             labels: namespace_labels(&name, &namespace.metadata.labels.unwrap_or_default().into()),
             audit,
+            pod_pool,
             name,
         })
     }
@@ -163,6 +165,7 @@ impl TryFrom<core::Pod> for Pod {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             ports: named_ports(&spec)?.into(),
             host_ports: host_ports(&spec)?,
+            addressing: addressing::Addressing::of(&pod.metadata),
             labels: pod.metadata.labels.unwrap_or_default().into(),
         })
     }

@@ -3,6 +3,7 @@
 
 use super::Supervisor;
 use super::session::{SessionError, pod_spec};
+use super::unknown::Unknown;
 use crate::api::{CniAttached, CniPod, Failure, Reply, code};
 use crate::attachment::{self, Attachment, Store, StoreError};
 use crate::ipam::{IpamError, mac_of};
@@ -23,6 +24,7 @@ const PUBLISH_LIMIT: Duration = Duration::from_secs(2);
 /// Work in pods' namespaces that is under way.
 pub struct Attaching {
     busy: BTreeSet<String>,
+    pub(super) unknown: Vec<Unknown>,
     sender: mpsc::UnboundedSender<Outcome>,
     receiver: mpsc::UnboundedReceiver<Outcome>,
 }
@@ -35,7 +37,7 @@ pub enum Outcome {
 impl Attaching {
     pub fn new() -> Attaching {
         let (sender, receiver) = mpsc::unbounded_channel();
-        Attaching { busy: BTreeSet::new(), sender, receiver }
+        Attaching { busy: BTreeSet::new(), unknown: Vec::new(), sender, receiver }
     }
 
     pub fn is_busy(&self, key: &str) -> bool {
@@ -69,7 +71,7 @@ pub struct Waiter {
 }
 
 impl Supervisor {
-    pub(super) fn cni_add(&mut self, pod: CniPod, reply: ReplyTo) {
+    pub(super) fn start_add(&mut self, pod: CniPod, reply: ReplyTo) {
         match self.begin_add(pod) {
             Ok(attachment) => {
                 let key = attachment.key();
@@ -83,13 +85,15 @@ impl Supervisor {
 
     fn begin_add(&mut self, pod: CniPod) -> Result<Attachment, Failure> {
         let key = attachment::key(&pod.container, &pod.ifname);
+        let asked = self.asked_for(&pod)?;
         let netns = pod.netns.ok_or_else(|| Failure::new(code::ENVIRONMENT, "CNI_NETNS is missing"))?;
         if self.store.get(&key).is_some() || self.attaching.is_busy(&key) {
             let text = format!("{key} is attached already: DEL it first");
             return Err(Failure::new(code::ALREADY_ATTACHED, text));
         }
         let mtu = self.pod_mtu();
-        let added = self.store.add(&pod.wants.addrs, |addrs| Attachment {
+        let whose = if pod.pod.is_empty() { key } else { format!("pod {}/{}", pod.namespace, pod.pod) };
+        let added = self.store.add(&asked.addrs, asked.pool.as_deref(), |addrs| Attachment {
             container: pod.container,
             ifname: pod.ifname,
             network: pod.network,
@@ -102,11 +106,7 @@ impl Supervisor {
             ports: pod.wants.ports,
             bandwidth: pod.wants.bandwidth,
         });
-        added.map_err(|error| match &error {
-            StoreError::Ipam(IpamError::NotOurs(_)) => Failure::new(code::NETWORK_CONFIG, error),
-            StoreError::Ipam(_) => Failure::new(code::TRY_AGAIN, error),
-            _ => Failure::new(code::IO, error),
-        })
+        added.map_err(|error| Failure::new(code_of_store(&error), format!("{whose}: {error}")))
     }
 
     pub(super) async fn finish_attaching(&mut self, outcome: Outcome) {
@@ -189,6 +189,7 @@ impl Supervisor {
     }
 
     pub(super) async fn cni_del(&mut self, key: &str, reply: Option<ReplyTo>) {
+        self.give_up_unknown(key);
         if self.attaching.is_busy(key) {
             let failure = Failure::new(code::TRY_AGAIN, format!("{key} is being attached or detached"));
             reply.map(|reply| reply.send(Reply::Failed(failure)));
@@ -311,6 +312,16 @@ fn endpoint(attachment: &Attachment, info: &InterfaceInfo) -> LocalEndpoint {
         mac: attachment.mac,
         addrs: attachment.addrs.clone(),
         pod: attachment.pod_id(),
+    }
+}
+
+/// What no waiting will change is the configuration's fault.
+fn code_of_store(error: &StoreError) -> u32 {
+    use IpamError::{NotInPool, NotOurs, PoolElsewhere, UnknownPool};
+    match error {
+        StoreError::Ipam(NotOurs(_) | NotInPool { .. } | PoolElsewhere { .. } | UnknownPool(_)) => code::NETWORK_CONFIG,
+        StoreError::Ipam(_) => code::TRY_AGAIN,
+        _ => code::IO,
     }
 }
 

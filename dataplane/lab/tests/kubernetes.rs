@@ -15,6 +15,8 @@ use api::{Api, KUBECONFIG, LEASES, is_ready};
 use control::api::{self as questions, Request};
 use control::listing::StatusView;
 use lab::manifests::PodSpec;
+use lab::netns::Netns;
+use lab::pod::container;
 use lab::shell::Cmd;
 use lab::{Lab, Options, manifests, wait};
 use serde_json::json;
@@ -247,4 +249,30 @@ fn ten_thousand_pods_of_other_nodes_take_little_memory() {
     println!("{PODS} pods of {size} bytes: {kept} KiB are kept, {peak} KiB at most with what is shared");
     assert!(is_little, "{kept} KiB");
     cluster.api.stop();
+}
+
+/// The kubelet may be quicker than the watch: what the object asks for is waited for, though not for ever.
+#[test]
+fn a_pod_gets_the_address_that_its_object_asks_for_also_when_that_comes_later() {
+    let _one = lab::one_at_a_time();
+    let cluster = start_with(&["--pod-pool", "gold=+200-201"]);
+    let plugin = cluster.lab.nodes[0].plugin();
+    let attach = |name: &str| {
+        let netns = Netns::create(&format!("{}{name}", cluster.lab.guard().prefix())).expect("a namespace");
+        plugin.add(&container(name, netns)).expect("ADD").addresses[0].to_string()
+    };
+    let annotations = json!({"fairway.dev/pod-pool": "gold"});
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "node-1", "containers": []},
+        "metadata": {"name": "late", "namespace": "demo", "annotations": annotations},
+    });
+    eventually("tables", || is_ready(cluster.lab.nodes[0].netns()).is_ok_and(|text| text == "ok\n"));
+    let address = std::thread::scope(|scope| {
+        let attached = scope.spawn(|| attach("late"));
+        std::thread::sleep(Duration::from_millis(200));
+        cluster.api.shared.store().put("/api/v1/pods", object);
+        attached.join().expect("it does not panic")
+    });
+    assert_eq!(address, "10.244.1.200");
+    assert_eq!(attach("nobody"), "10.244.1.4", "there is no object of it");
 }

@@ -27,7 +27,7 @@ fn labels(pairs: &[(&str, String)]) -> Labels {
 
 fn namespace(i: u32, team: u32) -> Object {
     let labels = parse::namespace_labels(&name(i), &labels(&[("team", format!("t{team}"))]));
-    Object::Namespace(Namespace { audit: false, name: name(i), labels })
+    Object::Namespace(Namespace { audit: false, pod_pool: None, name: name(i), labels })
 }
 
 /// The first of each namespace are here.

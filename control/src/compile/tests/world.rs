@@ -152,7 +152,12 @@ pub fn namespace_name() -> impl Strategy<Value = &'static str> {
 
 pub fn namespace() -> impl Strategy<Value = Object> {
     (namespace_name(), labels()).prop_map(|(name, labels)| {
-        Object::Namespace(Namespace { audit: false, name: name.into(), labels: parse::namespace_labels(name, &labels) })
+        Object::Namespace(Namespace {
+            audit: false,
+            pod_pool: None,
+            name: name.into(),
+            labels: parse::namespace_labels(name, &labels),
+        })
     })
 }
 
@@ -198,6 +203,7 @@ pub fn pod() -> impl Strategy<Value = Object> {
                 finished,
                 ports: port.into_iter().collect(),
                 host_ports: host_port.into_iter().collect(),
+                addressing: None,
             })
         },
     )
