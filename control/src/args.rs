@@ -185,7 +185,7 @@ fn parse_node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
     text.split(',').map(range).collect::<Result<_, _>>().map(NodePortAddresses::Ranges)
 }
 
-fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+pub(crate) fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let parse = || {
         let (first, last) = text.split_once('-')?;
         let range = first.trim().parse::<u16>().ok()?..=last.trim().parse::<u16>().ok()?;

@@ -16,6 +16,7 @@ use crate::netlink::Netlink;
 use crate::object::Node;
 use fix::Fix;
 use serde::Serialize;
+use std::ops::RangeInclusive;
 use tables::Prefix;
 
 /// How bad it is.
@@ -88,6 +89,7 @@ pub struct Patient {
     pub tunnel_port: u16,
     pub cluster_cidrs: Vec<Prefix>,
     pub service_cidrs: Vec<Prefix>,
+    pub snat_ports: Option<RangeInclusive<u16>>,
 }
 
 /// All checks. Must run inside the network namespace that it is about.

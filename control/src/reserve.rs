@@ -68,6 +68,39 @@ impl Reservation {
     }
 }
 
+/// With fewer ports of its own a node runs out of connections sooner or later.
+const OWN_MIN: usize = 1_000;
+const RANGE_KEY: &str = "ipv4/ip_local_port_range";
+
+/// Too few of the ports that the kernel gives the node's own sockets are left beside Fairway's.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "of the ports that this node's own connections get ({local}, net.ipv4.ip_local_port_range) the SNAT ports ({snat}) leave {left}"
+)]
+pub struct Shortage {
+    local: String,
+    snat: String,
+    left: usize,
+}
+
+impl Shortage {
+    pub const ADVICE: &str =
+        "widen it, as in sysctl net.ipv4.ip_local_port_range='32768 60999', or give both processes other --snat-ports";
+
+    pub fn check(snat: &RangeInclusive<u16>) -> Result<(), Shortage> {
+        let now = sysctl::read(RANGE_KEY).unwrap_or_default();
+        let mut bounds = now.split_whitespace().filter_map(|word| word.parse().ok());
+        let (Some(first), Some(last)) = (bounds.next(), bounds.next()) else { return Ok(()) };
+        Shortage::between(first..=last, snat)
+    }
+
+    fn between(local: RangeInclusive<u16>, snat: &RangeInclusive<u16>) -> Result<(), Shortage> {
+        let left = local.clone().filter(|port| !snat.contains(port)).count();
+        let text = |range: &RangeInclusive<u16>| format!("{}-{}", range.start(), range.end());
+        if left >= OWN_MIN { Ok(()) } else { Err(Shortage { local: text(&local), snat: text(snat), left }) }
+    }
+}
+
 const SOCKETS: [&str; 4] = ["tcp", "tcp6", "udp", "udp6"];
 
 /// The ports of a range that sockets of this namespace have, other than on the loopback.
@@ -110,6 +143,15 @@ mod tests {
         assert_eq!(local_port(&line("0100007F", "0A")), None);
         assert_eq!(local_port(&line("0000000000000000FFFF00000100007F", "0A")), None);
         assert_eq!(local_port(&line("0100A8C0", "06")), None);
+    }
+
+    #[test]
+    fn ports_of_the_node_itself_run_short_where_ours_cover_them() {
+        let snat = 40000..=60999;
+        assert_eq!(Shortage::between(32768..=60999, &snat), Ok(()));
+        let shortage = Shortage::between(39990..=50000, &snat).unwrap_err();
+        assert_eq!(shortage, Shortage { local: "39990-50000".into(), snat: "40000-60999".into(), left: 10 });
+        assert!(Shortage::between(45000..=50000, &snat).unwrap_err().to_string().ends_with("leave 0"));
     }
 
     #[test]

@@ -132,6 +132,14 @@ impl Told {
 }
 
 #[test]
+fn a_node_whose_own_ports_are_all_ours_is_told() {
+    let node = Node::new();
+    node.does("sysctl -qw net.ipv4.ip_local_port_range=45000\t50000");
+    node.doctor(&[]).only("local-ports", "leave 0");
+    assert_eq!(node.doctor(&["--snat-ports", "20000-29999"]).wrong(), Vec::<&str>::new());
+}
+
+#[test]
 fn a_node_that_is_well_has_nothing_wrong() {
     let told = Node::new().doctor(&[]);
     assert_eq!((told.wrong(), told.code), (vec![], 0));

@@ -1,6 +1,7 @@
 //! `fairway doctor`: arguments, and how what was found is printed. It asks nobody that runs: it is for nodes where nothing does.
 
 use super::{Cli, Failed, Format, print_as};
+use crate::args::parse_ports;
 use crate::doctor::fix::{self, Fix};
 use crate::doctor::{Diagnosis, Patient, Severity, examine, nic};
 use crate::encapsulation::Encapsulation;
@@ -10,6 +11,7 @@ use crate::netlink::Netlink;
 use crate::object::{Node, Object, ObjectChange};
 use clap::{Args, Subcommand};
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use tables::Prefix;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +51,9 @@ pub struct Doctor {
     /// UDP port of the tunnel.
     #[arg(long)]
     pub tunnel_port: Option<u16>,
+    /// Ports of the node that Fairway translates to.
+    #[arg(long, default_value = "40000-60999", value_name = "FIRST-LAST", value_parser = parse_ports)]
+    pub snat_ports: RangeInclusive<u16>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -152,6 +157,7 @@ async fn patient(doctor: &Doctor) -> Result<Patient, DoctorError> {
         tunnel_port: doctor.tunnel_port.unwrap_or(doctor.encapsulation.default_port()),
         cluster_cidrs: doctor.cluster_cidrs.clone(),
         service_cidrs: doctor.service_cidrs.clone(),
+        snat_ports: Some(doctor.snat_ports.clone()),
     })
 }
 

@@ -1,11 +1,12 @@
 //! Whether addresses are unambiguous: pod ranges, service ranges, nodes' own addresses, and what other devices of this node
-//! lead to; and whether the tunnels' UDP port is free.
+//! lead to; and whether the tunnels' UDP port is free, and ports are left for the node itself.
 
 use super::{Diagnosis, Patient};
 use crate::encapsulation::Encapsulation;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::node::HOST_DEVICE;
 use crate::object::Node;
+use crate::reserve::Shortage;
 use std::fs;
 use tables::Prefix;
 
@@ -28,6 +29,7 @@ pub async fn check(patient: &Patient, nodes: &[Node], netlink: &Netlink, diagnos
         diagnosis.fact(CHECK, format!("{sizes} and {} nodes do not overlap", nodes.len()));
     }
     check_port(patient, diagnosis);
+    check_local_ports(patient, diagnosis);
 }
 
 fn pod_ranges(nodes: &[Node]) -> Vec<Range> {
@@ -140,6 +142,15 @@ fn check_port(patient: &Patient, diagnosis: &mut Diagnosis) {
         return diagnosis.wrong("tunnel-port", what, advice);
     }
     diagnosis.fact("tunnel-port", format!("UDP port {port} is free"));
+}
+
+/// The kernel gives none of ours to the node's own sockets.
+fn check_local_ports(patient: &Patient, diagnosis: &mut Diagnosis) {
+    let Some(snat) = &patient.snat_ports else { return };
+    match Shortage::check(snat) {
+        Ok(()) => diagnosis.fact("local-ports", "the node's own connections have ports of their own"),
+        Err(shortage) => diagnosis.wrong("local-ports", shortage, Shortage::ADVICE),
+    }
 }
 
 /// As in /proc/net/udp: the second field is the local address and port.

@@ -4,7 +4,7 @@
 use super::Supervisor;
 use crate::log;
 use crate::netlink::{Forwarding, Neighbour};
-use crate::reserve;
+use crate::reserve::{self, Shortage};
 use crate::state::KernelRoute;
 use crate::uplink::Uplink;
 use crate::watch::KernelChange;
@@ -67,6 +67,8 @@ impl Supervisor {
 
     /// SNAT ports that sockets had before they were reserved.
     pub(super) fn read_taken_ports(&mut self) {
+        let short = Shortage::check(&self.args.snat_ports);
+        self.note("local-ports", short.map_err(|shortage| format!("{shortage}: {}", Shortage::ADVICE)));
         let taken = reserve::taken(&self.args.snat_ports);
         if self.taken_ports != taken {
             let count = taken.len();
