@@ -43,7 +43,7 @@ fn selector(key: &str, value: String) -> Selector {
 fn namespace(i: u32, team: u32) -> Object {
     let pair = |key: &str, value: String| (key.to_owned(), value);
     let labels = [pair("kubernetes.io/metadata.name", name(i)), pair("team", format!("t{}", team % TEAMS))];
-    Object::Namespace(Namespace { audit: false, name: name(i), labels: labels.into() })
+    Object::Namespace(Namespace { audit: false, pod_pool: None, name: name(i), labels: labels.into() })
 }
 
 /// The first ones of each namespace are here.
