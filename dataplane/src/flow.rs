@@ -11,6 +11,7 @@
 //! the backend that the same hash picks, which is the same one while the backends are; a reply to a translated port finds
 //! nobody (`NoFlow`), and SCTP that would have to be translated is dropped (`SctpOutOfBlue`).
 
+mod gone;
 mod index;
 mod room;
 pub mod sctp;
@@ -61,6 +62,7 @@ pub struct FlowTable {
     hand: usize,
     /// Not told yet.
     evicted: u64,
+    gone: gone::Gone,
     timeouts: Timeouts,
     /// The backends that clients have had.
     pub affinities: Affinities,
@@ -100,7 +102,8 @@ impl FlowTable {
         let (affinities, loads) = (Affinities::beside(&region)?, Arc::default());
         let parts = region.into_parts(index, records).expect("the layout was checked against the region's size");
         let timeouts = Timeouts::default();
-        Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, evicted: 0, timeouts, affinities, loads })
+        let gone = gone::Gone::default();
+        Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, evicted: 0, gone, timeouts, affinities, loads })
     }
 
     /// Counts its backends' flows, also those that are there, together with other workers' from now on.

@@ -31,12 +31,15 @@ use interfaces::{Slot, weight};
 use std::sync::Arc;
 use std::time::Instant;
 use tables::counters::{InterfaceCounter, WorkStage, WorkerCounter};
+use tables::message::InterfaceKind;
 use tables::publish::{Reader, unpin};
 
 /// Expiry sees every record once in this time.
 const EXPIRY_ROUND_MS: usize = 4_000;
 /// ... and every fragmented packet in this one, for which others may be waiting.
 const FRAGMENTS_ROUND_MS: usize = 250;
+/// Who looks for flows of pods that are gone sees every record once in this time.
+const GONE_ROUND_MS: usize = 1_000;
 /// Bursts taken from one ready interface in a round, so that a busy pod does not starve the others.
 const BURSTS_PER_ROUND: usize = 2;
 
@@ -118,12 +121,17 @@ impl Worker {
             device.housekeep(&mut self.path.pool);
             self.idle.watch(slot.id, device.as_ref());
         }
+        let inherited = self.path.flows.end_comes(&slot.addrs);
+        self.path.status.block(self.path.id as usize).count(WorkerCounter::FlowsExpired, inherited as u64);
         self.path.interfaces.add(slot);
     }
 
     fn remove_interface(&mut self, id: u32) {
         if let Some(device) = self.path.interfaces.get(id).and_then(|slot| slot.device.as_ref()) {
             self.idle.unwatch(id, device.as_ref());
+        }
+        if let Some(slot) = self.path.interfaces.get(id).filter(|slot| slot.kind == InterfaceKind::Pod) {
+            self.path.flows.end_goes(&slot.addrs);
         }
         self.path.interfaces.remove(id, &mut self.path.pool);
     }
@@ -199,7 +207,8 @@ impl Worker {
         }
         self.housekept_ms = self.path.now_ms;
         let count = self.path.flows.capacity() * elapsed_ms as usize / EXPIRY_ROUND_MS + 1;
-        let expired = self.path.flows.expire(count, self.path.now_ms);
+        let gone_count = self.path.flows.capacity() * elapsed_ms as usize / GONE_ROUND_MS + 1;
+        let expired = self.path.flows.expire(count, self.path.now_ms) + self.path.flows.forget_gone(gone_count);
         block.count(WorkerCounter::FlowsExpired, expired as u64);
         self.path.flows.affinities.time(self.path.now_ms);
         block.count(WorkerCounter::AffinitiesEvicted, self.path.flows.affinities.take_evicted());
