@@ -19,7 +19,12 @@ pub fn read(key: &str) -> io::Result<String> {
 pub fn write(key: &str, value: &str) -> io::Result<()> {
     let line = format!("{value}\n");
     match std::fs::write(path(HERE, key), &line) {
-        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => std::fs::write(path(HOST, key), &line),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => match std::fs::write(path(HOST, key), &line)
+        {
+            // Nobody mounted it: what is wrong is the first.
+            Err(other) if other.kind() == io::ErrorKind::NotFound => Err(error),
+            done => done,
+        },
         other => other,
     }
 }
