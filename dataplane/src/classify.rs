@@ -16,6 +16,7 @@ pub mod ring;
 pub mod route;
 pub mod service;
 
+use ahead::{Known, UNKNOWN};
 use bytemuck::Zeroable;
 use service::Choose;
 use std::num::NonZeroU32;
@@ -26,7 +27,7 @@ pub use tables::judge as policy;
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::owner::Worker;
-use tables::policy::Direction;
+use tables::policy::{Direction, place};
 use tables::scope::Scope;
 use tables::{Addr, View};
 
@@ -35,6 +36,14 @@ use tables::{Addr, View};
 pub struct Context<'a> {
     pub view: View<'a>,
     pub node: &'a NodeRecord,
+    /// Of the flow that is judged, if of one alone.
+    pub known: &'a Known,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(view: View<'a>, node: &'a NodeRecord) -> Context<'a> {
+        Context { view, node, known: &UNKNOWN }
+    }
 }
 
 /// Where a packet towards a local end came from.
@@ -91,7 +100,7 @@ pub enum Verdict {
 }
 
 /// Everything that a flow keeps, and what `explain` tells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Decision {
     pub verdict: Verdict,
     /// The remote end after service translation.
@@ -118,13 +127,14 @@ pub struct Decision {
 }
 
 /// The verdict is in the decision; nothing further is asked.
-struct Ended;
+pub(crate) struct Ended;
 /// A look-up that goes on to the next one, or not. Decisions are changed in their place: they are too large to be handed from
 /// step to step.
-type Step = Result<(), Ended>;
+pub(crate) type Step = Result<(), Ended>;
 
 impl Decision {
-    fn new(tuple: &Tuple, opened_locally: bool) -> Decision {
+    #[inline(always)]
+    pub(crate) fn new(tuple: &Tuple, opened_locally: bool) -> Decision {
         Decision {
             verdict: Verdict::Forward,
             remote: tuple.remote,
@@ -162,6 +172,7 @@ impl Decision {
 
     /// What the flow must be looked at again for. Where five things would be named one goes without saying: a backend on
     /// this node has policies, or its route goes, when its endpoint changes, and that touches its policy set.
+    #[inline(always)]
     pub fn scopes(&self) -> [Option<Scope>; 4] {
         let route = self.route.map(Scope::Route);
         let [second, last] = match (self.policy_set.map(Scope::PolicySet), self.beside) {
@@ -196,8 +207,9 @@ pub fn from_local(
     decision
 }
 
+/// The same into a new decision of that tuple.
 #[inline(always)]
-fn judge_from_local(
+pub(crate) fn judge_from_local(
     context: &Context,
     tuple: &Tuple,
     interface: u32,
@@ -235,8 +247,9 @@ pub fn to_local(context: &Context, tuple: &Tuple, origin: Origin) -> Decision {
     decision
 }
 
+/// The same into a new decision of that tuple.
 #[inline(always)]
-fn judge_to_local(context: &Context, tuple: &Tuple, origin: Origin, decision: &mut Decision) -> Step {
+pub(crate) fn judge_to_local(context: &Context, tuple: &Tuple, origin: Origin, decision: &mut Decision) -> Step {
     let (local, kind) = match local_target(context, tuple, origin) {
         Target::End(local, kind) => (local, kind),
         Target::Host => return to_host(context, origin, decision),
@@ -319,7 +332,7 @@ fn allow(
     tuple: &Tuple,
     decision: &mut Decision,
 ) -> Step {
-    let identity = policy::identity(&context.view, decision.remote);
+    let identity = context.known.identity(&context.view, decision.remote);
     decision.identity = identity;
     if kind != EndpointKind::Pod {
         return Ok(());
@@ -349,12 +362,15 @@ fn judge_pod(
         return None;
     }
     let port = if direction == Direction::Egress { remote_port } else { tuple.local_port };
-    let judged = policy::judge(&context.view, policy_set, direction, identity, tuple.protocol, port);
+    let tag = context.known.policy_tag(policy_set, direction, identity);
+    let place = place(tuple.protocol, port);
+    let judged = policy::judge_tagged(&context.view, policy_set, direction, identity, place, tag);
     // By a service it may come back to who asked.
     Some(if remote == tuple.local { judged.of_itself() } else { judged })
 }
 
 /// Never routed: RFC 3927, RFC 4291 2.5.6, multicast and broadcast.
+#[inline(always)]
 pub(crate) fn is_link_local(addr: Addr) -> bool {
     let v6_link_local = !addr.is_v4() && addr.words()[0] >> 54 == 0xfe80 >> 6;
     let v4_link_local = addr.is_v4() && addr.v4_octets()[..2] == [169, 254];

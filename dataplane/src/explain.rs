@@ -20,7 +20,7 @@ const AUDIT: &str = "PolicyAudit";
 /// Answers a query on a pinned view.
 pub fn explain(view: View<'_>, query: &ExplainQuery) -> Explained {
     let node: NodeRecord = view.row(Table::Node, 0);
-    let context = Context { view, node: &node };
+    let context = Context::new(view, &node);
     let tuple = tuple(query);
     match query.interface {
         Some(interface) => {

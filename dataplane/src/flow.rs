@@ -12,6 +12,7 @@
 //! nobody (`NoFlow`), and SCTP that would have to be translated is dropped (`SctpOutOfBlue`).
 
 mod gone;
+mod in_use;
 mod index;
 mod room;
 pub mod sctp;
@@ -22,6 +23,7 @@ use crate::balance::affinity::Affinities;
 use crate::balance::loads::Loads;
 use crate::parse::{Kind, Meta};
 use bytemuck::Zeroable;
+use in_use::InUse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tables::counters::DropReason;
@@ -57,7 +59,7 @@ pub struct FlowTable {
     parts: Parts<Bucket, FlowRecord>,
     seed: u64,
     free_head: u32,
-    used: usize,
+    in_use: InUse,
     /// Next record that expiry looks at, or who looks for room.
     hand: usize,
     /// Not told yet.
@@ -103,7 +105,18 @@ impl FlowTable {
         let parts = region.into_parts(index, records).expect("the layout was checked against the region's size");
         let timeouts = Timeouts::default();
         let gone = gone::Gone::default();
-        Ok(FlowTable { parts, seed, free_head: NONE, used: 0, hand: 0, evicted: 0, gone, timeouts, affinities, loads })
+        Ok(FlowTable {
+            parts,
+            seed,
+            free_head: NONE,
+            in_use: InUse::default(),
+            hand: 0,
+            evicted: 0,
+            gone,
+            timeouts,
+            affinities,
+            loads,
+        })
     }
 
     /// Counts its backends' flows, also those that are there, together with other workers' from now on.
@@ -120,16 +133,16 @@ impl FlowTable {
 
     fn chain_free(&mut self) {
         let mut free_head = NONE;
-        let mut used = 0;
+        let mut in_use = InUse::of(self.capacity());
         for (i, record) in self.parts.second_mut().iter_mut().enumerate().rev() {
             if record.flags & FLAG_USED != 0 {
-                used += 1;
+                in_use.set(i as u32);
             } else {
                 record.free(free_head);
                 free_head = i as u32;
             }
         }
-        (self.free_head, self.used) = (free_head, used);
+        (self.free_head, self.in_use) = (free_head, in_use);
     }
 
     /// Forgets the index and writes it anew from the records: a half-written change of a killed predecessor is undone.
@@ -173,7 +186,7 @@ impl FlowTable {
     }
 
     pub fn used(&self) -> usize {
-        self.used
+        self.in_use.count()
     }
 
     pub fn capacity(&self) -> usize {
@@ -255,44 +268,47 @@ impl FlowTable {
         if clashes {
             return Err(DropReason::TupleClash);
         }
-        self.insert_absent(hashes, record.last_seen_ms, |place| *place = record)
+        let id = self.claim(record.last_seen_ms)?;
+        *self.record_mut(id) = record;
+        self.enter(id, hashes)?;
+        Ok(id)
     }
 
-    /// As `insert`, of a flow that is known to be absent: the caller has looked for both of its tuples, whose hashes these
-    /// are, and writes its record where it stands, all but whether it is in use and translated. Handed over it would be
-    /// copied as a whole while its parts are still on their way to memory, for which a processor waits.
+    /// An unused record for a flow that is known to be absent. To be written where it stands and then [entered](Self::enter):
+    /// handed over it would be copied as a whole while its parts are still on their way to memory, for which a processor
+    /// waits.
     #[inline(always)]
-    pub fn insert_absent(
-        &mut self,
-        hashes: [u64; 2],
-        now_ms: u32,
-        write: impl FnOnce(&mut FlowRecord),
-    ) -> Result<FlowId, DropReason> {
+    pub fn claim(&mut self, now_ms: u32) -> Result<FlowId, DropReason> {
         if self.free_head == NONE && !self.make_room(now_ms) {
             return Err(DropReason::FlowTableFull);
         }
         let id = self.free_head;
-        let record = self.record_mut(id);
-        let next = record.next_free();
-        write(record);
-        let flags = record.flags & !(FLAG_TRANSLATED | FLAG_USED);
-        let is_translated = hashes[0] != hashes[1] || record.is_translated();
-        let flags = flags | if is_translated { FLAG_TRANSLATED } else { 0 };
-        if !self.index_hashed(id, flags, hashes) {
-            self.record_mut(id).free(next);
-            return Err(DropReason::FlowTableFull);
-        }
-        self.record_mut(id).flags = flags | FLAG_USED;
-        if flags & FLAG_COUNTED != 0 && !self.loads.add(self.record(id)) {
-            self.record_mut(id).flags &= !FLAG_COUNTED;
-        }
-        self.free_head = next;
-        self.used += 1;
-        if let Some(after) = self.parts.second().get(next as usize) {
+        self.free_head = self.record(id).next_free();
+        if let Some(after) = self.parts.second().get(self.free_head as usize) {
             prefetch(after.half(true));
             prefetch(after.half(false));
         }
         Ok(id)
+    }
+
+    /// Makes a claimed record, which was written, a flow. These are the hashes of its inside and outside tuple, for which the
+    /// caller has looked before.
+    #[inline(always)]
+    pub fn enter(&mut self, id: FlowId, hashes: [u64; 2]) -> Result<(), DropReason> {
+        let record = self.record(id);
+        let is_translated = hashes[0] != hashes[1] || record.is_translated();
+        let flags = record.flags & !FLAG_TRANSLATED | if is_translated { FLAG_TRANSLATED } else { 0 };
+        if !self.index_hashed(id, flags, hashes) {
+            let free_head = self.free_head;
+            self.record_mut(id).free(free_head);
+            self.free_head = id;
+            return Err(DropReason::FlowTableFull);
+        }
+        let is_uncounted = flags & FLAG_COUNTED != 0 && !self.loads.add(self.record(id));
+        let flags = if is_uncounted { flags & !FLAG_COUNTED } else { flags };
+        self.record_mut(id).flags = flags | FLAG_USED;
+        self.in_use.set(id);
+        Ok(())
     }
 
     pub fn remove(&mut self, id: FlowId) {
@@ -324,7 +340,7 @@ impl FlowTable {
         let free_head = self.free_head;
         self.record_mut(id).free(free_head);
         self.free_head = id;
-        self.used -= 1;
+        self.in_use.clear(id);
     }
 
     /// Whether a SYN or INIT of this way opens a new connection over the remains of an old one: a closed one, or one whose

@@ -1,11 +1,13 @@
 use super::*;
 use crate::classify::service::ByHash;
-use crate::classify::{Masquerade, from_local, outside};
+use crate::classify::{Masquerade, Origin, from_local, outside, to_local};
 use bytemuck::Zeroable;
 use proptest::prelude::*;
 use tables::endpoint::{EndpointKind, FLAG_POLICY_IN_FORCE};
 use tables::lpm::Lpm;
 use tables::node::NodeRecord;
+use tables::policy::{MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::publish::Batch;
 use tables::route::{RouteKind, RouteRecord};
 use tables::service::{FLAG_MASQUERADE_OUTSIDE, Rows};
 use tables::{Prefix, Protocol, Publisher};
@@ -15,6 +17,7 @@ const SNAT: Addr = Addr::v4([10, 1, 0, 3]);
 const SEED: u64 = 99;
 
 struct Packet {
+    place: usize,
     tuple: Tuple,
     hash: u64,
     opens: Option<Opens>,
@@ -31,6 +34,10 @@ impl Expected for Packet {
 
     fn hash(&self) -> u64 {
         self.hash
+    }
+
+    fn place(&self) -> usize {
+        self.place
     }
 }
 
@@ -58,20 +65,38 @@ fn publisher() -> Publisher {
     batch.insert_prefix(Lpm::Route, &prefix([10, 0, 0, 0], 8), 1).unwrap();
     batch.insert_prefix(Lpm::Route, &prefix([198, 18, 0, 0], 15), 2).unwrap();
     let mut pod = EndpointRecord::new(EndpointKind::Pod);
-    (pod.interface, pod.flags) = (3, FLAG_POLICY_IN_FORCE);
+    (pod.interface, pod.flags, pod.policy_set) = (3, FLAG_POLICY_IN_FORCE, 1);
     batch.insert(Table::Endpoint, &POD, &pod).unwrap();
+    isolate(&mut batch);
     batch.publish();
     publisher
 }
 
+/// By policies the pod speaks with half of the backends and with whoever asks it from a service's address.
+fn isolate(batch: &mut Batch) {
+    let set = PolicySetRecord { modes: [MODE_ISOLATED; 2], ..PolicySetRecord::zeroed() };
+    batch.set(Table::PolicySet, 1, &set).unwrap();
+    batch.set(Table::Rule, 0, &RuleRecord::everything().allowed_by(5)).unwrap();
+    let row = PolicyRow { rules_first: 0, rules_count: 1 };
+    for (net, identity, direction) in
+        [(9, 20, Direction::Egress), (8, 21, Direction::Egress), (30, 22, Direction::Ingress)]
+    {
+        let first = if net == 30 { 172 } else { 10 };
+        batch.insert_prefix(Lpm::Identity, &prefix([first, net, 0, 0], 16), identity as u64).unwrap();
+        if net != 8 {
+            batch.insert(Table::Policy, &PolicyKey::new(1, direction, identity), &row).unwrap();
+        }
+    }
+}
+
 /// The tuple of a packet by its numbers.
-fn packet(service: u8, port: u16, opens: Option<Opens>) -> Packet {
+fn packet(place: usize, service: u8, port: u16, opens: Option<Opens>) -> Packet {
     let local = if opens == Some(Opens::Outside) { Addr::v4([198, 18, 0, 7]) } else { POD };
     let remote = Addr::v4([172, 30, 0, service]);
     let tuple =
         Tuple { local, remote, local_port: port, remote_port: 80, protocol: Protocol::UDP, reserved: 0, network: 0 };
     let hash = tables::hash::hash_words(&tuple.words(), 3);
-    Packet { tuple, hash, opens }
+    Packet { place, tuple, hash, opens }
 }
 
 proptest! {
@@ -80,12 +105,15 @@ proptest! {
     fn what_is_likely_is_what_is_decided(burst in prop::collection::vec((0u8..22, 1u16.., 0u8..4), 1..=BURST_MAX)) {
         let publisher = publisher();
         let node = NodeRecord { ready: 1, snat: [SNAT, Addr::UNSPECIFIED], host_interface: 9, ..NodeRecord::zeroed() };
-        let context = Context { view: publisher.live(), node: &node };
+        let context = Context::new(publisher.live(), &node);
         let kinds = [None, Some(Opens::Local), Some(Opens::Outside), Some(Opens::Towards)];
+        // Places in the burst are not those among the first packets.
+        let packets = burst.into_iter().enumerate();
         let burst: Vec<Packet> =
-            burst.into_iter().map(|(service, port, kind)| packet(service, port, kinds[kind as usize])).collect();
+            packets.map(|(i, (service, port, kind))| packet(63 - i, service, port, kinds[kind as usize])).collect();
         let mut firsts = burst.iter().filter(|packet| packet.opens.is_some());
-        expect(&context, &burst, SEED, |packet, likely| {
+        let mut knowns = [UNKNOWN; BURST_MAX];
+        expect(&context, &burst, SEED, &mut knowns, |packet, likely| {
             assert!(std::ptr::eq(packet, firsts.next().unwrap()));
             let pick = &mut ByHash(packet.hash ^ SEED);
             let decision = match packet.opens {
@@ -98,5 +126,20 @@ proptest! {
             assert_eq!(likely.is_masqueraded, decision.masquerade != Masquerade::No);
         });
         prop_assert!(firsts.next().is_none());
+        for packet in &burst {
+            let known = &knowns[packet.place];
+            prop_assert_eq!(packet.opens.is_none(), *known == UNKNOWN);
+            let judge = |context: &Context| match packet.opens {
+                Some(Opens::Outside) => {
+                    outside::from_outside(context, &packet.tuple, 0, &mut ByHash(packet.hash ^ SEED), None)
+                }
+                Some(Opens::Towards) => to_local(context, &packet.tuple, Origin::Local),
+                _ => from_local(context, &packet.tuple, 3, &mut ByHash(packet.hash ^ SEED), None),
+            };
+            // Also where another backend is chosen than the one that was likely.
+            prop_assert_eq!(judge(&Context { known, ..context }), judge(&context));
+            let other = |context: &Context| from_local(context, &packet.tuple, 3, &mut ByHash(packet.hash + 1), None);
+            prop_assert_eq!(other(&Context { known, ..context }), other(&context));
+        }
     }
 }

@@ -36,19 +36,22 @@ pub fn from_outside(
     choose: &mut impl Choose,
     keep: Option<Kept>,
 ) -> Decision {
-    let mut decision = Decision { client: Some(worker), ..Decision::new(tuple, true) };
-    let _ = judge_from_outside(context, tuple, choose, keep, &mut decision);
+    let mut decision = Decision::new(tuple, true);
+    let _ = judge_from_outside(context, tuple, worker, choose, keep, &mut decision);
     decision
 }
 
+/// The same into a new decision of that tuple.
 #[inline(always)]
-fn judge_from_outside(
+pub(crate) fn judge_from_outside(
     context: &Context,
     tuple: &Tuple,
+    worker: Worker,
     choose: &mut impl Choose,
     keep: Option<Kept>,
     decision: &mut Decision,
 ) -> Step {
+    decision.client = Some(worker);
     back_to_client(context, tuple, decision)?;
     let backend = keep.map(|kept| kept.backend);
     service::translate(context, tuple, Client::Outside, choose, backend, decision)?;

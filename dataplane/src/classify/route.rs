@@ -11,6 +11,7 @@ use tables::route::{RouteKind, RouteRecord};
 use tables::{Addr, View};
 
 /// The route of an address: its id and row.
+#[inline(always)]
 pub fn find(view: &View, addr: Addr) -> Option<(u32, RouteRecord)> {
     let id = view.longest_match(Lpm::Route, addr)? as u32;
     Some((id, view.row(Table::Route, id as usize)))

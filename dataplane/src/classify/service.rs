@@ -91,7 +91,8 @@ pub(super) fn translate(
     decision: &mut Decision,
 ) -> Step {
     let key = ServiceKey::new(tuple.remote, tuple.remote_port, tuple.protocol);
-    let Some(record) = context.view.find::<_, ServiceRecord>(Table::Service, &key) else {
+    let tag = context.known.service_tag(&context.view, &key);
+    let Some(record) = context.view.find_tagged::<_, ServiceRecord>(Table::Service, &key, tag) else {
         return undefined_port(context, tuple, decision);
     };
     let (backends, drops) = served(client, &record);
@@ -105,7 +106,11 @@ pub(super) fn translate(
     if kept.is_none() && keep.is_some() && is_connection(tuple.protocol) {
         return decision.end(Verdict::Reject);
     }
-    match kept.or_else(|| choose.choose(&context.view, &Asked { tuple, service: &record, backends })) {
+    let chosen = match kept {
+        None => choose.choose(&context.view, &Asked { tuple, service: &record, backends }),
+        kept => kept,
+    };
+    match chosen {
         Some(backend) => {
             (decision.remote, decision.remote_port) = backend;
             Ok(())

@@ -3,7 +3,7 @@
 //! Knows hashes and record numbers only: whether a record bears the tuple is the caller's to see.
 
 use super::FlowId;
-use tables::cpu::equal_bytes;
+use tables::cpu::{equal_bytes, equal_words};
 use tables::flow::{Bucket, ENTRIES_PER_BUCKET};
 
 const ID_MASK: u32 = 0x00ff_ffff;
@@ -95,18 +95,30 @@ pub fn find(buckets: &[Bucket], hash: u64, mut is_it: impl FnMut(FlowId) -> bool
 }
 
 /// Adds a record under a hash. False: all its buckets are full.
+#[inline(always)]
 pub fn insert(buckets: &mut [Bucket], hash: u64, id: FlowId) -> bool {
     let home = home(buckets, hash);
-    if put(&mut buckets[home], hash, id) {
-        return true;
-    }
+    put(&mut buckets[home], hash, id) || insert_spare(buckets, home, hash, id)
+}
+
+#[cold]
+#[inline(never)]
+fn insert_spare(buckets: &mut [Bucket], home: usize, hash: u64, id: FlowId) -> bool {
     let inserted = spares(buckets, hash).any(|spare| put(&mut buckets[spare], hash, id));
     buckets[home].overflown += inserted as u32;
     inserted
 }
 
+/// Where the first entry of a bucket is that equals `wanted`. Found without a branch on each: nobody guesses it.
+#[inline(always)]
+fn position(bucket: &Bucket, wanted: u32) -> Option<usize> {
+    let equal = equal_words(&bucket.entries, wanted);
+    (equal != 0).then_some(equal.trailing_zeros() as usize % ENTRIES_PER_BUCKET)
+}
+
+#[inline(always)]
 fn put(bucket: &mut Bucket, hash: u64, id: FlowId) -> bool {
-    let Some(at) = bucket.entries.iter().position(|&entry| entry == 0) else { return false };
+    let Some(at) = position(bucket, 0) else { return false };
     let mark = Mark::of(hash);
     bucket.tags[at] = mark.tag;
     bucket.entries[at] = mark.entry(id);
@@ -114,16 +126,25 @@ fn put(bucket: &mut Bucket, hash: u64, id: FlowId) -> bool {
 }
 
 /// Takes a record out that was inserted under this hash.
+#[inline(always)]
 pub fn remove(buckets: &mut [Bucket], hash: u64, id: FlowId) {
     let home = home(buckets, hash);
-    if !take(&mut buckets[home], hash, id) && spares(buckets, hash).any(|spare| take(&mut buckets[spare], hash, id)) {
+    if !take(&mut buckets[home], hash, id) {
+        remove_spare(buckets, home, hash, id);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn remove_spare(buckets: &mut [Bucket], home: usize, hash: u64, id: FlowId) {
+    if spares(buckets, hash).any(|spare| take(&mut buckets[spare], hash, id)) {
         buckets[home].overflown -= 1;
     }
 }
 
+#[inline(always)]
 fn take(bucket: &mut Bucket, hash: u64, id: FlowId) -> bool {
-    let entry = Mark::of(hash).entry(id);
-    let found = bucket.entries.iter().position(|&e| e == entry);
+    let found = position(bucket, Mark::of(hash).entry(id));
     if let Some(at) = found {
         bucket.entries[at] = 0;
     }

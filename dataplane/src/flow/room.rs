@@ -2,10 +2,13 @@
 //! answered yet, sooner; and when none is left, one of those for each new flow. A flow that was answered, and whose opener
 //! spoke on, stays until its own time is over, whatever comes: a flood from invented sources finds it there.
 
+use super::in_use::places;
 use super::{FlowId, FlowTable, NONE};
 use crate::flow::timeouts::{FlowState, Timeouts};
+use std::ops::Range;
 use tables::Protocol;
-use tables::flow::{FLAG_ANSWERED, FLAG_CONFIRMED, FLAG_USED, FlowRecord};
+use tables::cpu::prefetch;
+use tables::flow::{FLAG_ANSWERED, FLAG_CONFIRMED, FlowRecord};
 
 /// Records that are looked at for one that makes room.
 const LOOK: usize = 64;
@@ -16,14 +19,28 @@ const PRESSED_MS: u32 = 1_000;
 /// No pressure: the whole timeout.
 const WHOLE: u32 = 256;
 
-/// Flows that are removed together: none waits by itself for where the index names it.
-const TOGETHER: usize = 16;
+/// Records that are looked at together; a divisor of 64.
+const LOT: usize = 16;
 
 /// What a flow must have been silent for.
 struct Rule {
     timeouts: Timeouts,
     share: u32,
+    shortest_ms: i32,
     now_ms: u32,
+}
+
+impl Rule {
+    /// Wrapping time: ages of over 24 days do not occur, since expiry comes round far more often.
+    #[inline(always)]
+    fn age_ms(&self, record: &FlowRecord) -> i32 {
+        self.now_ms.wrapping_sub(record.last_seen_ms) as i32
+    }
+
+    #[inline(always)]
+    fn is_over(&self, record: &FlowRecord) -> bool {
+        self.age_ms(record) >= timeout_ms(record, &self.timeouts, self.share) as i32
+    }
 }
 
 /// A flow that has timed out.
@@ -38,47 +55,57 @@ impl FlowTable {
     /// from there on as much as is left of that eighth.
     fn share(&self) -> u32 {
         let eighth = (self.capacity() / 8).max(1);
-        let free = self.capacity() - self.used;
+        let free = self.capacity() - self.used();
         (free * WHOLE as usize / eighth).min(WHOLE as usize) as u32
     }
 
     /// Looks at the next `count` records and removes those that have timed out. Returns how many.
     pub fn expire(&mut self, count: usize, now_ms: u32) -> usize {
         let (mut left, mut expired) = (count.min(self.capacity()), 0);
-        let rule = Rule { timeouts: self.timeouts, share: self.share(), now_ms };
-        let mut silent = [Silent::default(); TOGETHER];
+        let share = self.share();
+        let shortest_ms = pressed(self.timeouts.shortest_ms(), share) as i32;
+        let rule = Rule { timeouts: self.timeouts, share, shortest_ms, now_ms };
         while left > 0 {
-            let (looked, found) = self.find_silent(left, &rule, &mut silent);
-            left -= looked;
-            expired += found;
-            silent.iter().take(found).for_each(|silent| self.remove_hashed(silent.id, silent.hashes));
+            let lot = self.lot(self.hand, left);
+            left -= lot.len();
+            self.hand = if lot.end < self.capacity() { lot.end } else { 0 };
+            expired += self.expire_lot(lot, &rule);
         }
         expired
     }
 
-    /// Looks at so many records, or fewer if the places are full before. Returns how many these were, and how many have timed
-    /// out; where the index names those is on its way.
+    /// So many records at most from this one on.
     #[inline(always)]
-    fn find_silent(&mut self, count: usize, rule: &Rule, silent: &mut [Silent; TOGETHER]) -> (usize, usize) {
-        let shortest_ms = pressed(rule.timeouts.shortest_ms(), rule.share) as i32;
-        let (mut looked, mut found) = (0, 0);
-        while looked < count && found < TOGETHER {
-            looked += 1;
-            let id = self.advance();
-            let record = self.record(id);
-            // Wrapping time: ages of over 24 days do not occur, since expiry comes round far more often.
-            let age_ms = rule.now_ms.wrapping_sub(record.last_seen_ms) as i32;
+    fn lot(&self, start: usize, count: usize) -> Range<usize> {
+        start..(start + count).min((start / LOT + 1) * LOT).min(self.capacity())
+    }
+
+    /// The same of some records, by steps for all of them: each fetches what the next one reads, and that the next lot.
+    #[inline(always)]
+    fn expire_lot(&mut self, lot: Range<usize>, rule: &Rule) -> usize {
+        let (records, next) = (self.parts.second(), self.lot(lot.end, LOT));
+        places(self.in_use.bits(&next)).for_each(|place| prefetch(records[next.start + place].half(false)));
+        let (mut old, mut found) = ([0; LOT], 0);
+        for id in places(self.in_use.bits(&lot)).map(|place| lot.start + place) {
             // A record that was used of late is judged by one of its lines alone.
-            if age_ms < shortest_ms || record.flags & FLAG_USED == 0 {
-                continue;
-            }
-            if age_ms >= timeout_ms(record, &rule.timeouts, rule.share) as i32 {
-                silent[found] = Silent { id, hashes: self.hashes(record) };
-                silent[found].hashes.iter().for_each(|&hash| self.expect(hash));
+            if rule.age_ms(&records[id]) >= rule.shortest_ms {
+                prefetch(records[id].half(true));
+                old[found % LOT] = id as FlowId;
                 found += 1;
             }
         }
-        (looked, found)
+        let (mut silent, mut expired) = ([Silent::default(); LOT], 0);
+        for &id in old.iter().take(found) {
+            let record = self.record(id);
+            if rule.is_over(record) {
+                let hashes = self.hashes(record);
+                hashes.iter().for_each(|&hash| self.expect(hash));
+                silent[expired % LOT] = Silent { id, hashes };
+                expired += 1;
+            }
+        }
+        silent.iter().take(expired).for_each(|silent| self.remove_hashed(silent.id, silent.hashes));
+        expired
     }
 
     /// Makes room for one flow. False: among the next records there is none that may go.
@@ -110,7 +137,6 @@ impl FlowTable {
     }
 
     /// The record under the hand, which goes on: what was looked at, or came into its place, is looked at last.
-    #[inline(always)]
     fn advance(&mut self) -> FlowId {
         let id = self.hand as FlowId;
         self.hand = if self.hand + 1 < self.capacity() { self.hand + 1 } else { 0 };

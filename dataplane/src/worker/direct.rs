@@ -286,7 +286,10 @@ impl Path {
         if let Some(other) = self.flows.find_hashed(&words, Way::Out, hash) {
             self.make_way(other, item)?;
         }
-        self.insert_counted([hash, item.hash], |place| *place = record)
+        let id = self.claim()?;
+        *self.flows.record_mut(id) = record;
+        self.enter(id, [hash, item.hash])?;
+        Ok(id)
     }
 
     /// Removes a flow between the same ends that a client's packet cannot belong to, if that is over: the client asks by

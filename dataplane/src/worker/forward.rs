@@ -2,6 +2,7 @@
 //! Passes, not callbacks: packet bytes are touched when parsed and when rewritten, all between works on [`Item`]s.
 
 use crate::balance::turns::Turns;
+use crate::classify::ahead::{Knowns, UNKNOWN};
 use crate::classify::{self, Context, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::fragments::Fragments;
@@ -120,6 +121,7 @@ pub struct Path {
     /// What waits for the next pass.
     pub(super) items: Vec<Item>,
     items_done: Vec<Item>,
+    pub(super) knowns: Knowns,
     /// What is to be handed to other workers after the first pass.
     pub(super) leaving: Vec<Leaving>,
     /// What a packet was cut into.
@@ -160,6 +162,7 @@ impl Path {
             handed: Burst::default(),
             items: Vec::with_capacity(BURST_MAX),
             items_done: Vec::with_capacity(BURST_MAX),
+            knowns: Box::new([UNKNOWN; BURST_MAX]),
             leaving: Vec::with_capacity(BURST_MAX),
             parts: Vec::with_capacity(64),
         }
@@ -204,7 +207,7 @@ impl Path {
         let Some(reader) = self.reader.take() else { return };
         let node: NodeRecord = reader.view().row(Table::Node, 0);
         if node.ready != 0 {
-            run(self, &Context { view: reader.view(), node: &node });
+            run(self, &Context::new(reader.view(), &node));
         }
         self.reader = Some(reader);
     }
@@ -229,6 +232,9 @@ impl Path {
             }
             self.runtime.mark(WorkStage::Lookup, items.len());
             self.act_on_all(context, burst.places_mut(), &mut items);
+            if unknown > 1 {
+                self.forget_known();
+            }
             self.runtime.mark(WorkStage::Act, items.len());
             if !self.send_whole(&items, burst) {
                 let places = burst.places_mut();

@@ -3,12 +3,12 @@
 use super::forward::{Item, Path};
 use super::renew::Renewed;
 use crate::balance::Chooser;
-use crate::classify::ahead::{self, Expected, Likely, Opens};
-use crate::classify::{self, Context, Decision, Masquerade, Origin, Verdict};
+use crate::classify::ahead::{self, Expected, Likely, Opens, UNKNOWN};
+use crate::classify::{self, Context, Decision, Masquerade, Origin, Step, Verdict};
 use crate::flow::sctp::chunk;
 use crate::flow::{FlowId, FlowTable, Way};
 use crate::handoff::Stage;
-use crate::packet::{Checksum, Gso, Packet};
+use crate::packet::{BURST_MAX, Checksum, Gso, Packet};
 use crate::parse::{Kind, tcp_flag};
 use crate::punt;
 use crate::punt::error::Cause;
@@ -16,7 +16,7 @@ use std::num::NonZeroU32;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::{FLAG_CLIENT, FLAG_COUNTED, FLAG_DIRECT, FLAG_OPENED_LOCALLY, FlowRecord, Hop, HopKind, Tuple};
 use tables::node::family;
-use tables::owner::{Worker, owner};
+use tables::owner::{SnatPorts, Worker, owner};
 use tables::scope::Scopes;
 use tables::service::Algorithm;
 use tables::status::PolicyFlows;
@@ -48,6 +48,11 @@ impl Expected for Item {
     #[inline(always)]
     fn hash(&self) -> u64 {
         self.hash
+    }
+
+    #[inline(always)]
+    fn place(&self) -> usize {
+        self.at as usize % BURST_MAX
     }
 }
 
@@ -131,22 +136,21 @@ impl Path {
 
     /// First packets of these will open flows: fetches what that takes.
     #[cold]
-    pub(super) fn expect_new(&self, context: &Context<'_>, items: &[Item]) {
-        ahead::expect(context, items, self.seed, |item, Likely { mut outside, is_masqueraded }| {
+    pub(super) fn expect_new(&mut self, context: &Context<'_>, items: &[Item]) {
+        let Path { knowns, flows, snat, id, seed, .. } = self;
+        ahead::expect(context, items, *seed, knowns, |item, Likely { mut outside, is_masqueraded }| {
             if is_masqueraded {
                 outside.local = context.node.snat[family(outside.local)];
-                outside.local_port = self.first_port(item.hash);
+                outside.local_port = first_port(snat, *id, item.hash ^ *seed);
             }
-            self.flows.expect(self.flows.hash_words(&outside.words()));
+            flows.expect(flows.hash_words(&outside.words()));
         });
     }
 
-    /// The port of this worker's block that is tried first.
-    #[inline(always)]
-    fn first_port(&self, hash: u64) -> u16 {
-        let block = self.snat.block(self.id);
-        let size = (*block.end() - *block.start()) as u32 + 1;
-        block.start() + ((hash ^ self.seed) as u32 % size) as u16
+    /// What was known ahead of them is of no burst after it.
+    #[cold]
+    pub(super) fn forget_known(&mut self) {
+        self.knowns.fill(UNKNOWN);
     }
 
     /// Classifies a first packet and inserts its flow.
@@ -157,7 +161,9 @@ impl Path {
         }
         let tuple = item.tuple();
         let interface = place.as_ref()?.interface;
-        let decision = self.classify(context, interface, item, &tuple);
+        let mut decision = Decision::new(&tuple, item.way == Way::Out);
+        let known = self.knowns[item.place()];
+        let _ = self.classify(&Context { known: &known, ..*context }, interface, item, &tuple, &mut decision);
         let refused = match decision.verdict {
             Verdict::Forward => match self.insert(context, item, &decision) {
                 Ok(id) => return Some(id),
@@ -177,13 +183,25 @@ impl Path {
         None
     }
 
-    fn classify(&mut self, context: &Context<'_>, interface: u32, item: &Item, tuple: &Tuple) -> Decision {
+    #[inline(always)]
+    fn classify(
+        &mut self,
+        context: &Context<'_>,
+        interface: u32,
+        item: &Item,
+        tuple: &Tuple,
+        decision: &mut Decision,
+    ) -> Step {
         match item.way {
             Way::Out if !item.origin.is_here() => {
-                classify::outside::from_outside(context, tuple, self.id, &mut self.chooser(item.hash), None)
+                let (worker, chooser) = (self.id, &mut self.chooser(item.hash));
+                classify::outside::judge_from_outside(context, tuple, worker, chooser, None, decision)
             }
-            Way::Out => classify::from_local(context, tuple, interface, &mut self.chooser(item.hash), None),
-            Way::Back => classify::to_local(context, tuple, item.origin),
+            Way::Out => {
+                let chooser = &mut self.chooser(item.hash);
+                classify::judge_from_local(context, tuple, interface, chooser, None, decision)
+            }
+            Way::Back => classify::judge_to_local(context, tuple, item.origin, decision),
         }
     }
 
@@ -226,6 +244,7 @@ impl Path {
     }
 
     /// Inserts the flow of a packet that has none.
+    #[inline(always)]
     pub(super) fn insert(
         &mut self,
         context: &Context<'_>,
@@ -252,10 +271,11 @@ impl Path {
         if decision.service.is_some_and(|service| service.algorithm == Algorithm::LeastConnections) {
             settled.flags |= FLAG_COUNTED;
         }
-        let id = self.insert_counted([item.hash, outside_hash], |record| {
-            *record = FlowRecord::new(inside, &outside);
-            settled.write(record);
-        })?;
+        let id = self.claim()?;
+        let record = self.flows.record_mut(id);
+        *record = FlowRecord::new(inside, &outside);
+        settled.write(record);
+        self.enter(id, [item.hash, outside_hash])?;
         if let Some(policy) = decision.policy {
             let what = if decision.is_audit { PolicyFlows::Audited } else { PolicyFlows::Allowed };
             self.status().count_policy_flow(what, policy.get() as usize);
@@ -263,21 +283,23 @@ impl Path {
         Ok(id)
     }
 
-    /// Inserts a flow that is known to be absent, and says what it took.
+    /// A record to be written for a flow that is known to be absent.
     #[inline(always)]
-    pub(super) fn insert_counted(
-        &mut self,
-        hashes: [u64; 2],
-        write: impl FnOnce(&mut FlowRecord),
-    ) -> Result<FlowId, DropReason> {
-        let inserted = self.flows.insert_absent(hashes, self.now_ms, write);
+    pub(super) fn claim(&mut self) -> Result<FlowId, DropReason> {
+        let claimed = self.flows.claim(self.now_ms);
         let evicted = self.flows.take_evicted();
         if evicted > 0 {
             self.status().count(WorkerCounter::FlowsEvicted, evicted);
         }
-        let id = inserted?;
+        claimed
+    }
+
+    /// Makes that record a flow.
+    #[inline(always)]
+    pub(super) fn enter(&mut self, id: FlowId, hashes: [u64; 2]) -> Result<(), DropReason> {
+        self.flows.enter(id, hashes)?;
         self.status().count(WorkerCounter::FlowsInserted, 1);
-        Ok(id)
+        Ok(())
     }
 
     /// Removes a flow whose place another takes.
@@ -314,6 +336,7 @@ impl Path {
     /// The tuple that the network will see, which no flow has, and its hash. Masqueraded flows get a port of this worker's
     /// block; so does a flow whose own tuple is still in use (a pod may use one source port to a service and to its backend
     /// at once).
+    #[inline(always)]
     fn translate_local(
         &mut self,
         context: &Context<'_>,
@@ -353,7 +376,7 @@ impl Path {
     ) -> Option<(Tuple, u64)> {
         let block = self.snat.block(self.id);
         let size = (*block.end() - *block.start()) as u32 + 1;
-        let start = (self.first_port(inside_hash) - block.start()) as u32;
+        let start = (first_port(&self.snat, self.id, inside_hash ^ self.seed) - block.start()) as u32;
         let mut closed = None;
         for i in 0..PORTS_TRIED.min(size) {
             outside.local_port = block.start() + ((start + i) % size) as u16;
@@ -445,6 +468,14 @@ impl Path {
             self.drop_packet(packet, DropReason::NeighbourUnknown);
         }
     }
+}
+
+/// The port of a worker's block that is tried first.
+#[inline(always)]
+fn first_port(snat: &SnatPorts, worker: Worker, hash: u64) -> u16 {
+    let block = snat.block(worker);
+    let size = (*block.end() - *block.start()) as u32 + 1;
+    block.start() + (hash as u32 % size) as u16
 }
 
 /// SCTP that is to be translated begins with INIT: of anything else nobody knows what it was translated to.

@@ -53,6 +53,30 @@ fn equal_bytes_portable(bytes: &[u8; 16], wanted: u8) -> u16 {
     bytes.iter().enumerate().fold(0, |bits, (i, &byte)| bits | ((byte == wanted) as u16) << i)
 }
 
+/// A bit for each of twelve words that equals `wanted`, bit 0 for the first.
+#[inline(always)]
+pub fn equal_words(words: &[u32; 12], wanted: u32) -> u16 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2 is part of x86_64; the loads are of 48 valid bytes at any alignment.
+    unsafe {
+        use std::arch::x86_64::{
+            _mm_cmpeq_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
+            _mm_setzero_si128,
+        };
+        let wanted = _mm_set1_epi32(wanted as i32);
+        let equal = |at: usize| _mm_cmpeq_epi32(_mm_loadu_si128(words.as_ptr().add(at).cast()), wanted);
+        let (first, last) = (_mm_packs_epi32(equal(0), equal(4)), _mm_packs_epi32(equal(8), _mm_setzero_si128()));
+        _mm_movemask_epi8(_mm_packs_epi16(first, last)) as u16
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    equal_words_portable(words, wanted)
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn equal_words_portable(words: &[u32; 12], wanted: u32) -> u16 {
+    words.iter().enumerate().fold(0, |bits, (i, &word)| bits | ((word == wanted) as u16) << i)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +88,16 @@ mod tests {
             assert_eq!(equal_bytes(&bytes, seed & 7), equal_bytes_portable(&bytes, seed & 7));
         }
         assert_eq!(equal_bytes(&[9; 16], 9), u16::MAX);
+    }
+
+    #[test]
+    fn both_ways_of_comparing_words_agree() {
+        for seed in 0..1 << 12u32 {
+            let words = std::array::from_fn(|i| if seed >> i & 1 == 1 { 0x8000_0001 } else { 1 << i });
+            for wanted in [0x8000_0001, 1, 0] {
+                assert_eq!(equal_words(&words, wanted), equal_words_portable(&words, wanted));
+            }
+            assert_eq!(equal_words(&words, 0x8000_0001), seed as u16);
+        }
     }
 }

@@ -78,14 +78,28 @@ pub fn judge(
     protocol: Protocol,
     port: u16,
 ) -> Judged {
+    judge_tagged(view, policy_set, direction, identity, place(protocol, port), None)
+}
+
+/// The same of a [`place`], with the tag of the identity's row if that is at hand.
+#[inline(always)]
+pub fn judge_tagged(
+    view: &View,
+    policy_set: u32,
+    direction: Direction,
+    identity: u32,
+    place: u32,
+    tag: Option<u64>,
+) -> Judged {
     let set: PolicySetRecord = view.row(Table::PolicySet, policy_set as usize);
     let mode = set.modes[direction as usize];
     // The kubelet's probes: a node reaches its own pods.
     if mode == MODE_OPEN || identity == IDENTITY_NODE && direction == Direction::Ingress {
         return Judged::OPEN;
     }
-    let row = row(view, policy_set, direction, identity).filter(|_| mode != MODE_CLOSED);
-    match row.and_then(|row| holding(view, row, place(protocol, port))) {
+    let key = PolicyKey::new(policy_set, direction, identity);
+    let row = row(view, &key, tag).filter(|_| mode != MODE_CLOSED);
+    match row.and_then(|row| holding(view, row, place)) {
         Some(rule) => Judged::by(rule),
         None if mode == MODE_TIERED => Judged::OPEN,
         None => {
@@ -97,9 +111,15 @@ pub fn judge(
 
 /// The row of an identity, else that of everybody without one.
 #[inline(always)]
-fn row(view: &View, policy_set: u32, direction: Direction, identity: u32) -> Option<PolicyRow> {
-    let of = |identity| view.find(Table::Policy, &PolicyKey::new(policy_set, direction, identity));
-    of(identity).or_else(|| of(IDENTITY_ANY))
+fn row(view: &View, key: &PolicyKey, tag: Option<u64>) -> Option<PolicyRow> {
+    let own = view.find_tagged(Table::Policy, key, tag.unwrap_or_else(|| view.tag(key)));
+    if own.is_some() { own } else { row_of_any(view, key) }
+}
+
+#[cold]
+#[inline(never)]
+fn row_of_any(view: &View, key: &PolicyKey) -> Option<PolicyRow> {
+    view.find(Table::Policy, &PolicyKey { identity: IDENTITY_ANY, ..*key })
 }
 
 /// The rule of a row that holds a place, by halving. A row whose rules are beyond the table has none.

@@ -151,8 +151,9 @@ impl<'a, const ENTRIES: usize> Trie<'a, ENTRIES> {
     #[inline(always)]
     fn of(view: &View<'a>, table: Lpm) -> Option<Trie<'a, ENTRIES>> {
         const { assert!(ENTRIES.is_power_of_two() && ENTRIES > TOP_ENTRIES && ENTRIES <= 1 << 32) };
-        let entries = halves(view.table_words(table.trie())).first_chunk()?;
-        Some(Trie { entries, default: (view.word(table.lengths(), 0) as u32).wrapping_sub(1) })
+        let entries = halves(view.words_from(table.trie())).first_chunk()?;
+        let default = view.words_from(table.lengths()).first()?.load(Ordering::Relaxed) as u32;
+        Some(Trie { entries, default: default.wrapping_sub(1) })
     }
 
     #[inline(always)]

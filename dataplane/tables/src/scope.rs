@@ -25,6 +25,7 @@ pub enum Scope {
 }
 
 impl Scope {
+    #[inline(always)]
     pub fn slot(self) -> u16 {
         let (kind, id) = match self {
             Scope::Service(id) => (1u64, id),
@@ -128,6 +129,14 @@ impl Moved {
     }
 }
 
+#[inline(always)]
+fn slot_or(scope: Option<Scope>, other: impl FnOnce() -> u16) -> u16 {
+    match scope {
+        Some(scope) => scope.slot(),
+        None => other(),
+    }
+}
+
 impl ScopeCounters {
     /// Counters that begin at `start`, so that sums of earlier counters do not look current.
     pub fn starting_at(start: u32) -> ScopeCounters {
@@ -154,9 +163,11 @@ impl ScopeCounters {
     }
 
     /// Starts a flow's dependence on up to four scopes, as of now. An unused place repeats another slot.
+    #[inline(always)]
     pub fn depend(&self, scopes: [Option<Scope>; 4]) -> Scopes {
-        let filler = scopes.iter().flatten().next().map_or(0, |s| s.slot());
-        let slots = scopes.map(|scope| scope.map_or(filler, Scope::slot));
+        let [a, b, c, d] = scopes;
+        let filler = slot_or(a, || slot_or(b, || slot_or(c, || slot_or(d, || 0))));
+        let slots = [slot_or(a, || filler), slot_or(b, || filler), slot_or(c, || filler), slot_or(d, || filler)];
         Scopes { slots, sum: self.sum(&slots) }
     }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub fn read_record<T: Pod>(words: &[AtomicU64], at: usize) -> T {
     const { assert!(size_of::<T>().is_multiple_of(8) && size_of::<T>() > 0) };
     let mut value = T::zeroed();
-    let Some(source) = words.get(at..).and_then(|rest| rest.get(..size_of::<T>() / 8)) else { return value };
+    let Some(source) = words.get(at..at.wrapping_add(size_of::<T>() / 8)) else { return value };
     for (bytes, word) in bytemuck::bytes_of_mut(&mut value).chunks_exact_mut(8).zip(source) {
         bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
     }
@@ -74,6 +74,12 @@ impl<'a> View<'a> {
         self.words.get(offset..offset + record_words * capacity).unwrap_or(&[])
     }
 
+    /// All words from the start of a table on, also those of the tables behind it.
+    #[inline(always)]
+    pub(crate) fn words_from(&self, table: Table) -> &'a [AtomicU64] {
+        self.words.get(self.layout.place(table).offset..).unwrap_or(&[])
+    }
+
     /// Word `at` of a table; zero if there is none.
     #[inline(always)]
     pub(crate) fn word(&self, table: Table, at: usize) -> u64 {
@@ -83,8 +89,16 @@ impl<'a> View<'a> {
     /// The value of `key` in a hash table.
     #[inline(always)]
     pub fn find<K: Pod + PartialEq, V: Pod>(&self, table: Table, key: &K) -> Option<V> {
-        let slot = self.find_slot(table, key)?;
-        Some(self.value(table, slot, size_of::<K>()))
+        self.find_tagged(table, key, self.tag(key))
+    }
+
+    /// The same with the key's tag at hand.
+    #[inline(always)]
+    pub fn find_tagged<K: Pod + PartialEq, V: Pod>(&self, table: Table, key: &K, tag: u64) -> Option<V> {
+        match self.slot(table, key, tag) {
+            Slot::Has(slot) => Some(self.value(table, slot, size_of::<K>())),
+            Slot::Free(_) | Slot::Full => None,
+        }
     }
 
     /// What a key is found by.

@@ -32,7 +32,7 @@ fn find(asked: &mut Asked, publisher: &Publisher, addr: Addr, port: u16) -> Opti
 
 fn find_by(asked: &mut Asked, publisher: &Publisher, key: (Addr, u16, Protocol)) -> Option<Asker> {
     let node = NodeRecord { direct_port: DIRECT_PORT, ..NodeRecord::zeroed() };
-    let mut find = || asked.find(&Context { view: publisher.live(), node: &node }, &snat(), key);
+    let mut find = || asked.find(&Context::new(publisher.live(), &node), &snat(), key);
     let (first, second) = (find(), find());
     assert_eq!(first, second, "what is kept is what the tables said");
     first
