@@ -97,8 +97,7 @@ pub fn judge_tagged(
     if mode == MODE_OPEN || identity == IDENTITY_NODE && direction == Direction::Ingress {
         return Judged::OPEN;
     }
-    let key = PolicyKey::new(policy_set, direction, identity);
-    let row = row(view, &key, tag).filter(|_| mode != MODE_CLOSED);
+    let row = row(view, policy_set, direction, identity, tag).filter(|_| mode != MODE_CLOSED);
     match row.and_then(|row| holding(view, row, place)) {
         Some(rule) => Judged::by(rule),
         None if mode == MODE_TIERED => Judged::OPEN,
@@ -109,17 +108,19 @@ pub fn judge_tagged(
     }
 }
 
-/// The row of an identity, else that of everybody without one.
+/// The row of an identity, else that of everybody without one. The key is lent to nobody: it would lie in memory, written in
+/// parts and read as a whole.
 #[inline(always)]
-fn row(view: &View, key: &PolicyKey, tag: Option<u64>) -> Option<PolicyRow> {
-    let own = view.find_tagged(Table::Policy, key, tag.unwrap_or_else(|| view.tag(key)));
-    if own.is_some() { own } else { row_of_any(view, key) }
+fn row(view: &View, policy_set: u32, direction: Direction, identity: u32, tag: Option<u64>) -> Option<PolicyRow> {
+    let key = PolicyKey::new(policy_set, direction, identity);
+    let own = view.find_tagged(Table::Policy, &key, tag.unwrap_or_else(|| view.tag(&key)));
+    if own.is_some() { own } else { row_of_any(view, policy_set, direction) }
 }
 
 #[cold]
 #[inline(never)]
-fn row_of_any(view: &View, key: &PolicyKey) -> Option<PolicyRow> {
-    view.find(Table::Policy, &PolicyKey { identity: IDENTITY_ANY, ..*key })
+fn row_of_any(view: &View, policy_set: u32, direction: Direction) -> Option<PolicyRow> {
+    view.find(Table::Policy, &PolicyKey::new(policy_set, direction, IDENTITY_ANY))
 }
 
 /// The rule of a row that holds a place, by halving. A row whose rules are beyond the table has none.
