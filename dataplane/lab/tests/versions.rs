@@ -12,7 +12,7 @@ use lab::agent::serve::ECHO_PORT;
 use lab::netns::Netns;
 use lab::{Lab, Options, manifests, wait};
 use serde_json::Value;
-use tables::channel::{Channel, Listener};
+use tables::channel::{Channel, LOCK_EXTENSION, Listener};
 use tables::layout::LAYOUT_VERSION;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -87,6 +87,8 @@ fn of_another_version_a_dataplane_is_left_alone_and_of_the_same_taken_over() {
     let (path, real) = (run.join("dataplane.sock"), run.join("real.sock"));
     lab.nodes[0].kill_control().expect("control runs");
     std::fs::rename(&path, &real).expect("the socket moves");
+    let [lock, moved] = [&path, &real].map(|path| path.with_extension(LOCK_EXTENSION));
+    std::fs::rename(lock, moved).expect("and who holds it");
     stand_in(&path, &real);
     lab.nodes[0].start_control().expect("control starts");
     let sentence = format!("speaks layout version {}, this process {LAYOUT_VERSION}", LAYOUT_VERSION + 1);
