@@ -51,6 +51,8 @@ fn groups(full: bool) -> Vec<Group> {
 }
 
 pub fn main() -> Result<()> {
+    // As the control process does, whose work is measured here, too.
+    control::sys::keep_heap_dense();
     let arguments = Arguments::parse();
     if let Some(file) = &arguments.page {
         let report: Report = serde_json::from_slice(&std::fs::read(file)?)?;
