@@ -79,6 +79,7 @@ enum Form {
 #[derive(Clone, Copy, Debug)]
 pub struct OuterHeaders {
     form: Form,
+    size: u8,
     /// The IPv4 header's sum, uncomplemented, without what differs between packets.
     sum: u32,
     template: [u8; TEMPLATE_V6_BYTES],
@@ -110,19 +111,20 @@ impl OuterHeaders {
             (true, true) => Form::IpV4,
             (true, false) => Form::IpV6,
         };
-        OuterHeaders { form, sum, template }
+        let size = match form {
+            Form::UdpV4 => OUTER_V4_BYTES,
+            Form::UdpV6 => OUTER_V6_BYTES,
+            Form::IpV4 => IPV4_END - 14,
+            Form::IpV6 => IPV6_END - 14,
+        };
+        OuterHeaders { form, size: size as u8, sum, template }
     }
 
     /// Bytes that an IP packet grows by, which is also what is to be made free in front of its Ethernet header: IP in IP
     /// has none inside.
     #[inline(always)]
     pub fn size(&self) -> usize {
-        match self.form {
-            Form::UdpV4 => OUTER_V4_BYTES,
-            Form::UdpV6 => OUTER_V6_BYTES,
-            Form::IpV4 => IPV4_END - 14,
-            Form::IpV6 => IPV6_END - 14,
-        }
+        self.size as usize
     }
 
     /// Writes them over the first [`size`](Self::size) bytes of `frame` and the Ethernet header behind; the packet has

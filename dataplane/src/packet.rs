@@ -86,6 +86,12 @@ impl Packet {
         self.size as usize
     }
 
+    /// All of it is in one frame, and nothing about it is left to be done before it is on a wire.
+    #[inline(always)]
+    pub fn is_simple(&self) -> bool {
+        self.rest.is_none() && self.gso == Gso::None && !matches!(self.checksum, Checksum::Partial { .. })
+    }
+
     pub fn is_chained(&self) -> bool {
         self.rest.is_some()
     }

@@ -4,8 +4,10 @@
 
 mod crc32c;
 mod mss;
+mod plain;
 
 pub use mss::clamp_mss;
+pub use plain::forward_plain;
 
 use crate::flow::Way;
 use crate::fragments::Ends;
@@ -13,7 +15,7 @@ use crate::io::frames::Memory;
 use crate::packet::{Checksum, Packet};
 use crate::parse::{Kind, Meta, Quoted};
 use smoltcp::wire::Ipv6Packet;
-use tables::checksum::{Difference, fold};
+use tables::checksum::{Difference, Folded, fold};
 use tables::flow::{FlowRecord, Tuple};
 use tables::{Addr, Mac, Protocol};
 
@@ -46,9 +48,9 @@ impl Translation {
 pub struct Change {
     pub to: Translation,
     /// To one over the addresses.
-    addresses: Difference,
+    addresses: Folded,
     /// To that of layer 4.
-    l4: Difference,
+    l4: Folded,
 }
 
 impl Change {
@@ -71,7 +73,7 @@ impl Change {
         l4.replace(meta.src_port, to.src_port);
         l4.replace(meta.dst_port, to.dst_port);
         let l4 = if meta.protocol == Protocol::ICMP { l4 } else { l4.and(addresses) };
-        Change { to: *to, addresses, l4 }
+        Change { to: *to, addresses: addresses.folded(), l4: l4.folded() }
     }
 }
 
@@ -137,7 +139,7 @@ pub fn translate(bytes: &mut [u8], meta: &mut Meta, to: &Translation, checksum: 
 pub fn forward(bytes: &mut [u8], meta: &Meta, change: Option<&Change>, hop: bool, checksum: Checksum) {
     let ends = change.map_or((meta.src, meta.dst), |change| (change.to.src, change.to.dst));
     if meta.is_v4 {
-        write_v4(bytes, meta, ends, change.map_or_else(Difference::default, |change| change.addresses), hop);
+        write_v4(bytes, meta, ends, change.map_or_else(Folded::default, |change| change.addresses), hop);
     } else {
         write_v6(bytes, meta, ends, hop);
     }
@@ -147,11 +149,17 @@ pub fn forward(bytes: &mut [u8], meta: &Meta, change: Option<&Change>, hop: bool
     }
 }
 
+/// What one off the time to live does to the sum: it is the high byte of its word, so less one is plus its complement's
+/// 0xfeff.
 #[inline(always)]
-fn write_v4(bytes: &mut [u8], meta: &Meta, (src, dst): (Addr, Addr), addresses: Difference, hop: bool) {
+fn one_off(hop: bool) -> Folded {
+    Folded(if hop { 0xfeff } else { 0 })
+}
+
+#[inline(always)]
+fn write_v4(bytes: &mut [u8], meta: &Meta, (src, dst): (Addr, Addr), addresses: Folded, hop: bool) {
     let Some(ip) = bytes.get_mut(meta.l3 as usize..).and_then(|ip| ip.first_chunk_mut::<20>()) else { return };
-    // The time to live is the high byte of its word: less one is plus its complement's 0xfeff.
-    let difference = addresses.and(Difference::of_word(if hop { 0xfeff } else { 0 }));
+    let difference = addresses.and(one_off(hop));
     let checksum = difference.update(get(ip, 10));
     ip[8] -= hop as u8;
     put(ip, 10, checksum);
@@ -200,13 +208,8 @@ fn update_l4(bytes: &mut [u8], meta: &Meta, change: &Change, checksum: Checksum)
     if matches!(checksum, Checksum::Partial { start, .. } if start == meta.l4) {
         return put(bytes, at, change.addresses.add_to(field));
     }
-    // RFC 768: a UDP checksum of zero means that there is none.
     if meta.protocol == Protocol::UDP {
-        if field != 0 {
-            let updated = change.l4.update(field);
-            put(bytes, at, if updated == 0 { 0xffff } else { updated });
-        }
-        return;
+        return put(bytes, at, plain::update_udp(field, change.l4));
     }
     put(bytes, at, change.l4.update(field));
 }

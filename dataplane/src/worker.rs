@@ -15,6 +15,7 @@ mod look;
 mod neighbours;
 mod open;
 mod owners;
+mod plain;
 mod renew;
 mod renewals;
 pub mod runtime;

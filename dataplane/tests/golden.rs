@@ -41,6 +41,8 @@ mod neighbours;
 mod others;
 #[path = "golden/outside.rs"]
 mod outside;
+#[path = "golden/plain.rs"]
+mod plain;
 #[path = "golden/pods.rs"]
 mod pods;
 #[path = "golden/policy.rs"]

@@ -4,7 +4,7 @@
 use super::{get, put};
 use crate::packet::Checksum;
 use crate::parse::Meta;
-use tables::checksum::Difference;
+use tables::checksum::{Difference, Folded};
 
 /// Makes the maximum segment size that a SYN announces (RFC 9293, 3.7.1) at most `max`. Options that are cut short are left
 /// as they are.
@@ -14,8 +14,8 @@ pub fn clamp_mss(bytes: &mut [u8], meta: &Meta, max: u16, checksum: Checksum) {
     let mut difference = Difference::default();
     difference.replace(get(bytes, at), max);
     // A sum counts bytes in pairs from the header's start.
-    let difference =
-        if (at - l4).is_multiple_of(2) { difference } else { Difference::of_word(difference.word().swap_bytes()) };
+    let Folded(word) = difference.folded();
+    let difference = Folded(if (at - l4).is_multiple_of(2) { word } else { word.swap_bytes() });
     put(bytes, at, max);
     if !matches!(checksum, Checksum::Partial { .. }) {
         put(bytes, l4 + 16, difference.update(get(bytes, l4 + 16)));

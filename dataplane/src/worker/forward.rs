@@ -10,7 +10,7 @@ use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
 use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{BURST_MAX, Burst, Packet};
-use crate::parse::{Kind, Meta, PLAIN_L3, PLAIN_L4, tcp_flag};
+use crate::parse::{Kind, Meta, tcp_flag};
 use crate::punt;
 use crate::punt::error::Cause;
 use crate::rewrite::{self, Change};
@@ -254,11 +254,7 @@ impl Path {
             }
             let item = &mut items[i];
             let place = &mut places[item.at as usize];
-            if item.is_plain {
-                // Said once more, where the compiler can see it: what follows is made for just these.
-                let meta = Meta { is_v4: true, kind: Kind::Transport, l3: PLAIN_L3, l4: PLAIN_L4, ..item.meta };
-                self.act(context, place, item, &meta);
-            } else {
+            if !(item.is_plain && self.pass_plainly(context, place, item)) {
                 self.act_any(context, place, item);
             }
         }
@@ -399,7 +395,8 @@ impl Path {
     }
 
     /// To another local end, or out of the uplink once it fits: from here on the packet is another.
-    fn go_on_inside(
+    #[inline(always)]
+    pub(super) fn go_on_inside(
         &mut self,
         place: &mut Option<Packet>,
         item: &mut Item,
@@ -485,7 +482,7 @@ impl Path {
 
 /// Why a packet from outside towards a flow's local end cannot have come from where it did.
 #[inline(always)]
-fn came_forged(context: &Context<'_>, record: &FlowRecord, origin: Origin) -> Option<DropReason> {
+pub(super) fn came_forged(context: &Context<'_>, record: &FlowRecord, origin: Origin) -> Option<DropReason> {
     let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
     classify::route::forged(origin, &route)
 }

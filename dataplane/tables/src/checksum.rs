@@ -8,22 +8,10 @@ use crate::Addr;
 pub struct Difference(u64);
 
 impl Difference {
-    /// One that was kept as a word.
+    /// The same difference in one word.
     #[inline(always)]
-    pub fn of_word(word: u16) -> Difference {
-        Difference(word as u64)
-    }
-
-    /// The same difference as one word.
-    #[inline(always)]
-    pub fn word(self) -> u16 {
-        fold(self.0)
-    }
-
-    /// What undoes it.
-    #[inline(always)]
-    pub fn undone(self) -> Difference {
-        Difference(!self.word() as u64)
+    pub fn folded(self) -> Folded {
+        Folded(fold(self.0))
     }
 
     #[inline(always)]
@@ -44,10 +32,34 @@ impl Difference {
         Difference(self.0 + other.0)
     }
 
-    /// Applies it to a sum (uncomplemented).
+    /// Applies it to a checksum field (complemented).
+    #[inline(always)]
+    pub fn update(self, checksum: u16) -> u16 {
+        self.folded().update(checksum)
+    }
+}
+
+/// A difference in one word, as flows keep it: adding one takes an addition and its carry.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Folded(pub u16);
+
+impl Folded {
+    /// What undoes it.
+    #[inline(always)]
+    pub fn undone(self) -> Folded {
+        Folded(!self.0)
+    }
+
+    #[inline(always)]
+    pub fn and(self, other: Folded) -> Folded {
+        Folded(other.add_to(self.0))
+    }
+
+    /// Applies it to a sum (uncomplemented). Of what overflows, the carry fits again.
     #[inline(always)]
     pub fn add_to(self, sum: u16) -> u16 {
-        fold(sum as u64 + self.0)
+        let (sum, carry) = sum.overflowing_add(self.0);
+        sum + carry as u16
     }
 
     /// Applies it to a checksum field (complemented).
@@ -94,9 +106,12 @@ mod tests {
             let before = checksum(&[&words(old)[..], &[ports.0, other]].concat());
             let after = checksum(&[&words(new)[..], &[ports.1, other]].concat());
             prop_assert_eq!(difference.update(before) % 0xffff, after % 0xffff);
-            let kept = Difference::of_word(difference.word());
-            prop_assert_eq!(kept.update(before) % 0xffff, after % 0xffff);
+            let kept = difference.folded();
+            prop_assert_eq!(kept.update(before), difference.update(before));
             prop_assert_eq!(kept.undone().update(after) % 0xffff, before % 0xffff);
+            let ports_alone = Folded(!ports.0).and(Folded(ports.1));
+            let addresses_alone = ports_alone.undone().and(kept);
+            prop_assert_eq!(addresses_alone.and(ports_alone).update(before) % 0xffff, after % 0xffff);
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::addr::{Addr, Protocol};
 use crate::affinity::{self, AffinityRecord};
-use crate::checksum::Difference;
+use crate::checksum::{Difference, Folded};
 use crate::layout::{self, LAYOUT_VERSION, LayoutError, MAGIC_FLOWS, WORD_MAGIC, WORD_SIZE, WORD_VERSION};
 use crate::region::{Region, RegionError};
 use crate::scope::Scopes;
@@ -107,6 +107,11 @@ impl Hop {
     }
 
     #[inline(always)]
+    pub fn is(&self, kind: HopKind) -> bool {
+        self.kind == kind as u8
+    }
+
+    #[inline(always)]
     pub fn kind(&self) -> HopKind {
         use HopKind::*;
         // In their order, so that it is a comparison and not a jump.
@@ -189,8 +194,8 @@ impl FlowRecord {
             outside_remote: outside.remote,
             outside_local_port: outside.local_port,
             outside_remote_port: outside.remote_port,
-            addresses_difference: addresses.word(),
-            l4_difference: l4.word(),
+            addresses_difference: addresses.folded().0,
+            l4_difference: l4.folded().0,
             ..FlowRecord::zeroed()
         }
     }
@@ -198,8 +203,8 @@ impl FlowRecord {
     /// What translating a packet that goes `out` from the local end, or comes back, does to checksums over the addresses
     /// and of layer 4.
     #[inline(always)]
-    pub fn differences(&self, out: bool) -> (Difference, Difference) {
-        let (addresses, l4) = (Difference::of_word(self.addresses_difference), Difference::of_word(self.l4_difference));
+    pub fn differences(&self, out: bool) -> (Folded, Folded) {
+        let (addresses, l4) = (Folded(self.addresses_difference), Folded(self.l4_difference));
         if out { (addresses, l4) } else { (addresses.undone(), l4.undone()) }
     }
 
@@ -241,6 +246,21 @@ impl FlowRecord {
             (self.outside_local.words(), self.outside_remote.words());
         let [_, _, _, _, last] = self.outside().words();
         [local_high, local_low, remote_high, remote_low, last]
+    }
+
+    /// Whether packets from the local end (`out`), or those towards it, bear this tuple. Field by field, so that none is put
+    /// together first.
+    #[inline(always)]
+    pub fn is_of(&self, tuple: &Tuple, out: bool) -> bool {
+        let (ends, ports) = match out {
+            true => ([self.inside.local, self.inside.remote], [self.inside.local_port, self.inside.remote_port]),
+            false => ([self.outside_local, self.outside_remote], [self.outside_local_port, self.outside_remote_port]),
+        };
+        let differs = |a: Addr, b: Addr| (a.words()[0] ^ b.words()[0]) | (a.words()[1] ^ b.words()[1]);
+        differs(ends[0], tuple.local) | differs(ends[1], tuple.remote) == 0
+            && ports == [tuple.local_port, tuple.remote_port]
+            && (self.inside.protocol, self.inside.reserved) == (tuple.protocol, tuple.reserved)
+            && self.inside.network == tuple.network
     }
 
     /// Where the next unused record is, of one that is unused.
