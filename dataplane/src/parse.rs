@@ -158,6 +158,35 @@ pub fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
     })
 }
 
+/// What the outer headers of a plain VXLAN packet say.
+pub struct PlainOuter {
+    pub src: Addr,
+    pub traffic_class: u8,
+    pub vni: u32,
+    /// As of a [`Meta`].
+    pub end: usize,
+}
+
+/// Bytes in front of the inner packet of such a one.
+pub const PLAIN_OUTER_BYTES: usize = PLAIN_L4 as usize + 8 + overlay::TUNNEL_BYTES;
+
+/// The same for VXLAN over IPv4 to this address and port, of which no more is asked than what its inner packet goes by.
+#[inline(always)]
+pub fn parse_plain_outer(head: &[u8], total: usize, dst: Addr, port: u16) -> Option<PlainOuter> {
+    const L4: usize = PLAIN_L4 as usize;
+    let bytes: &[u8; PLAIN_OUTER_BYTES] = head.first_chunk()?;
+    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let addr = |at: usize| Addr::v4([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let is_to_us = word(36) == port && addr(30) == dst && bytes[23] == Protocol::UDP.0;
+    let (end, udp_size) = (ETHERNET_BYTES + word(16) as usize, word(38) as usize);
+    let is_plain = word(12) == 0x0800 && bytes[14] == 0x45 && word(20) & 0x3fff == 0;
+    if !is_to_us || !is_plain || end > total || udp_size < 8 || L4 + udp_size > end {
+        return None;
+    }
+    let vni = overlay::vni(&bytes[L4 + 8..])?;
+    Some(PlainOuter { src: addr(26), traffic_class: bytes[15], vni, end })
+}
+
 /// The flags of a TCP header that is all there.
 #[inline(always)]
 fn plain_tcp_flags(l4: &[u8]) -> Option<u8> {

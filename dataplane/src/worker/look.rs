@@ -14,7 +14,7 @@ use crate::worker::owners::NO_OWNER;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::Tuple;
 use tables::message::InterfaceKind;
-use tables::node::{Encapsulation, NodeRecord, family};
+use tables::node::{NodeRecord, family};
 use tables::owner::{Worker, of_answered_client, owner};
 use tables::{Addr, Mac};
 
@@ -164,6 +164,9 @@ impl Path {
     /// From the uplink: out of a tunnel, or as it is.
     #[inline(always)]
     fn look_uplink(&mut self, context: &Context<'_>, place: Place<'_>) {
+        if let Some((peer, traffic_class)) = self.take_out_plainly(context, place.packet) {
+            return self.look_inside(context, place, Origin::Tunnel(peer), traffic_class);
+        }
         match self.parse_plain(place.packet) {
             Some(meta) => self.take_out(context, place, meta, true),
             None => self.look_uplink_any(context, place),
@@ -182,28 +185,12 @@ impl Path {
         }
     }
 
-    /// Decapsulates what came through a tunnel.
     #[inline(always)]
     fn take_out(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool) {
-        if !parse::is_tunnel(&meta, &context.node.node, context.node.tunnel_port) {
-            return self.queue_at_owner(context, place, meta, is_plain, Origin::Uplink);
+        if parse::is_tunnel(&meta, &context.node.node, context.node.tunnel_port) {
+            return self.take_out_any(context, place, meta);
         }
-        if context.node.encapsulation() != Encapsulation::Vxlan {
-            return self.take_out_of_geneve(context, place, &meta);
-        }
-        let vxlan = meta.l4 as usize + 8;
-        let Some(packet) = place.packet else { return };
-        let bytes = self.pool.memory().head(packet);
-        let traffic_class = rewrite::traffic_class(bytes, &meta);
-        match bytes.get(vxlan..).and_then(overlay::vni) {
-            Some(vni) if vni == context.node.vni => {}
-            Some(_) => return self.drop_from(place.packet, DropReason::TunnelNetwork),
-            None => return self.drop_from(place.packet, DropReason::Malformed),
-        }
-        if !packet.pop_front(vxlan + overlay::TUNNEL_BYTES) {
-            return self.drop_from(place.packet, DropReason::Truncated);
-        }
-        self.look_inside(context, place, Origin::Tunnel(meta.src), traffic_class);
+        self.queue_at_owner(context, place, meta, is_plain, Origin::Uplink);
     }
 
     /// What came out of a tunnel whose outer header had this traffic class. Taken out once: what is a tunnel packet again
