@@ -155,7 +155,7 @@ fuzz: deps rust
 
 # The raw-memory part: shared regions, frames, pools and rings, under AddressSanitizer and then valgrind.
 sanitize: deps rust
-	@command -v valgrind >/dev/null || $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends valgrind
+	@command -v valgrind >/dev/null || $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends valgrind
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --release --target $(HOST) --target-dir $(TARGET_DIR)/asan \
 		-p fairway-tables -p fairway-dataplane --lib -- region status publish::tests::a_ lpm::tests cpu io::frames io::pool io::mem flow parcels
 	programs=$$($(CARGO) test --release --no-run -p fairway-tables -p fairway-dataplane --lib --message-format=json \
@@ -204,8 +204,8 @@ deps:
 		dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || echo $$package; done); \
 	if [ -n "$$missing" ]; then \
 		echo "installing" $$missing; \
-		$(SUDO) apt-get update -qq; \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+		$(SUDO) apt-get -o DPkg::Lock::Timeout=300 update -qq; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $$missing; \
 	fi
 
 rust:
