@@ -232,4 +232,37 @@ proptest::proptest! {
             }
         }
     }
+    #[test]
+    fn plain_outer_headers_are_what_the_long_way_and_the_tunnels_header_say(
+        edits in proptest::collection::vec((0usize..58, proptest::prelude::any::<u8>()), 0..3),
+        cut in 0usize..30,
+        more in 0usize..3,
+    ) {
+        let dst = [192, 168, 0, 1];
+        let mut bytes = plain_vxlan();
+        bytes.extend(vec![0; more]);
+        for (at, value) in edits {
+            bytes[at] = value;
+        }
+        let head = &bytes[..bytes.len() - cut];
+        if let Some(plain) = parse_plain_outer(head, bytes.len(), Addr::v4(dst), 4789) {
+            let long = ip(parse(head, bytes.len()));
+            proptest::prop_assert!(is_tunnel(&long, &[Addr::v4(dst), Addr::UNSPECIFIED], 4789));
+            let inside = long.l4 as usize + 8;
+            proptest::prop_assert_eq!((plain.src, plain.end), (long.src, long.end as usize));
+            proptest::prop_assert_eq!(plain.traffic_class, crate::rewrite::traffic_class(head, &long));
+            proptest::prop_assert_eq!(Some(plain.vni), overlay::vni(&head[inside..]));
+            proptest::prop_assert_eq!(PLAIN_OUTER_BYTES, inside + overlay::TUNNEL_BYTES);
+        } else {
+            proptest::prop_assert!(cut > 0 || bytes[..50] != plain_vxlan()[..50]);
+        }
+    }
+}
+
+/// One that nobody edited.
+fn plain_vxlan() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let outer = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([192, 168, 0, 2], [192, 168, 0, 1], 9).udp(50_000, 4789);
+    outer.write(&mut bytes, &[[8, 0, 0, 0, 0, 0, 7, 0].as_slice(), &[1; 20]].concat()).unwrap();
+    bytes
 }
