@@ -232,9 +232,15 @@ proptest::proptest! {
             }
         }
     }
+}
+
+proptest::proptest! {
+    // Cheap ones: each length must be one too large sometimes.
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(8_192))]
+
     #[test]
     fn plain_outer_headers_are_what_the_long_way_and_the_tunnels_header_say(
-        edits in proptest::collection::vec((0usize..58, proptest::prelude::any::<u8>()), 0..3),
+        edits in proptest::collection::vec((12usize..58, -2i8..=2), 0..4),
         cut in 0usize..30,
         more in 0usize..3,
     ) {
@@ -242,7 +248,7 @@ proptest::proptest! {
         let mut bytes = plain_vxlan();
         bytes.extend(vec![0; more]);
         for (at, value) in edits {
-            bytes[at] = value;
+            bytes[at] = bytes[at].wrapping_add_signed(value);
         }
         let head = &bytes[..bytes.len() - cut];
         if let Some(plain) = parse_plain_outer(head, bytes.len(), Addr::v4(dst), 4789) {
