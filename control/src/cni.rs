@@ -1,7 +1,9 @@
 //! The CNI plugin, a thin client of the control process: environment and standard input in, JSON out, as the CNI
-//! specification 1.1 says ("Section 2: Execution Protocol", "Section 5: Result Types"). It must not touch the network.
+//! specification 1.1 says ("Section 2: Execution Protocol", "Section 5: Result Types"). It must not touch the network
+//! (`loopback`, another plugin, does).
 
 pub mod configuration;
+pub mod loopback;
 mod result;
 
 use crate::api::{self, ClientError, CniAttached, CniPod, CniWants, Failure, Request, code};
@@ -43,7 +45,12 @@ pub fn run(
     ask: impl Fn(&Configuration, Request) -> Result<Value, Failure>,
 ) -> Outcome {
     let mut version = VERSION_UNKNOWN.to_owned();
-    match execute(environment, stdin, &mut version, ask) {
+    let outcome = execute(environment, stdin, &mut version, ask);
+    answer(version, outcome)
+}
+
+fn answer(version: String, outcome: Result<Option<Value>, Failure>) -> Outcome {
+    match outcome {
         Ok(None) => Outcome { stdout: String::new(), code: 0 },
         Ok(Some(result)) => Outcome { stdout: format!("{result:#}\n"), code: 0 },
         Err(failure) => failed(version, failure),
@@ -80,10 +87,7 @@ fn execute(
 ) -> Result<Option<Value>, Failure> {
     let command = variable(environment, "CNI_COMMAND")?;
     if command == "VERSION" {
-        let asked = serde_json::from_str::<Value>(stdin).ok();
-        let asked = asked.and_then(|value| Some(value.get("cniVersion")?.as_str()?.to_owned()));
-        let spoken = asked.unwrap_or_else(|| VERSIONS[VERSIONS.len() - 1].to_owned());
-        return Ok(Some(json!({"cniVersion": spoken, "supportedVersions": VERSIONS})));
+        return Ok(Some(versions(stdin)));
     }
     let configuration = Configuration::parse(stdin)?;
     version.clone_from(&configuration.cni_version);
@@ -123,6 +127,14 @@ fn execute(
             format!("CNI_COMMAND {other:?} is none of ADD, DEL, CHECK, STATUS, GC, VERSION"),
         )),
     }
+}
+
+/// What VERSION prints.
+fn versions(stdin: &str) -> Value {
+    let asked = serde_json::from_str::<Value>(stdin).ok();
+    let asked = asked.and_then(|value| Some(value.get("cniVersion")?.as_str()?.to_owned()));
+    let spoken = asked.unwrap_or_else(|| VERSIONS[VERSIONS.len() - 1].to_owned());
+    json!({"cniVersion": spoken, "supportedVersions": VERSIONS})
 }
 
 fn read(attached: Value) -> Result<CniAttached, Failure> {

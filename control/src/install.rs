@@ -1,10 +1,12 @@
 //! What a node's container runtime needs of Fairway: the plugin's program, and the configuration that names it. Each is put
 //! in place whole or not at all, the configuration last. It must not touch what others put there.
 
+use crate::cni::loopback;
 use crate::disk;
 use serde_json::{Value, json};
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// As in the configuration's `type`.
@@ -38,6 +40,10 @@ impl CniPlaces {
         self.cni_bin_dir.join(PLUGIN)
     }
 
+    fn loopback(&self) -> PathBuf {
+        self.cni_bin_dir.join(loopback::NAME)
+    }
+
     fn configuration(&self) -> PathBuf {
         self.cni_conf_dir.join(CONFIGURATION)
     }
@@ -50,6 +56,9 @@ impl CniPlaces {
         if put(&self.program(), &program, 0o755)? {
             done.push(format!("{} is {}", self.program().display(), from.display()));
         }
+        if link_loopback(&self.loopback())? {
+            done.push(format!("{} is {PLUGIN}, too: there was none", self.loopback().display()));
+        }
         let text = format!("{:#}\n", configuration(version, run_dir));
         if put(&self.configuration(), text.as_bytes(), 0o644)? {
             done.push(format!("{} names it", self.configuration().display()));
@@ -60,7 +69,8 @@ impl CniPlaces {
     /// Takes both away, the configuration first, so that nobody is sent to a program that is gone.
     pub fn remove(&self) -> Result<Vec<String>, InstallError> {
         let mut done = Vec::new();
-        for path in [self.configuration(), self.program()] {
+        let loopback = Some(self.loopback()).filter(|path| is_ours(path));
+        for path in [Some(self.configuration()), loopback, Some(self.program())].into_iter().flatten() {
             if remove(&path)? {
                 done.push(format!("removed {}", path.display()));
             }
@@ -78,6 +88,19 @@ fn configuration(version: &str, run_dir: &Path) -> Value {
     let capabilities = json!({ "ips": true, "mac": true, "portMappings": true, "bandwidth": true });
     let plugin = json!({ "type": PLUGIN, "runDir": run_dir, "capabilities": capabilities });
     json!({ "cniVersion": version, "name": "fairway", "plugins": [plugin] })
+}
+
+/// Runtimes want this plugin before any network, and many a node has none. One that is there is left as it is.
+fn link_loopback(path: &Path) -> Result<bool, InstallError> {
+    match symlink(PLUGIN, path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(source) => Err(InstallError::Write { path: path.to_owned(), source }),
+    }
+}
+
+fn is_ours(loopback: &Path) -> bool {
+    fs::read_link(loopback).is_ok_and(|to| to == Path::new(PLUGIN))
 }
 
 /// False if it was there just so.

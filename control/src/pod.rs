@@ -80,7 +80,7 @@ impl PodInterface {
         let index = self.index(netlink).await?;
         let v6 = self.addrs.iter().any(|addr| !addr.is_v4());
         sysctl::quiet_ipv6(&self.ifname, v6);
-        netlink.bring_up(1, None, None).await?;
+        netlink.bring_up(LOOPBACK, None, None).await?;
         netlink.bring_up(index, Some(self.mac), Some(self.mtu)).await?;
         for addr in &self.addrs {
             netlink.add_address(index, *addr).await?;
@@ -170,6 +170,19 @@ impl PodInterface {
         })
         .await
     }
+}
+
+/// The kernel makes it the first device of each namespace, and gives it its addresses once it is up.
+const LOOPBACK: u32 = 1;
+
+pub async fn bring_loopback_up(netns: PathBuf) -> Result<(), PodError> {
+    inside(netns, || async { Ok(connect()?.bring_up(LOOPBACK, None, None).await?) }).await
+}
+
+pub async fn check_loopback(netns: PathBuf) -> Result<(), PodError> {
+    let is_up = inside(netns, || async { Ok(connect()?.link_at(LOOPBACK).await?.is_some_and(|link| link.is_up)) });
+    let down = || PodError::Changed { ifname: "lo".into(), what: "it is down".into() };
+    if is_up.await? { Ok(()) } else { Err(down()) }
 }
 
 /// Neither a path that is no longer there, nor one that is no namespace any more.
