@@ -19,6 +19,8 @@ use std::str::FromStr;
 
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// A field whose value is of the right type and still wrong.
 #[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
@@ -66,6 +68,11 @@ fn named(meta: &ObjectMeta) -> Parsed<Named> {
 
 fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a String> {
     meta.labels.as_ref()?.get(key)
+}
+
+/// Another proxy serves it, or none: Services and EndpointSlices alike.
+fn is_others(meta: &ObjectMeta) -> bool {
+    [PROXY_NAME_LABEL, HEADLESS_LABEL].iter().any(|key| label(meta, key).is_some())
 }
 
 fn protocol(field: &str, text: Option<&str>) -> Parsed<Protocol> {

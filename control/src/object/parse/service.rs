@@ -1,6 +1,6 @@
 //! Services.
 
-use super::{FieldError, Parsed, indexed, label, named, port, protocol, read_addr, wrong};
+use super::{FieldError, Parsed, indexed, is_others, named, port, protocol, read_addr, wrong};
 use crate::object::balancer::{self, ADDRESSES_ANNOTATION, Balancer, POOL_ANNOTATION};
 use crate::object::balancing::{self, ALGORITHM_ANNOTATION, Balancing, Named, WEIGHTS_ANNOTATION};
 use crate::object::forwarding::{self, FORWARDING_ANNOTATION, Forwarding};
@@ -11,8 +11,6 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tables::node::family;
 use tables::{Addr, Prefix};
 
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The API's default for ClientIP affinity: three hours.
 const AFFINITY_DEFAULT_S: i32 = 10_800;
 
@@ -21,7 +19,6 @@ impl TryFrom<core::Service> for Service {
     fn try_from(service: core::Service) -> Parsed<Service> {
         let spec = service.spec.unwrap_or_default();
         let kind = kind(&spec)?;
-        let is_others = [PROXY_NAME_LABEL, HEADLESS_LABEL].iter().any(|key| label(&service.metadata, key).is_some());
         let ports = spec.ports.clone().unwrap_or_default();
         let read = Service {
             id: named(&service.metadata)?,
@@ -39,7 +36,7 @@ impl TryFrom<core::Service> for Service {
             ..Service::default()
         };
         let cluster_ips = cluster_ips(&spec)?;
-        if is_others || kind == ServiceKind::ExternalName || cluster_ips.is_empty() {
+        if is_others(&service.metadata) || kind == ServiceKind::ExternalName || cluster_ips.is_empty() {
             return Ok(read);
         }
         let read = addressed(read, cluster_ips, &spec, &service.status.clone().unwrap_or_default())?;

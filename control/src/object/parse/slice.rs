@@ -1,6 +1,6 @@
 //! EndpointSlices.
 
-use super::{FieldError, Parsed, indexed, label, named, port, protocol, read_addr, wrong};
+use super::{FieldError, Parsed, indexed, is_others, label, named, port, protocol, read_addr, wrong};
 use crate::object::{EndpointSlice, SliceEndpoint, SlicePort};
 use k8s_openapi::api::discovery::v1 as discovery;
 
@@ -16,11 +16,11 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
             other => return wrong("addressType", format_args!("{other:?} is none of IPv4, IPv6 and FQDN")),
         };
         let endpoints = match v4 {
-            Some(v4) => {
+            Some(v4) if !is_others(&slice.metadata) => {
                 let all = slice.endpoints.unwrap_or_default();
                 indexed(&all, "endpoints", |field, endpoint| slice_endpoint(field, endpoint, v4))?
             }
-            None => Vec::new(),
+            _ => Vec::new(),
         };
         let mut ports = Vec::new();
         for (i, p) in slice.ports.iter().flatten().enumerate() {

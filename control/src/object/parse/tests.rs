@@ -246,6 +246,14 @@ fn slices_take_nil_conditions_as_the_api_says_and_check_families() {
     assert!(text.starts_with("endpoints[0].addresses[0]: fd00::1 is not of"), "{text}");
     assert!(refused(slice("ipv4", json!([]))).starts_with("addressType"));
     assert!(slice("FQDN", json!([{"addresses": ["a.example"]}])).unwrap().endpoints.is_empty());
+    // As of services: endpoints that are another's to serve, or nobody's.
+    for label in ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"] {
+        let metadata = json!({"name": "s", "namespace": "a", "labels": {label: ""}});
+        let text = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": [{"addresses": ["10.1.0.4"]}],
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"});
+        let read = serde_json::from_value::<discovery::EndpointSlice>(text).unwrap();
+        assert!(EndpointSlice::try_from(read).unwrap().endpoints.is_empty(), "{label}");
+    }
 }
 
 #[test]
