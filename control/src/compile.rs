@@ -136,7 +136,7 @@ impl Compiler {
         if !changes.are_none() || !self.problems.is_empty() {
             self.update_others(state, &changes, batch);
         }
-        self.node.update(state, batch, &mut self.problems);
+        self.node.update(state, self.services.asked_snat_ports(), batch, &mut self.problems);
         Report {
             next_hops: self.neighbours.next_hops(),
             singles: self.services.singles(),

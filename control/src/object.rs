@@ -202,6 +202,13 @@ pub struct HostPort {
     pub container_port: u16,
 }
 
+impl HostPort {
+    /// The node's loopback, where it is asked for by name. From that of IPv6 the kernel lets nothing leave by another device.
+    pub fn loopback(&self) -> Option<Addr> {
+        self.addr.filter(|addr| addr.is_v4() && addr.ip().is_loopback())
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     pub id: Common<Named>,

@@ -16,8 +16,15 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn update(&mut self, state: &State, batch: &mut Batch, problems: &mut Problems) {
-        self.update_taken(&state.local().taken_ports, batch);
+    /// `asked` are SNAT ports that services or pods have.
+    pub fn update(
+        &mut self,
+        state: &State,
+        asked: impl Iterator<Item = u16>,
+        batch: &mut Batch,
+        problems: &mut Problems,
+    ) {
+        self.update_taken(state.local().taken_ports.iter().copied().chain(asked).collect(), batch);
         let record = record(state);
         if self.installed == Some(record) {
             return;
@@ -30,16 +37,15 @@ impl Node {
         }
     }
 
-    /// Flows that have a port already keep it.
-    fn update_taken(&mut self, wanted: &BTreeSet<u16>, batch: &mut Batch) {
-        if *wanted == self.taken {
+    fn update_taken(&mut self, wanted: BTreeSet<u16>, batch: &mut Batch) {
+        if wanted == self.taken {
             return;
         }
         // Cannot fail: every word is within the table.
         let mut set = |(at, word): (usize, u64)| drop(batch.set(Table::TakenPorts, at, &word));
         taken::words(&self.taken).into_iter().for_each(|(at, _)| set((at, 0)));
-        taken::words(wanted).into_iter().for_each(set);
-        self.taken = wanted.clone();
+        taken::words(&wanted).into_iter().for_each(set);
+        self.taken = wanted;
     }
 }
 

@@ -16,10 +16,6 @@ pub enum CompileError {
     )]
     ServiceClash { loser: Subject, winner: Subject, addr: Addr, port: u16, protocol: Protocol },
     #[error(
-        "{subject} does not get port {port} of the node: Fairway translates to ports {first} to {last}; choose another or move them with --snat-ports"
-    )]
-    SnatPort { subject: Subject, port: u16, first: u16, last: u16 },
-    #[error(
         "Service {service} has more than {SOURCES_PER_SERVICE_MAX} loadBalancerSourceRanges of a family: clients in what is beyond are refused; merge ranges"
     )]
     TooManySources { service: Named },

@@ -2,6 +2,7 @@
 //! [`wanted`], where its backends stand in [`lists`].
 
 mod answering;
+mod asked;
 mod group;
 mod lists;
 mod owner;
@@ -16,6 +17,7 @@ use crate::alloc::Ids;
 use crate::object::Named;
 use crate::state::{Changes, HashMap, State};
 use answering::Answering;
+use asked::AskedPorts;
 use bytemuck::Zeroable;
 use foldhash::fast::RandomState;
 use group::Group;
@@ -62,6 +64,7 @@ pub struct Services {
     /// Pods with host ports.
     pods: BTreeSet<Named>,
     singles: Arc<BTreeSet<Single>>,
+    asked: AskedPorts,
     answering: Answering,
     pub reported: Reported,
 }
@@ -80,6 +83,7 @@ impl Services {
             facts: Facts::default(),
             pods: BTreeSet::new(),
             singles: Arc::default(),
+            asked: AskedPorts::default(),
             answering: Answering::default(),
             reported: Reported::default(),
         }
@@ -389,6 +393,13 @@ impl Services {
             true => singles.insert(single),
             false => singles.remove(&single),
         };
+        if self.facts.is_snat_port(key.port) {
+            self.asked.count(key.port, is_single);
+        }
+    }
+
+    pub fn asked_snat_ports(&self) -> impl Iterator<Item = u16> {
+        self.asked.ports()
     }
 
     /// Flows that this new row concerns were judged without it.

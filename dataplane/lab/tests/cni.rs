@@ -149,7 +149,11 @@ fn a_runtime_gets_the_addresses_mac_and_ports_it_asks_for() -> Result<()> {
     let asked = json!({
         "ips": ["10.244.1.99/24", "fd00:10:244:1::99"],
         "mac": "02:00:00:00:00:99",
-        "portMappings": [{"hostPort": 8099, "containerPort": HTTP_PORT, "protocol": "tcp"}],
+        "portMappings": [
+            // One of those that Fairway else translates to.
+            {"hostPort": 54323, "containerPort": HTTP_PORT, "protocol": "tcp"},
+            {"hostPort": 8098, "containerPort": HTTP_PORT, "protocol": "tcp", "hostIP": "127.0.0.1"},
+        ],
     });
     let sandbox = Sandbox { capabilities: asked, ..sandbox };
     let result = world.chain.add(&sandbox)?;
@@ -163,13 +167,22 @@ fn a_runtime_gets_the_addresses_mac_and_ports_it_asks_for() -> Result<()> {
 
     world.lab.serve("asks", &netns)?;
     for node in world.lab.nodes[0].addresses() {
-        let url = format!("http://{}/", std::net::SocketAddr::new(*node, 8099));
+        let url = format!("http://{}/", std::net::SocketAddr::new(*node, 54323));
         let is_there = || {
             let ran = Cmd::line("curl -sS --max-time 2").arg(&url).netns(world.lab.client()).run();
             ran.is_ok_and(|ran| ran.stdout.contains("asks"))
         };
         assert!(wait::until(START, is_there), "the node's port does not lead to it: {url}");
     }
+    let from_node = |more: &str, to: &str| {
+        let ran = Cmd::line(&format!("curl -sS --max-time 2 {more} http://{to}:8098/"))
+            .netns(world.lab.nodes[0].netns())
+            .run();
+        ran.is_ok_and(|ran| ran.stdout.contains("asks"))
+    };
+    let own = world.lab.nodes[0].address().to_string();
+    assert!(from_node("", "127.0.0.1") && from_node(&format!("--interface {own}"), "127.0.0.1"));
+    assert!(!from_node("", &own), "it asked for the loopback's port alone");
     world.chain.check(&sandbox, &result)?;
     let node = &mut world.lab.nodes[0];
     node.kill_control()?;

@@ -15,7 +15,7 @@ use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::Tuple;
 use tables::message::InterfaceKind;
 use tables::node::{NodeRecord, family};
-use tables::owner::{Worker, of_answered_client, owner};
+use tables::owner::{Worker, of_answered_client, of_node_port, owner};
 use tables::{Addr, Mac};
 
 /// Who may speak on an interface, read once a burst.
@@ -271,7 +271,7 @@ impl Path {
         if meta.kind == Kind::IcmpError {
             NO_OWNER
         } else if meta.dst == context.node.node[family(meta.dst)] {
-            self.snat.owner(meta.dst_port).unwrap_or(NO_OWNER)
+            of_node_port(&context.view, &self.snat, meta.dst_port).unwrap_or(NO_OWNER)
         } else {
             self.owners.find(&context.view, meta.dst)
         }

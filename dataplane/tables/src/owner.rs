@@ -6,6 +6,7 @@ use crate::flow::Tuple;
 use crate::hash;
 use crate::layout::Table;
 use crate::service::{ServiceKey, ServiceRecord};
+use crate::taken::is_taken;
 use crate::view::View;
 use crate::{Protocol, addr::Addr};
 use serde::{Deserialize, Serialize};
@@ -93,12 +94,18 @@ pub fn owner(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Worker> {
             EndpointKind::Snat => snat.owner(tuple.local_port),
             EndpointKind::Node => {
                 let asked = || by_asker(view, snat, tuple).unwrap_or(endpoint.owner_first);
-                Some(snat.owner(tuple.local_port).unwrap_or_else(asked))
+                Some(of_node_port(view, snat, tuple.local_port).unwrap_or_else(asked))
             }
             EndpointKind::Pod | EndpointKind::Host | EndpointKind::Gateway => Some(spread(&endpoint, tuple)),
         };
     }
     by_asker(view, snat, tuple)
+}
+
+/// Of a port of the node's own address; None: no flow is answered there.
+#[inline(always)]
+pub fn of_node_port(view: &View, snat: &SnatPorts, port: u16) -> Option<Worker> {
+    snat.owner(port).filter(|_| !is_taken(view, port))
 }
 
 /// Of a flow to a service from outside.
@@ -135,7 +142,7 @@ pub fn asker(view: &View, snat: &SnatPorts, tuple: &Tuple) -> Option<Asker> {
     let end: Option<EndpointRecord> = view.find(Table::Endpoint, &tuple.local);
     match end.map(|end| end.kind()) {
         None => asker_of(view, tuple),
-        Some(Some(EndpointKind::Node)) if snat.owner(tuple.local_port).is_none() => asker_of(view, tuple),
+        Some(Some(EndpointKind::Node)) if of_node_port(view, snat, tuple.local_port).is_none() => asker_of(view, tuple),
         Some(_) => None,
     }
 }

@@ -60,3 +60,25 @@ proptest! {
         prop_assert_eq!(sticky(remote_port), sticky(remote_port.wrapping_add(1)));
     }
 }
+
+#[test]
+fn a_port_that_a_service_has_is_kept_by_who_asks_though_it_is_a_snat_port() {
+    let (port, other) = (40_007, 40_008);
+    let mut publisher = tables();
+    let mut batch = publisher.batch([]).unwrap();
+    let row: ServiceRecord = bytemuck::Zeroable::zeroed();
+    batch.insert(Table::Service, &ServiceKey::new(NODE, port, Protocol::TCP), &row).unwrap();
+    for (at, word) in crate::taken::words(&[port].into()) {
+        batch.set(Table::TakenPorts, at, &word).unwrap();
+    }
+    batch.publish();
+    let (view, snat) = (publisher.live(), SnatPorts::new(40000, 60999, 4).unwrap());
+    let client = Addr::v4([203, 0, 113, 7]);
+    for remote_port in 1024..1088 {
+        let asked = tuple(NODE, port, client, remote_port);
+        assert_eq!(asker(&view, &snat, &asked), Some(Asker::Port));
+        assert_eq!(owner(&view, &snat, &asked), Some(Asker::Port.owner(&asked, 4)));
+        let answer = tuple(NODE, other, client, remote_port);
+        assert_eq!((asker(&view, &snat, &answer), owner(&view, &snat, &answer)), (None, snat.owner(other)));
+    }
+}

@@ -1,5 +1,6 @@
-//! Table `taken_ports`: the ports of the node that its own sockets have although they are SNAT ports, a bit each: port `p` is bit
-//! `p % 64` of word `p / 64`. No flow gets one of them. What comes to such a port is of no flow, and so the kernel's.
+//! Table `taken_ports`: the ports of the node that its own sockets or services (node ports, host ports) have although they are
+//! SNAT ports, a bit each: port `p` is bit `p % 64` of word `p / 64`. No flow gets one of them. What comes to such a port is who
+//! asks a service, or of no flow, and so the kernel's.
 
 use crate::layout::Table;
 use crate::view::View;

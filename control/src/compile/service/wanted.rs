@@ -2,10 +2,10 @@
 //! does not know which rows others have, or where anything stands.
 
 use super::Owner;
-use crate::compile::problem::{CompileError, Subject};
+use crate::compile::problem::CompileError;
 use crate::compile::{Announced, HealthPort, Single};
 use crate::object::forwarding::Forwarding;
-use crate::object::{Named, Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
+use crate::object::{Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::slices;
 use crate::state::{DetectLocal, Source, State};
 use crate::topology::Usable;
@@ -41,6 +41,10 @@ impl Facts {
             snat_ports: local.snat_ports.clone(),
             service_cidrs: local.service_cidrs.clone(),
         }
+    }
+
+    pub fn is_snat_port(&self, port: u16) -> bool {
+        self.snat_ports.as_ref().is_some_and(|range| range.contains(&port))
     }
 
     /// All of the service ranges is claimed and routed anyway.
@@ -188,10 +192,8 @@ impl<'a> Wanted<'a> {
         for addr in slices::external_ips(state.local(), service).filter(own) {
             self.push(place.external_row(addr, port.port, facts));
         }
-        let subject = || Subject::Service(service.id.clone());
-        let node_port = port.node_port.filter(|port| self.is_free(facts, *port, subject));
         for addr in facts.node_port_addrs.iter().copied().filter(own) {
-            node_port.into_iter().for_each(|port| self.push(place.external_row(addr, port, facts)));
+            port.node_port.into_iter().for_each(|port| self.push(place.external_row(addr, port, facts)));
         }
     }
 
@@ -200,14 +202,6 @@ impl<'a> Wanted<'a> {
         if !self.rows.iter().any(|other| other.key == row.key) {
             self.rows.push(row);
         }
-    }
-
-    /// A port of the node that Fairway does not translate to.
-    fn is_free(&mut self, facts: &Facts, port: u16, subject: impl Fn() -> Subject) -> bool {
-        let Some(range) = facts.snat_ports.as_ref().filter(|range| range.contains(&port)) else { return true };
-        let (first, last) = (*range.start(), *range.end());
-        self.problem = Some(CompileError::SnatPort { subject: subject(), port, first, last });
-        false
     }
 
     fn add_sources(&mut self, service: &Service) {
@@ -227,16 +221,13 @@ impl<'a> Wanted<'a> {
 
     fn add_host_ports(&mut self, state: &State, facts: &Facts, pod: &'a Pod) {
         for host_port in &pod.host_ports {
-            if !self.is_free(facts, host_port.port, || Subject::Pod(Named::clone(&pod.id))) {
-                continue;
-            }
             for backend in state.addrs_of(pod) {
                 let key =
                     GroupKey { port: host_port.container_port, protocol: host_port.protocol, v4: backend.is_v4() };
                 let group = self.host_port_group(key, backend);
                 let asked = |addr: &&Addr| host_port.addr.is_none_or(|wanted| wanted == **addr);
                 let addrs = facts.node_addrs.iter().filter(|addr| addr.is_v4() == key.v4).filter(asked);
-                for &addr in addrs {
+                for &addr in addrs.chain(&host_port.loopback().filter(|_| key.v4)) {
                     self.push(Row::host_port(ServiceKey::new(addr, host_port.port, host_port.protocol), group));
                 }
             }

@@ -33,6 +33,26 @@ fn ports_of_the_nodes_own_sockets_are_marked_while_these_have_them() {
     }
 }
 
+#[test]
+fn a_port_that_services_and_pods_have_is_theirs_although_fairway_translates_to_such() {
+    let ports = |port: u16| HostPort { addr: None, port, protocol: Protocol::TCP, container_port: 80 };
+    let pod = |host_ports| Object::Pod(Pod { id: pod_id(0).into(), ready: true, host_ports, ..Pod::default() });
+    let Object::Service(mut service) = service_object("s", "172.30.0.1", 1) else { unreachable!() };
+    (service.kind, service.ports[0].node_port) = (ServiceKind::NodePort, Some(40_007));
+    let mut rig = Rig::new(Local { snat_ports: Some(40_000..=60_999), ..local() });
+    attach(&mut rig, 0, "10.1.0.4");
+    put(&mut rig, [pod(vec![ports(40_007), ports(54_323), ports(8080)]), Object::Service(service.clone())]);
+    let row = ServiceKey::new(addr("192.168.0.1"), 54_323, Protocol::TCP);
+    assert!(rig.view().find::<_, ServiceRecord>(Table::Service, &row).is_some());
+    let taken = |rig: &Rig| [8080, 40_007, 54_323].map(|port| tables::taken::is_taken(&rig.view(), port));
+    assert_eq!(taken(&rig), [false, true, true]);
+    put(&mut rig, [pod(vec![])]);
+    assert_eq!(taken(&rig), [false, true, false], "the service has its own still");
+    service.ports[0].node_port = None;
+    put(&mut rig, [Object::Service(service)]);
+    assert_eq!(taken(&rig), [false; 3]);
+}
+
 fn service_object(name: &str, ip: &str, ports: u16) -> Object {
     let port = |i| ServicePort {
         name: format!("q{i}"),

@@ -117,13 +117,14 @@ impl Truth {
     }
 
     fn host_port(&self, addr: Addr, port: u16, protocol: Protocol) -> Option<Found> {
-        if !self.local.addrs.contains(&addr) {
-            return None;
-        }
+        let is_own = self.local.addrs.contains(&addr);
         let mut pods: Vec<_> = self.pods().filter(|pod| self.is_here(pod)).collect();
         pods.sort_by_key(|pod| pod.id.clone());
         pods.iter().find_map(|pod| {
-            let own = |p: &&HostPort| p.port == port && p.protocol == protocol && p.addr.is_none_or(|own| own == addr);
+            let is_at = |asked: Option<Addr>| {
+                asked.map_or(is_own, |asked| asked == addr && (is_own || addr == Addr::v4([127, 0, 0, 1])))
+            };
+            let own = |p: &&HostPort| p.port == port && p.protocol == protocol && is_at(p.addr);
             let host_port = pod.host_ports.iter().find(own)?;
             let backend = self.addrs_of(pod).into_iter().find(|own| own.is_v4() == addr.is_v4())?;
             let keeps = BTreeSet::from([(backend, host_port.container_port)]);

@@ -166,7 +166,7 @@ fn named_port() -> impl Strategy<Value = NamedPort> {
 }
 
 fn host_port() -> impl Strategy<Value = HostPort> {
-    let own = prop::option::of(prop::sample::select(vec![addr("192.168.0.1"), addr("fd99::1")]));
+    let own = prop::option::of(prop::sample::select(["192.168.0.1", "fd99::1", "127.0.0.1", "::1"].map(addr).to_vec()));
     (own, protocol()).prop_map(|(addr, protocol)| HostPort { addr, port: 30_000, protocol, container_port: 81 })
 }
 
@@ -406,6 +406,8 @@ pub fn addrs() -> Vec<Addr> {
         "10.3.0.9",
         "fd00:2::3",
         "fd00:2::77",
+        "127.0.0.1",
+        "::1",
         "192.168.0.1",
         "192.168.0.2",
         "192.168.7.3",
