@@ -338,7 +338,7 @@ impl Services {
         if old != Some(record) || has_new_sources {
             old.iter().chain([&record]).for_each(|record| batch.touch(Scope::Service(record.id)));
         }
-        let is_single = wanted.is_external && !self.facts.is_service_addr(wanted.key.addr);
+        let is_single = wanted.group.is_some() && !self.facts.is_service_addr(wanted.key.addr);
         if old.is_none() {
             self.rows.insert(wanted.key, Row { owner: place.owner.clone(), record, is_single: false });
             self.touch_before(&wanted.key, batch);

@@ -47,7 +47,8 @@ impl Facts {
         self.snat_ports.as_ref().is_some_and(|range| range.contains(&port))
     }
 
-    /// All of the service ranges is claimed and routed anyway.
+    /// All of the service ranges is claimed and routed anyway. A cluster address may lie elsewhere: in a range that a
+    /// ServiceCIDR object has added since.
     pub fn is_service_addr(&self, addr: Addr) -> bool {
         self.service_cidrs.iter().any(|range| range.contains(addr))
     }
@@ -87,8 +88,6 @@ pub struct Row {
     pub flags: u16,
     /// The service's source ranges count.
     pub is_guarded: bool,
-    /// Neither a cluster address nor one of its ports.
-    pub is_external: bool,
 }
 
 #[derive(Default)]
@@ -266,7 +265,7 @@ impl Row {
 
     fn new(key: ServiceKey, group: Option<usize>) -> Row {
         let (inside, outside) = (Which::Cluster, Which::Cluster);
-        Row { key, group, inside, outside, flags: 0, is_guarded: false, is_external: false }
+        Row { key, group, inside, outside, flags: 0, is_guarded: false }
     }
 
     fn address(addr: Addr) -> Row {
@@ -275,7 +274,7 @@ impl Row {
 
     /// One pod for everybody, who keeps its address.
     fn host_port(key: ServiceKey, group: usize) -> Row {
-        Row { is_external: true, ..Row::new(key, Some(group)) }
+        Row::new(key, Some(group))
     }
 }
 
@@ -310,7 +309,7 @@ impl Place<'_> {
             (Which::Local, DetectLocal::None) => FLAG_PODS_OUTSIDE,
         };
         let flags = flags | self.drops(outside, FLAG_DROP_OUTSIDE);
-        Row { outside, flags, is_external: true, ..self.row(addr, port) }
+        Row { outside, flags, ..self.row(addr, port) }
     }
 }
 

@@ -220,7 +220,8 @@ pub fn prelude() -> impl Strategy<Value = Vec<Step>> {
 }
 
 pub fn cluster_ips() -> Vec<Addr> {
-    ["172.30.0.1", "172.30.0.2", "fd30::1"].map(addr).to_vec()
+    // The last of each family is in a range that a ServiceCIDR object has added.
+    ["172.30.0.1", "172.30.0.2", "198.18.0.1", "fd30::1", "fd31::1"].map(addr).to_vec()
 }
 
 pub fn external_ips() -> Vec<Addr> {
