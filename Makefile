@@ -9,7 +9,7 @@
 #   make churn T=60     endpoints of a service come and go for T seconds while it is asked: what was reached
 #   make test-containers  real containers of containerd and runc, attached by `ctr run --cni`
 #   make test-cluster   the client of the API server against a real kube-apiserver and etcd, where both are on PATH
-#   make vm-test ZC_VM=path/to/zc-vm    in a VM: the lab's uplinks on true zero-copy NICs; tunnels, SCTP and VLANs by its kernel
+#   make vm-test ZC_VM=path/to/zc-vm    in a VM: the lab's uplinks on true zero-copy NICs; tunnels, SCTP, VLANs and bonds by its kernel
 #   make bench          what a packet and a table change cost, with peers beside it; FULL=1 is longer, HUGE=0 without huge pages
 #   make bench-check    whether a packet costs more than in benches/baseline.json; make bench-baseline writes that
 #   make deps           the Debian packages that are missing
@@ -176,11 +176,15 @@ FILTERS := bridge veth dummy ip_vs ip_vs_rr ip_vs_wlc nf_tables nft_compat nft_c
 	ip_set ip_set_hash_ip ip_set_hash_ipport ip_set_hash_ipportip ip_set_bitmap_port \
 	xt_set xt_nat xt_MASQUERADE xt_mark xt_conntrack xt_comment xt_addrtype xt_tcpudp ipt_REJECT ip6t_REJECT \
 	iptable_nat ip6table_nat iptable_filter ip6table_filter iptable_mangle ip6table_mangle
+# The module would make a bond of its own.
+BONDS := modprobe bonding max_bonds=0 && modprobe -a bridge veth tun 8021q
 vm-test: PACKAGES += iptables ipset ipvsadm
 vm-test: deps rust build
 	@[ -n "$(ZC_VM)" ] || { echo "say where zc-vm is: make vm-test ZC_VM=path/to/zc-vm"; exit 1; }
 	$(ZC_VM) -n 4 -q 2 -- sh -c "modprobe -a bridge veth tun nf_tables && $(abspath $(BIN))/fairway-demo --only 1,2,3,6 --nics nic0:nic1,nic2:nic3"
-	$(ZC_VM) -t 900 -- sh -c "modprobe -a bridge veth tun geneve ipip sit ip6_tunnel sctp 8021q && $(abspath $(BIN))/fairway-demo --only 8"
+	$(ZC_VM) -n 8 -q 2 -t 900 -- sh -c "$(BONDS) && $(abspath $(BIN))/fairway-demo --only 9 --nics nic0:nic1,nic2:nic3,nic4:nic5,nic6:nic7"
+	$(ZC_VM) -d igb -q 2 -- sh -c "$(BONDS) && $(abspath $(BIN))/fairway-demo --only 10 --nics nic0:nic1"
+	$(ZC_VM) -t 900 -- sh -c "$(BONDS) geneve ipip sit ip6_tunnel sctp && $(abspath $(BIN))/fairway-demo --only 8,9"
 	program=$$($(CARGO) test --release --no-run -p fairway-lab --test kube_proxy --message-format=json \
 		| sed -n 's/.*"executable":"\([^"]*kube_proxy[^"]*\)".*/\1/p'); \
 	$(ZC_VM) -t 900 -- sh -c "modprobe -a $(FILTERS) && FAIRWAY_BIN_DIR=$(abspath $(BIN)) $$program --nocapture ipvs"

@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define QUEUES_MAX 64
+#define MEMBERS_MAX 8
 #define RANGES_MAX 65536
 #define SINGLES_MAX 262144 // each row of the service table and its address; only buckets are allocated ahead
 #define EXTENSION_HEADERS_MAX 4
@@ -34,7 +35,8 @@ struct config {
     __u16 ip_in_ip; // 1 if the overlay is IP in IP: those packets to the node are ours
     __u16 vlan; // the 802.1Q tag of our frames, 0: they have none, not even one that only says a priority
     __be16 direct_port; // 0 for none: Geneve to this port that names a backend is ours, whatever the overlay is
-    __u16 reserved;
+    __u16 queues; // of each member, if the uplink is a bond; else 0
+    __u32 members[MEMBERS_MAX]; // of a bond: indices of those that receive, 0 for others, which the kernel hears for itself
 };
 
 struct range_key {
@@ -379,6 +381,17 @@ static __always_inline enum whose whose(const struct config *config, void *at, v
     return THE_KERNELS;
 }
 
+// Where the sockets of the receiving device begin; -1 if it has none.
+static __always_inline int first_socket(const struct config *config, __u32 device)
+{
+    if (!config->queues)
+        return 0;
+    for (int i = 0; i < MEMBERS_MAX; i++)
+        if (config->members[i] == device)
+            return i * config->queues;
+    return -1;
+}
+
 SEC("xdp")
 int fairway_claim(struct xdp_md *context)
 {
@@ -389,7 +402,10 @@ int fairway_claim(struct xdp_md *context)
     enum whose packet = row ? whose(row, data, end) : THE_KERNELS;
     if (packet == THE_KERNELS)
         return XDP_PASS;
-    return bpf_redirect_map(&xsks, context->rx_queue_index, packet == OURS_ALONE ? XDP_DROP : XDP_PASS);
+    int first = first_socket(row, context->ingress_ifindex);
+    if (first < 0)
+        return XDP_PASS;
+    return bpf_redirect_map(&xsks, first + context->rx_queue_index, packet == OURS_ALONE ? XDP_DROP : XDP_PASS);
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

@@ -7,7 +7,7 @@ use crate::encapsulation::Encapsulation;
 use bytemuck::{Pod, Zeroable};
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, Program, Xdp, XdpFlags};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tables::route::RouteKind;
 use tables::{Addr, Mac, Prefix, Protocol};
@@ -21,6 +21,8 @@ const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const ONE_BUFFER_MTU_MAX: u32 = 2048 - 256 - 22;
 /// As in claim.bpf.c.
 pub const QUEUES_MAX: u32 = 64;
+/// As in claim.bpf.c: members of a bond.
+pub const MEMBERS_MAX: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
@@ -75,7 +77,9 @@ pub struct ClaimConfig {
     ip_in_ip: u16,
     vlan: u16,
     direct_port_be: [u8; 2],
-    reserved: u16,
+    /// Of each member of a bond; 0 if the uplink is none.
+    queues: u16,
+    members: [u32; MEMBERS_MAX],
 }
 
 impl ClaimConfig {
@@ -99,8 +103,16 @@ impl ClaimConfig {
             ip_in_ip: (encapsulation == Encapsulation::Ipip) as u16,
             vlan: station.1,
             direct_port_be: direct_port.to_be_bytes(),
-            reserved: 0,
+            queues: 0,
+            members: [0; MEMBERS_MAX],
         }
+    }
+
+    /// For a bond: what its members receive that are named here goes to sockets of their own, `queues` of each.
+    pub fn with_members(self, queues: u32, receiving: impl Iterator<Item = Option<u32>>) -> ClaimConfig {
+        let mut members = [0; MEMBERS_MAX];
+        members.iter_mut().zip(receiving).for_each(|(row, member)| *row = member.unwrap_or(0));
+        ClaimConfig { queues: queues as u16, members, ..self }
     }
 }
 
@@ -113,7 +125,7 @@ pub struct Claim {
     config: Option<ClaimConfig>,
     ranges: BTreeSet<Prefix>,
     singles: BTreeSet<Single>,
-    attached: Option<(i32, AttachMode)>,
+    attached: BTreeMap<i32, AttachMode>,
 }
 
 struct Maps {
@@ -156,7 +168,7 @@ impl Claim {
         };
         let (program, maps, object) = load().map_err(ClaimError::Load)?;
         let (ranges, singles) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Claim { _object: object, program, maps, config: None, ranges, singles, attached: None })
+        Ok(Claim { _object: object, program, maps, config: None, ranges, singles, attached: BTreeMap::new() })
     }
 
     pub fn set_config(&mut self, config: ClaimConfig) -> Result<(), ClaimError> {
@@ -194,7 +206,8 @@ impl Claim {
         Ok(())
     }
 
-    /// Sends what a queue receives to this bound AF_XDP socket. The kernel takes the entry out when the socket closes.
+    /// Sends what a queue receives to this bound AF_XDP socket; queues of a bond's members are counted one member after the
+    /// other. The kernel takes the entry out when the socket closes.
     pub fn set_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), ClaimError> {
         update(&self.maps.xsks, &queue.to_ne_bytes(), &(socket.as_raw_fd() as u32).to_ne_bytes())
     }
@@ -202,18 +215,18 @@ impl Claim {
     /// Puts the program in force, in place of one of an earlier run; packets see either the old or the new one.
     pub fn attach(&mut self, device: &str, ifindex: u32) -> Result<AttachMode, ClaimError> {
         let index = ifindex as i32;
-        if let Some((_, mode)) = self.attached.filter(|(to, _)| *to == index) {
+        if let Some(&mode) = self.attached.get(&index) {
             return Ok(mode);
         }
         let fail = |source| ClaimError::Attach { device: device.to_owned(), source };
-        self.refuse_foreign(device, index)?;
+        self.refuse_foreign(device, ifindex)?;
         let attach = |mode: AttachMode| self.xdp().attach(index, mode.flags()).map(|()| mode);
         let mode = match attach(AttachMode::Driver) {
             Ok(mode) => mode,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(fail(error)),
             Err(_) => attach(AttachMode::Generic).map_err(fail)?,
         };
-        self.attached = Some((index, mode));
+        self.attached.insert(index, mode);
         Ok(mode)
     }
 
@@ -224,15 +237,21 @@ impl Claim {
                 let _ = self.xdp().detach(ifindex as i32, mode.flags());
             }
         }
-        self.attached = None;
+        self.attached.remove(&(ifindex as i32));
     }
 
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.attached.contains_key(&(ifindex as i32))
+    }
+
+    /// Generic if it is so on one device.
     pub fn mode(&self) -> Option<AttachMode> {
-        self.attached.map(|(_, mode)| mode)
+        let is_generic = |mode: &&AttachMode| **mode == AttachMode::Generic;
+        self.attached.values().find(is_generic).or(self.attached.values().next()).copied()
     }
 
-    fn refuse_foreign(&self, device: &str, index: i32) -> Result<(), ClaimError> {
-        for id in MODES.iter().filter_map(|&mode| self.attached_id(index, mode)) {
+    pub fn refuse_foreign(&self, device: &str, ifindex: u32) -> Result<(), ClaimError> {
+        for id in MODES.iter().filter_map(|&mode| self.attached_id(ifindex as i32, mode)) {
             if let Some(name) = foreign(&[id]).pop() {
                 return Err(ClaimError::Foreign { device: device.to_owned(), name });
             }

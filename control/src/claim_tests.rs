@@ -403,3 +403,27 @@ fn geneve_that_names_a_backend(bench: &Bench) {
     assert!(bench.claims(&over_v6));
     assert!(bench.claims(&with(ROUTER, NODE, &ours)[..]) && !bench.claims(&with(ROUTER, NODE, &ours)[..52]));
 }
+
+#[test]
+fn the_members_of_a_bond_have_sockets_of_their_own_and_idle_ones_have_none() {
+    // The kernel tries the program on a packet of the loopback device.
+    const LOOPBACK: u32 = 1;
+    let mut bench = Bench::new();
+    let plain = bench.claim.config.unwrap();
+    let packet = udp(ROUTER, POD, (1, 2));
+    let mut claims = |members: &[Option<u32>], queues| {
+        bench.claim.set_config(plain.with_members(queues, members.iter().copied())).unwrap();
+        bench.claims(&packet)
+    };
+    assert!(claims(&[Some(LOOPBACK), Some(7)], 2));
+    assert!(!claims(&[None, Some(7)], 2), "idle");
+    assert!(!claims(&[Some(7), Some(LOOPBACK)], 2), "its sockets begin at 2, where there are none");
+    let second = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+    bench.claim.set_socket(2, second.as_fd()).unwrap();
+    let mut claims = |queues| {
+        bench.claim.set_config(plain.with_members(queues, [Some(7), Some(LOOPBACK)].into_iter())).unwrap();
+        bench.claims(&packet)
+    };
+    assert!(claims(2));
+    assert!(!claims(3));
+}

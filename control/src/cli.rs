@@ -359,6 +359,9 @@ fn print_status(status: &StatusView, out: &mut dyn Write) -> io::Result<()> {
         or_none(&uplink.mode),
         or_none(&uplink.xdp)
     )?;
+    if let Some(bond) = &uplink.bond {
+        writeln!(out, "             {bond}")?;
+    }
     writeln!(out, "Pods:        {} attached, range {}", status.pods, status.pod_ranges.join(", "))?;
     let objects: Vec<String> = status.objects.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     writeln!(out, "Objects:     {}", objects.join(", "))?;

@@ -3,6 +3,7 @@
 //! is in [`fix`].
 
 pub mod api;
+pub mod bond;
 pub mod fix;
 pub mod kernel;
 pub mod leftovers;

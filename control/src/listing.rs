@@ -48,6 +48,9 @@ pub struct UplinkView {
     pub mode: Option<String>,
     /// How the XDP program runs: `driver` or `generic`.
     pub xdp: Option<String>,
+    /// What a bond does with its members.
+    #[serde(default)]
+    pub bond: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,9 +1,11 @@
 //! The kernel's links, addresses, routes and neighbours of one network namespace, in the words that the rest of control
 //! uses. It must not decide what is to be there.
 
+mod bond;
 mod bucket;
 mod rule;
 
+pub use bond::{Bond, Mode};
 pub use rule::{Own, Ports, Rule, Then};
 
 use futures_util::StreamExt;
@@ -72,6 +74,10 @@ pub struct LinkInfo {
     pub kind: String,
     /// The bond or bridge that it is a member of.
     pub controller: Option<u32>,
+    /// What kind of bond it is.
+    pub bond: Option<Bond>,
+    /// Whether the bond that it is a member of sends by it.
+    pub sends: Option<bool>,
     /// 0: not told.
     pub mtu_max: u32,
 }
@@ -93,6 +99,8 @@ impl LinkInfo {
                 LinkAttribute::LinkInfo(infos) => {
                     link.vlan = infos.iter().find_map(tag);
                     link.kind = infos.iter().find_map(kind).unwrap_or_default();
+                    link.bond = infos.iter().find_map(bond::bond);
+                    link.sends = infos.iter().find_map(bond::sends);
                 }
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::MaxMtu(mtu) => link.mtu_max = *mtu,
@@ -245,6 +253,14 @@ impl Netlink {
     pub async fn links(&self) -> Result<Vec<LinkInfo>> {
         let dumped = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
         Ok(dumped.map_err(failed("list devices".into()))?.iter().map(LinkInfo::read).collect())
+    }
+
+    /// Members of a bond or bridge, in the order of their indices.
+    pub async fn members(&self, controller: u32) -> Result<Vec<LinkInfo>> {
+        let mut members = self.links().await?;
+        members.retain(|link| link.controller == Some(controller));
+        members.sort_by_key(|link| link.index);
+        Ok(members)
     }
 
     pub async fn link_at(&self, index: u32) -> Result<Option<LinkInfo>> {

@@ -4,6 +4,7 @@
 
 use crate::disk::{self, DiskError};
 use crate::{log, sys};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,8 @@ pub enum OffloadError {
 /// The offload stays off while this is kept; `release` restores it.
 #[derive(Debug)]
 pub struct Offload {
-    /// The device to turn it on for again.
-    device: Option<String>,
+    /// The devices to turn it on for again.
+    devices: Vec<String>,
     record: PathBuf,
 }
 
@@ -29,29 +30,37 @@ fn record(state_dir: &Path) -> PathBuf {
     state_dir.join("vlan-offload.json")
 }
 
+/// What is on disk; builds before bonds were uplinks wrote one name.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Record {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn recorded(record: &Path) -> Result<Vec<String>, DiskError> {
+    Ok(match disk::read(record)? {
+        None => Vec::new(),
+        Some(Record::One(device)) => vec![device],
+        Some(Record::Many(devices)) => devices,
+    })
+}
+
 /// Turns it off. `needed`: the uplink is a VLAN, which could not be seen with it; else frames of others may pass for ours.
-pub fn turn_off(device: &str, needed: bool, state_dir: &Path) -> Result<Offload, OffloadError> {
+pub fn turn_off(devices: &[String], needed: bool, state_dir: &Path) -> Result<Offload, OffloadError> {
     let record = record(state_dir);
     // Left by a run that was killed.
-    let mut before: Option<String> = disk::read(&record)?;
-    if let Some(other) = before.take_if(|other| other != device) {
-        let _ = sys::set_vlan_offload(&other, true);
-        disk::remove(&record)?;
-    }
-    match sys::vlan_offload(device) {
-        Ok(true) => {
-            disk::write(&record, &device)?;
-            before = Some(device.to_owned());
-            if let Err(source) = sys::set_vlan_offload(device, false) {
-                disk::remove(&record)?;
-                before = None;
-                refused(device, needed, source)?;
-            }
+    let (kept, others): (Vec<_>, Vec<_>) = recorded(&record)?.into_iter().partition(|device| devices.contains(device));
+    others.iter().for_each(|device| _ = sys::set_vlan_offload(device, true));
+    let mut offload = Offload { devices: kept, record };
+    offload.keep()?;
+    for device in devices {
+        if let Err(error) = offload.add(device, needed) {
+            offload.release()?;
+            return Err(error);
         }
-        Ok(false) => {}
-        Err(source) => refused(device, needed, source)?,
     }
-    Ok(Offload { device: before, record })
+    Ok(offload)
 }
 
 fn refused(device: &str, needed: bool, source: io::Error) -> Result<(), OffloadError> {
@@ -65,18 +74,39 @@ fn refused(device: &str, needed: bool, source: io::Error) -> Result<(), OffloadE
 }
 
 impl Offload {
-    /// Restores what a run that ended without doing so turned off; the device.
-    pub fn left(state_dir: &Path) -> Result<Option<String>, OffloadError> {
+    fn keep(&self) -> Result<(), DiskError> {
+        if self.devices.is_empty() { disk::remove(&self.record) } else { disk::write(&self.record, &self.devices) }
+    }
+
+    fn add(&mut self, device: &str, needed: bool) -> Result<(), OffloadError> {
+        match sys::vlan_offload(device) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(source) => return refused(device, needed, source),
+        }
+        self.devices.retain(|kept| kept != device);
+        self.devices.push(device.to_owned());
+        self.keep()?;
+        if let Err(source) = sys::set_vlan_offload(device, false) {
+            self.devices.pop();
+            self.keep()?;
+            refused(device, needed, source)?;
+        }
+        Ok(())
+    }
+
+    /// Restores what a run that ended without doing so turned off; the devices.
+    pub fn left(state_dir: &Path) -> Result<Vec<String>, OffloadError> {
         let record = record(state_dir);
-        let device: Option<String> = disk::read(&record)?;
-        Offload { device: device.clone(), record }.release()?;
-        Ok(device)
+        let devices = recorded(&record)?;
+        Offload { devices: devices.clone(), record }.release()?;
+        Ok(devices)
     }
 
     /// A device that is gone needs nothing.
     pub fn release(self) -> Result<(), OffloadError> {
-        if let Some(device) = self.device {
-            let _ = sys::set_vlan_offload(&device, true);
+        if !self.devices.is_empty() {
+            self.devices.iter().for_each(|device| _ = sys::set_vlan_offload(device, true));
             disk::remove(&self.record)?;
         }
         Ok(())

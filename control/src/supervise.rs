@@ -148,7 +148,7 @@ impl Supervisor {
         let publisher = Publisher::create(seed()).context("cannot make the tables' shared memory")?;
         let reservation = reserve::reserve(&args.snat_ports, &args.state_dir)?;
         let prepare = async || {
-            let offload = offload::turn_off(&uplink.device, uplink.vlan != 0, &args.state_dir)?;
+            let offload = offload::turn_off(&uplink.nics(), uplink.vlan != 0, &args.state_dir)?;
             match Node::prepare(netlink.clone(), uplink.mtu - args.encapsulation.overhead(true)).await {
                 Ok(node) => Ok((offload, node)),
                 Err(error) => {
@@ -311,7 +311,7 @@ impl Supervisor {
             return Ok(());
         }
         log(format_args!("stopping: giving the node back to its kernel"));
-        self.claim.detach(self.uplink.device_index);
+        self.uplink.members.iter().for_each(|member| self.claim.detach(member.index));
         self.dataplane = None;
         self.node.undo().await?;
         if let Some(reservation) = self.reservation.take() {

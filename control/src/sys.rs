@@ -39,7 +39,7 @@ struct DriverInfo {
     rest: [u8; 160],
 }
 
-/// `struct ethtool_rxnfc`: what flows are spread by, and how many rules lead past that.
+/// `struct ethtool_rxnfc`: what flows are spread by.
 #[repr(C)]
 struct Classification {
     command: u32,
@@ -49,6 +49,22 @@ struct Classification {
     rules_count: u32,
     padding: u32,
 }
+
+/// The same, with the places of rules that lead past that.
+#[repr(C)]
+struct Rules {
+    command: u32,
+    flow_type: u32,
+    data: u64,
+    rule: [u64; 21],
+    count: u32,
+    places: [u32; RULES_MAX],
+}
+
+/// More than NICs have room for; odd, so that the structure ends with a whole word.
+const RULES_MAX: usize = 4095;
+
+const _: () = assert!(std::mem::offset_of!(Rules, places) == 188 && size_of::<Rules>() == 188 + 4 * RULES_MAX);
 
 const _: () = assert!(size_of::<DriverInfo>() == 196 && size_of::<Classification>() == 192);
 
@@ -61,7 +77,7 @@ const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const SIOCETHTOOL: u32 = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 0x3;
 const ETHTOOL_GRXFH: u32 = 0x29;
-const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;
+const ETHTOOL_GRXCLSRLALL: u32 = 0x30;
 /// Both ports.
 const RXH_L4: u64 = 1 << 6 | 1 << 7;
 pub const UDP_V4_FLOW: u32 = 2;
@@ -151,14 +167,24 @@ fn classification(device: &str, command: u32, flow_type: u32) -> io::Result<Clas
     Ok(all)
 }
 
-/// Whether a NIC spreads a kind of flows over its queues by ports, too.
-pub fn hashes_ports(device: &str, flow_type: u32) -> io::Result<bool> {
-    classification(device, ETHTOOL_GRXFH, flow_type).map(|all| all.data & RXH_L4 == RXH_L4)
+/// Whether a NIC spreads a kind of flows over its queues by ports, too; None if it is not up to it what they are spread by.
+pub fn hashes_ports(device: &str, flow_type: u32) -> io::Result<Option<bool>> {
+    classification(device, ETHTOOL_GRXFH, flow_type).map(|all| (all.data != 0).then_some(all.data & RXH_L4 == RXH_L4))
 }
 
-/// How many rules steer packets to queues of their own.
-pub fn steering_rules(device: &str) -> io::Result<u32> {
-    classification(device, ETHTOOL_GRXCLSRLCNT, 0).map(|all| all.rules_count)
+/// The places of rules that steer packets to queues of their own, by which `ethtool -N` deletes them.
+pub fn steering_rules(device: &str) -> io::Result<Vec<u32>> {
+    let count = RULES_MAX as u32;
+    let mut rules = Box::new(Rules {
+        command: ETHTOOL_GRXCLSRLALL,
+        flow_type: 0,
+        data: 0,
+        rule: [0; 21],
+        count,
+        places: [0; RULES_MAX],
+    });
+    ethtool(device, &mut *rules)?;
+    Ok(rules.places[..rules.count.min(count) as usize].to_vec())
 }
 
 /// `value` is the structure of the command that it begins with.

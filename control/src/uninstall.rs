@@ -74,7 +74,7 @@ impl Places {
         if let Some(before) = Reservation::left(&self.state_dir)? {
             say(format!("{before} again"));
         }
-        if let Some(device) = Offload::left(&self.state_dir)? {
+        for device in Offload::left(&self.state_dir)? {
             say(format!("{device} takes VLAN tags out of frames again"));
         }
         drop(lock);

@@ -1,8 +1,8 @@
-//! The NIC that Fairway shares with the kernel, or a VLAN on it: which one it is, how many queues it has, and AF_XDP
-//! sockets for them, which only the dataplane binds. It must not change the NIC's settings.
+//! The NIC that Fairway shares with the kernel, or a bond of several, or a VLAN on one of these: which one it is, how many
+//! queues it has, and AF_XDP sockets for them, which only the dataplane binds. It must not change the NIC's settings.
 
-use crate::claim::QUEUES_MAX;
-use crate::netlink::{LinkInfo, Netlink};
+use crate::claim::{MEMBERS_MAX, QUEUES_MAX};
+use crate::netlink::{LinkInfo, Mode, Netlink};
 use crate::sys;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr};
 use futures_util::TryStreamExt;
@@ -26,36 +26,60 @@ pub enum UplinkError {
     #[error("{name} is down: `ip link set {name} up` first")]
     Down { name: String },
     #[error(
-        "{name} has {queues} receive queues, more than {QUEUES_MAX} that can be covered: reduce them with `ethtool -L {name} combined {QUEUES_MAX}`"
+        "{name} has {queues} receive queues, more than {max} that can be covered: reduce them with `ethtool -L {name} combined {max}`"
     )]
-    Queues { name: String, queues: u32 },
+    Queues { name: String, queues: u32, max: u32 },
     #[error("{name} has an MTU of {mtu}; at least {least} are needed for IPv6 pods behind the overlay")]
     Mtu { name: String, mtu: u32, least: u32 },
     #[error(
         "{0} is a VLAN whose NIC cannot be used: it must lie in this network namespace, be no VLAN itself, and tag by 802.1Q"
     )]
     Parent(String),
+    #[error(
+        "{name} is a bond of mode {}, which asks more of each packet than that one member sends it: make it one of active-backup, balance-xor, balance-rr or 802.3ad, such as `ip link add {name} type bond mode active-backup miimon 100`, or give one NIC as the uplink", mode.name()
+    )]
+    Mode { name: String, mode: Mode },
+    #[error("{0} is a bond without members: `ip link set NIC down`, then `ip link set NIC master {0}`")]
+    NoMembers(String),
+    #[error("{name} has {count} members, more than the {MEMBERS_MAX} that can be covered: `ip link set NIC nomaster`")]
+    Members { name: String, count: usize },
+    #[error(
+        "members of {bond} have {most} receive queues, {name} has {queues}: give all as many, `ethtool -L {name} combined {most}`, or the others fewer"
+    )]
+    Uneven { bond: String, name: String, queues: u32, most: u32 },
     #[error(transparent)]
     Netlink(#[from] crate::netlink::NetlinkError),
     #[error("this kernel has no AF_XDP sockets ({0}): it needs CONFIG_XDP_SOCKETS, and root")]
     Socket(io::Error),
 }
 
+/// A NIC that frames move on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub name: String,
+    pub index: u32,
+    /// A bond sends by some of its members.
+    pub sends: bool,
+}
+
 /// Addresses, routes and neighbours are those of the device with this name; frames move on the NIC, which is the same
-/// unless that device is a VLAN.
+/// unless that device is a VLAN, or on the members of a bond.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     pub name: String,
     pub index: u32,
-    /// The NIC.
+    /// The NIC, or the bond.
     pub device: String,
     pub device_index: u32,
     /// The 802.1Q tag that frames carry on it, 0 for none.
     pub vlan: u16,
     pub mac: Mac,
     pub mtu: u32,
-    /// Receive queues in use; all of them are covered.
+    /// Receive queues in use of each member; all of them are covered.
     pub queues: u32,
+    pub bond: Option<Mode>,
+    /// The NIC itself where it is no bond.
+    pub members: Vec<Member>,
 }
 
 impl Uplink {
@@ -70,23 +94,52 @@ impl Uplink {
             return Err(UplinkError::Mtu { name: link.name, mtu: link.mtu, least });
         }
         let nic = nic(netlink, &link).await?;
-        let queues = queues(&nic).await;
-        if queues > QUEUES_MAX {
-            return Err(UplinkError::Queues { name: nic.name, queues });
-        }
+        let members = members(netlink, &nic).await?;
+        let queues = queues_of_each(&nic, &members).await?;
         let LinkInfo { name, index, mac, mtu, .. } = link;
-        let vlan = link.vlan.unwrap_or(0);
-        Ok(Uplink { name, index, device: nic.name, device_index: nic.index, vlan, mac, mtu, queues })
+        let (vlan, bond, members) =
+            (link.vlan.unwrap_or(0), nic.bond.map(|bond| bond.mode), members.iter().map(Member::of));
+        let members = members.collect();
+        Ok(Uplink { name, index, device: nic.name, device_index: nic.index, vlan, mac, mtu, queues, bond, members })
     }
 
     /// Whether the dataplane's interface is this one.
     pub fn is(&self, spec: &InterfaceSpec) -> bool {
         (&spec.name, spec.ifindex, spec.vlan) == (&self.name, self.device_index, self.vlan)
+            && spec.members == self.bonded()
     }
 
-    /// One fresh socket a queue, not bound.
+    /// The members of a bond; none of a NIC.
+    pub fn bonded(&self) -> Vec<u32> {
+        let members = self.members.iter().filter(|_| self.bond.is_some());
+        members.map(|member| member.index).collect()
+    }
+
+    /// What a bond does with its members.
+    pub fn bond_line(&self) -> String {
+        let (sending, idle): (Vec<&Member>, Vec<&Member>) = self.members.iter().partition(|member| member.sends);
+        let names = |members: &[&Member]| {
+            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        };
+        let mode = self.bond.map_or("", |mode| mode.name());
+        format!("{} is a bond ({mode}) that sends by {}; idle: {}", self.device, names(&sending), names(&idle))
+    }
+
+    /// The names of all devices that frames move on.
+    pub fn nics(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.name.clone()).collect()
+    }
+
+    /// A bit for each member that a bond sends by.
+    pub fn sending(&self) -> u64 {
+        let sending = self.members.iter().enumerate().filter(|(_, member)| member.sends);
+        sending.fold(0, |bits, (at, _)| bits | 1 << at)
+    }
+
+    /// One fresh socket a queue, member by member, not bound.
     pub fn sockets(&self) -> Result<Vec<OwnedFd>, UplinkError> {
-        let sockets = (0..self.queues).map(|_| socket()).collect::<Result<Vec<_>, _>>()?;
+        let sockets = (0..self.queues * self.members.len() as u32).map(|_| socket()).collect::<Result<Vec<_>, _>>()?;
         // Only we may set it: the dataplane has no privileges by the time it could.
         let preferred = sockets.iter().try_for_each(|socket| sys::prefer_busy_poll(socket.as_fd(), BUSY_POLL_BUDGET));
         if let Err(error) = preferred {
@@ -96,6 +149,45 @@ impl Uplink {
         }
         Ok(sockets)
     }
+}
+
+impl Member {
+    pub fn of(link: &LinkInfo) -> Member {
+        Member { name: link.name.clone(), index: link.index, sends: link.sends.unwrap_or(true) }
+    }
+}
+
+/// The devices that frames of a NIC move on: its members, if it is a bond of which one member sends each packet.
+pub async fn members(netlink: &Netlink, nic: &LinkInfo) -> Result<Vec<LinkInfo>, UplinkError> {
+    let Some(bond) = nic.bond else { return Ok(vec![nic.clone()]) };
+    if matches!(bond.mode, Mode::Broadcast | Mode::Other(_)) {
+        return Err(UplinkError::Mode { name: nic.name.clone(), mode: bond.mode });
+    }
+    let members = netlink.members(nic.index).await?;
+    match members.len() {
+        0 => Err(UplinkError::NoMembers(nic.name.clone())),
+        1..=MEMBERS_MAX => Ok(members),
+        count => Err(UplinkError::Members { name: nic.name.clone(), count }),
+    }
+}
+
+/// As many of each member: a worker has queues of all of them, or of none.
+async fn queues_of_each(nic: &LinkInfo, members: &[LinkInfo]) -> Result<u32, UplinkError> {
+    let mut each = Vec::new();
+    for member in members {
+        each.push(queues(member).await);
+    }
+    let (most, max) = (each.iter().copied().max().unwrap_or(0), QUEUES_MAX / members.len().max(1) as u32);
+    for (member, &queues) in members.iter().zip(&each) {
+        let name = member.name.clone();
+        if queues > max {
+            return Err(UplinkError::Queues { name, queues, max });
+        }
+        if queues < most {
+            return Err(UplinkError::Uneven { bond: nic.name.clone(), name, queues, most });
+        }
+    }
+    Ok(most)
 }
 
 /// The device that is meant: `auto` is that of the default route, of IPv4's if there are both.

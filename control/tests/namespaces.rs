@@ -442,20 +442,45 @@ async fn tags_stay_in_frames_while_it_is_wanted_also_after_a_crash() {
     let state = std::env::temp_dir().join(netns.0.clone());
     std::fs::create_dir_all(&state).unwrap();
     let is_on = || sys::vlan_offload("nic0").unwrap();
+    let name = str::to_owned;
     netns.run(async || {
         assert!(is_on(), "a veth takes tags out by default");
-        let crashed = offload::turn_off("nic0", true, &state).unwrap();
+        let crashed = offload::turn_off(&[name("nic0")], true, &state).unwrap();
         assert!(!is_on());
         drop(crashed);
-        let again = offload::turn_off("nic0", true, &state).unwrap();
+        let again = offload::turn_off(&[name("nic0")], true, &state).unwrap();
         assert!(!is_on());
         again.release().unwrap();
         assert!(is_on());
         sys::set_vlan_offload("nic0", false).unwrap();
-        offload::turn_off("nic0", true, &state).unwrap().release().unwrap();
+        offload::turn_off(&[name("nic0")], true, &state).unwrap().release().unwrap();
         assert!(!is_on(), "it was off before");
-        assert!(offload::turn_off("nic7", true, &state).is_err());
-        offload::turn_off("nic7", false, &state).unwrap().release().unwrap();
+        assert!(offload::turn_off(&[name("nic7")], true, &state).is_err());
+        offload::turn_off(&[name("nic7")], false, &state).unwrap().release().unwrap();
+    });
+    std::fs::remove_dir_all(state).unwrap();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn tags_stay_in_frames_of_all_members_of_a_bond() {
+    let netns = Namespace::new("offloads");
+    netns.ip("link add nic0 type veth peer name nic1");
+    let state = std::env::temp_dir().join(netns.0.clone());
+    std::fs::create_dir_all(&state).unwrap();
+    let are_on = || ["nic0", "nic1"].map(|nic| sys::vlan_offload(nic).unwrap());
+    let both = ["nic0", "nic1"].map(str::to_owned);
+    netns.run(async || {
+        drop(offload::turn_off(&both, true, &state).unwrap());
+        assert_eq!(are_on(), [false, false]);
+        // A successor whose uplink is the first of them alone.
+        let one = offload::turn_off(&both[..1], true, &state).unwrap();
+        assert_eq!(are_on(), [false, true]);
+        one.release().unwrap();
+        assert_eq!(are_on(), [true, true]);
+        sys::set_vlan_offload("nic1", false).unwrap();
+        std::fs::write(state.join("vlan-offload.json"), "\"nic1\"").unwrap();
+        assert_eq!(offload::Offload::left(&state).unwrap(), ["nic1"], "as builds before wrote it");
+        assert_eq!(are_on(), [true, true]);
     });
     std::fs::remove_dir_all(state).unwrap();
 }

@@ -1,6 +1,7 @@
-//! What an interface is made of: memory (tests, benches), AF_XDP (NICs, and VLANs on them) or a TAP (pods, the host).
+//! What an interface is made of: memory (tests, benches), AF_XDP (NICs, and VLANs and bonds on them) or a TAP (pods, the host).
 //! Everything above sees only [`Interface`]. `unsafe` lives below this file and nowhere else in this crate.
 
+pub mod bond;
 pub mod clock;
 pub mod drops;
 pub mod frames;

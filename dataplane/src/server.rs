@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::explain::explain;
 use crate::handoff::{Command, Mailbox};
 use crate::io::Interface;
+use crate::io::bond::Sending;
 use crate::io::pool::FramePool;
 use crate::io::tap::Tap;
 use crate::start;
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use tables::channel::Channel;
 use tables::layout::LAYOUT_VERSION;
@@ -27,6 +29,8 @@ use tables::status::Status;
 struct Kept {
     info: InterfaceInfo,
     fds: Vec<OwnedFd>,
+    /// Of a bond.
+    sending: Sending,
 }
 
 /// Before the workers run: what they will be made of.
@@ -123,6 +127,12 @@ impl Server {
                 let fd = fds.pop().ok_or_else(|| anyhow!("no region came with Tables"))?;
                 self.take_tables(fd).map(|()| Answer::Done)
             }
+            ToDataplane::SetSending { interface, members, .. } => {
+                let kept = self.interfaces.iter().find(|kept| kept.info.id == interface);
+                let kept = kept.ok_or_else(|| anyhow!("there is no interface {interface}"))?;
+                kept.sending.store(members, Ordering::Relaxed);
+                Ok(Answer::Done)
+            }
             ToDataplane::Explain { query, .. } => self.explain(&query).map(Answer::Explained),
         }
     }
@@ -140,7 +150,7 @@ impl Server {
             self.attach(&info, &fds)?;
         }
         eprintln!("interface {} ({:?} {}) belongs to worker {owner}", info.id, info.spec.kind, info.spec.name);
-        self.interfaces.push(Kept { info: info.clone(), fds });
+        self.interfaces.push(Kept { info: info.clone(), fds, sending: Sending::default() });
         Ok(info)
     }
 
@@ -192,7 +202,7 @@ impl Server {
         for kept in self.interfaces.iter_mut().filter(|kept| kept.info.spec.kind == InterfaceKind::Uplink) {
             let uplink = start::uplink(&self.config, &parts.memory, &kept.info, &kept.fds)?;
             kept.info.mode = Some(uplink.mode);
-            uplinks.push((kept.info.clone(), uplink));
+            uplinks.push((kept.info.clone(), kept.sending.clone(), uplink));
         }
         let mut parts = self.parts.take().ok_or_else(|| anyhow!("the workers run already"))?;
         let mut tables = Vec::new();
@@ -207,10 +217,10 @@ impl Server {
         self.tell_started(channel)
     }
 
-    fn hand_out(&self, uplinks: Vec<(InterfaceInfo, start::Uplink)>) -> Result<()> {
-        for (info, uplink) in uplinks {
+    fn hand_out(&self, uplinks: Vec<(InterfaceInfo, Sending, start::Uplink)>) -> Result<()> {
+        for (info, sending, uplink) in uplinks {
             for (mailbox, queues) in self.mailboxes.iter().zip(uplink.queues) {
-                let slot = start::slot(&info, start::joined(queues, info.spec.vlan)?);
+                let slot = start::slot(&info, start::joined(queues, &info.spec, &sending)?);
                 self.command(mailbox, Command::AddInterface(Box::new(slot)))?;
             }
             eprintln!("uplink {}: {:?} mode", info.spec.name, uplink.mode);

@@ -6,6 +6,7 @@ use crate::config::{Config, FRAMES_OF_A_WORKER};
 use crate::flow::FlowTable;
 use crate::handoff::{Command, Mailbox};
 use crate::io::Interface;
+use crate::io::bond::{Bond, Sending};
 use crate::io::frames::{Holder, Memory};
 use crate::io::pool::FramePool;
 use crate::io::several::Several;
@@ -22,15 +23,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tables::counters::WorkerCounter;
 use tables::flow::FlowLayout;
-use tables::message::{InterfaceInfo, XdpMode};
+use tables::message::{InterfaceInfo, InterfaceSpec, XdpMode};
 use tables::region::Access;
 use tables::scope::ScopeCounters;
 use tables::status::Status;
 use tables::{Addr, Region};
 
+/// Queues of one worker, by member of the bond; of a NIC that is in none there is one such row.
+pub type Queues = Vec<Vec<Box<dyn Interface>>>;
+
 /// An uplink's queues and how they were bound, by worker.
 pub struct Uplink {
-    pub queues: Vec<Vec<Box<dyn Interface>>>,
+    pub queues: Vec<Queues>,
+    /// Zero-copy if all are.
     pub mode: XdpMode,
 }
 
@@ -43,13 +48,19 @@ pub fn memory(config: &Config) -> Result<(Arc<Memory>, Vec<FramePool>)> {
     Ok((memory, pools))
 }
 
-/// Registers the memory with the first socket and binds one socket a queue; queue q goes to worker q modulo workers.
+/// Registers the memory with the first socket of each device and binds one socket a queue; queue q goes to worker q modulo
+/// workers.
 pub fn uplink(config: &Config, memory: &Arc<Memory>, info: &InterfaceInfo, fds: &[OwnedFd]) -> Result<Uplink> {
     if fds.len() >= Holder::MAX as usize || fds.is_empty() {
         bail!("uplink {} came with {} sockets: between 1 and 254 queues can be bound", info.spec.name, fds.len());
     }
     let profile = &config.profile;
-    let queues_of_a_worker = fds.len().div_ceil(config.workers as usize) as u32;
+    let (devices, workers) = (devices(&info.spec), config.workers as usize);
+    let each = fds.len() / devices.len();
+    if each * devices.len() != fds.len() {
+        bail!("bond {} came with {} sockets for {} members", info.spec.name, fds.len(), devices.len());
+    }
+    let queues_of_a_worker = (devices.len() * each.div_ceil(workers)) as u32;
     let needed = config.workers as u32 * (queues_of_a_worker * profile.frames_per_queue() + FRAMES_OF_A_WORKER);
     if needed > config.frames {
         let (queues, frames) = (fds.len(), config.frames);
@@ -65,26 +76,45 @@ pub fn uplink(config: &Config, memory: &Arc<Memory>, info: &InterfaceInfo, fds: 
         bytes_max: info.spec.mtu as usize + FRAME_EXTRA_BYTES,
         ..XskConfig::default()
     };
-    let mut uplink = Uplink { queues: (0..config.workers).map(|_| Vec::new()).collect(), mode: XdpMode::ZeroCopy };
-    for (queue, fd) in fds.iter().enumerate() {
+    let none = || devices.iter().map(|_| Vec::new()).collect();
+    let mut uplink = Uplink { queues: (0..workers).map(|_| none()).collect(), mode: XdpMode::ZeroCopy };
+    for (at, fd) in fds.iter().enumerate() {
+        let (member, queue) = (at / each, at % each);
         let fd = fd.try_clone().context("cannot duplicate a socket")?;
-        let share = (queue > 0).then(|| fds[0].as_fd());
-        let holder = queue as Holder + 1;
-        let (socket, mode) = Xsk::open(fd, info.spec.ifindex, queue as u32, memory.clone(), holder, xsk.clone(), share)
+        // One member may copy where another does not, and sockets that share memory must all be alike.
+        let share = (queue > 0).then(|| fds[member * each].as_fd());
+        let holder = at as Holder + 1;
+        let (socket, mode) = Xsk::open(fd, devices[member], queue as u32, memory.clone(), holder, xsk.clone(), share)
             .with_context(|| format!("uplink {}, queue {queue}", info.spec.name))?;
-        uplink.mode = mode;
-        uplink.queues[queue % config.workers as usize].push(Box::new(socket));
+        if mode == XdpMode::Copy {
+            uplink.mode = mode;
+        }
+        uplink.queues[queue % workers][member].push(Box::new(socket));
     }
     Ok(uplink)
 }
 
-/// One device of possibly several queues, in a VLAN or in none.
-pub fn joined(mut queues: Vec<Box<dyn Interface>>, vlan: u16) -> Result<Option<Box<dyn Interface>>> {
-    let device: Option<Box<dyn Interface>> = match queues.len() {
-        0 | 1 => queues.pop(),
-        _ => Some(Box::new(Several::new(queues).context("cannot join queues")?)),
+/// What its sockets are bound to.
+fn devices(spec: &InterfaceSpec) -> Vec<u32> {
+    if spec.members.is_empty() { vec![spec.ifindex] } else { spec.members.clone() }
+}
+
+/// One device of possibly several queues and members, in a VLAN or in none. None if this worker has no queue.
+pub fn joined(queues: Queues, spec: &InterfaceSpec, sending: &Sending) -> Result<Option<Box<dyn Interface>>> {
+    let mut members = Vec::new();
+    for mut queues in queues {
+        match queues.len() {
+            0 | 1 => members.extend(queues.pop()),
+            _ => members.push(Box::new(Several::new(queues).context("cannot join queues")?)),
+        }
+    }
+    let device: Option<Box<dyn Interface>> = match members.len() {
+        1.. if !spec.members.is_empty() => {
+            Some(Box::new(Bond::new(members, sending.clone()).context("cannot join the members of a bond")?))
+        }
+        _ => members.pop(),
     };
-    Ok(device.map(|device| tagged(device, vlan)))
+    Ok(device.map(|device| tagged(device, spec.vlan)))
 }
 
 /// The interface as worker `worker` sees it.

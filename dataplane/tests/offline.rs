@@ -18,7 +18,17 @@ use tables::{Mac, Protocol};
 
 fn interface(id: u32, kind: InterfaceKind, owner: u16, mac: Mac, addrs: Vec<Addr>) -> InterfaceInfo {
     let name = format!("interface-{id}");
-    let spec = InterfaceSpec { kind, name, ifindex: id, vlan: 0, mac, addrs, mtu: 1450, owner: Some(owner) };
+    let spec = InterfaceSpec {
+        kind,
+        name,
+        ifindex: id,
+        members: Vec::new(),
+        vlan: 0,
+        mac,
+        addrs,
+        mtu: 1450,
+        owner: Some(owner),
+    };
     InterfaceInfo { id, owner, spec, mode: None }
 }
 

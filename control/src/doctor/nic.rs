@@ -1,7 +1,7 @@
-//! One NIC: whether Fairway can use it, how fast, and which commands make it better.
+//! One NIC, or the members of a bond: whether Fairway can use it, how fast, and which commands make it better.
 
 use super::fix::Fix;
-use super::{Diagnosis, Patient, profile};
+use super::{Diagnosis, Patient, bond, profile};
 use crate::claim::{self, QUEUES_MAX};
 use crate::netlink::{LinkInfo, Netlink};
 use crate::sys;
@@ -36,11 +36,18 @@ pub async fn check(netlink: &Netlink, name: &str, patient: &Patient, diagnosis: 
         Ok(nic) => nic,
         Err(error) => return diagnosis.wrong(CHECK, error, "give a device that lies right on a NIC"),
     };
-    check_xdp(&nic, link.mtu, diagnosis);
-    let queues = uplink::queues(&nic).await;
-    check_queues(&nic, queues, patient, diagnosis);
-    check_spreading(&nic, queues, diagnosis);
-    check_memory(&nic, patient, diagnosis);
+    if nic.bond.is_some()
+        && let Ok(xdp) = sys::xdp_of(nic.index)
+    {
+        check_programs(&nic, &xdp.programs, diagnosis);
+    }
+    for member in bond::check(netlink, &nic, diagnosis).await {
+        check_xdp(&member, link.mtu, diagnosis);
+        let queues = uplink::queues(&member).await;
+        check_queues(&member, queues, patient, diagnosis);
+        check_spreading(&member, queues, diagnosis);
+        check_memory(&member, patient, diagnosis);
+    }
 }
 
 fn check_state(link: &LinkInfo, patient: &Patient, diagnosis: &mut Diagnosis) {
@@ -72,10 +79,6 @@ async fn check_place(netlink: &Netlink, link: &LinkInfo, diagnosis: &mut Diagnos
             what,
             format!("give {other} as the uplink, or take {name} out: ip link set {name} nomaster"),
         );
-    }
-    if link.kind == "bond" {
-        let what = format!("{name} is a bond: its AF_XDP sockets copy each packet, whatever its members can do");
-        diagnosis.slow(CHECK, what, "give one NIC as the uplink where speed counts more than a spare link");
     }
     if let Some(tag) = link.vlan {
         diagnosis.fact(CHECK, format!("{name} is VLAN {tag}: frames move on the NIC below it"));
@@ -168,8 +171,8 @@ fn check_spreading(nic: &LinkInfo, queues: u32, diagnosis: &mut Diagnosis) {
     }
     for (family, flow) in [("udp4", sys::UDP_V4_FLOW), ("udp6", sys::UDP_V6_FLOW)] {
         match sys::hashes_ports(name, flow) {
-            Ok(true) => diagnosis.fact("spreading", format!("{family} is spread by outer addresses and ports")),
-            Ok(false) => {
+            Ok(Some(true)) => diagnosis.fact("spreading", format!("{family} is spread by outer addresses and ports")),
+            Ok(Some(false)) => {
                 let what = format!(
                     "{name} spreads {family} by outer addresses alone: all that comes from one node lands on one queue"
                 );
@@ -177,17 +180,24 @@ fn check_spreading(nic: &LinkInfo, queues: u32, diagnosis: &mut Diagnosis) {
                 diagnosis.slow("spreading", what, set("sdfn"));
                 diagnosis.fixes.push(Fix::new(set("sdfn"), set("sd")));
             }
-            Err(_) => diagnosis.fact("spreading", format!("the driver does not tell what it spreads {family} by")),
+            Ok(None) | Err(_) => {
+                diagnosis.fact("spreading", format!("the driver of {name} does not tell what {family} is spread by"))
+            }
         }
     }
-    if let Ok(rules @ 1..) = sys::steering_rules(name) {
-        let what = format!("{rules} rules of {name} steer packets to queues past the spreading");
-        diagnosis.slow(
-            "steering",
-            what,
-            format!("see ethtool -n {name}, and delete those that are not meant: ethtool -N {name} delete ID"),
-        );
+    check_steering(name, diagnosis);
+}
+
+/// Only who made a rule knows whether it is meant: nothing is deleted by itself.
+fn check_steering(name: &str, diagnosis: &mut Diagnosis) {
+    let rules = sys::steering_rules(name).unwrap_or_default();
+    if rules.is_empty() {
+        return;
     }
+    let what = format!("{} rules of {name} steer packets to queues past the spreading", rules.len());
+    let delete: Vec<String> = rules.iter().map(|rule| format!("ethtool -N {name} delete {rule}")).collect();
+    let advice = format!("see ethtool -n {name}, and delete those that are not meant: {}", delete.join("; "));
+    diagnosis.slow("steering", what, advice);
 }
 
 fn check_memory(nic: &LinkInfo, patient: &Patient, diagnosis: &mut Diagnosis) {

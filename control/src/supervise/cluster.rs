@@ -132,7 +132,11 @@ impl Supervisor {
     pub(super) fn claim_config(&self, addrs: &[Addr]) -> ClaimConfig {
         let tunnel = (self.args.encapsulation, self.args.tunnel_port());
         let station = (self.uplink.mac, self.uplink.vlan);
-        ClaimConfig::new(addrs, station, tunnel, self.args.direct_port(), self.args.snat_ports.clone())
+        let config = ClaimConfig::new(addrs, station, tunnel, self.args.direct_port(), self.args.snat_ports.clone());
+        let uplink = &self.uplink;
+        // What comes by a member that does not send either is a copy of what the others got: the kernel lets it fall.
+        let receiving = uplink.members.iter().map(|member| member.sends.then_some(member.index));
+        if uplink.bond.is_some() { config.with_members(uplink.queues, receiving) } else { config }
     }
 
     /// The MTU of what is attached from now on: what the uplink carries, less the largest outer headers that any other

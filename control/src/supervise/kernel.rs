@@ -2,11 +2,12 @@
 //! neighbours; and what workers want resolved, asked of the kernel.
 
 use super::Supervisor;
+use super::session::SessionError;
 use crate::log;
 use crate::netlink::{Forwarding, Neighbour};
 use crate::reserve::{self, Shortage};
 use crate::state::KernelRoute;
-use crate::uplink::Uplink;
+use crate::uplink::{Member, Uplink};
 use crate::watch::KernelChange;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tables::Addr;
@@ -123,10 +124,14 @@ impl Supervisor {
         match self.netlink.link(&self.args.uplink).await {
             Ok(Some(link)) if link.index == self.uplink.index => {
                 self.clear_problem("uplink");
-                let now = Uplink { mac: link.mac, mtu: link.mtu, ..self.uplink.clone() };
+                let members = self.read_members().await;
+                let now = Uplink { mac: link.mac, mtu: link.mtu, members, ..self.uplink.clone() };
                 if now != self.uplink {
-                    self.uplink = now;
+                    let before = std::mem::replace(&mut self.uplink, now);
                     self.reclaim();
+                    if before.members != self.uplink.members {
+                        self.change_members().await;
+                    }
                     self.fit_mtu().await;
                     self.refresh_local();
                 }
@@ -139,6 +144,66 @@ impl Supervisor {
                 );
             }
             Err(error) => log(format_args!("{error}")),
+        }
+    }
+
+    /// Those of the start, and by which of them a bond sends now.
+    async fn read_members(&mut self) -> Vec<Member> {
+        let before = self.uplink.members.clone();
+        if self.uplink.bond.is_none() {
+            return before;
+        }
+        let links = match self.netlink.members(self.uplink.device_index).await {
+            Ok(links) => links,
+            Err(error) => {
+                log(format_args!("{error}"));
+                return before;
+            }
+        };
+        let is_of = |index: u32| before.iter().any(|member| member.index == index);
+        let strangers: Vec<&str> =
+            links.iter().filter(|link| !is_of(link.index)).map(|link| link.name.as_str()).collect();
+        let sends = |index: u32| links.iter().any(|link| link.index == index && link.sends == Some(true));
+        let members: Vec<Member> =
+            before.iter().map(|member| Member { sends: sends(member.index), ..member.clone() }).collect();
+        self.tell_of_members(&strangers, &members);
+        members
+    }
+
+    fn tell_of_members(&mut self, strangers: &[&str], members: &[Member]) {
+        let bond = self.uplink.device.clone();
+        match strangers {
+            [] => self.clear_problem("bond"),
+            _ => self.set_problem(
+                "bond",
+                format!(
+                    "{bond} has a new member, {}, which is not used before both processes are restarted",
+                    strangers.join(", ")
+                ),
+            ),
+        }
+        if members.iter().any(|member| member.sends) {
+            self.clear_problem("bond-links");
+        } else {
+            self.set_problem(
+                "bond-links",
+                format!("{bond} sends by none of its members: see /proc/net/bonding/{bond}"),
+            );
+        }
+    }
+
+    async fn change_members(&mut self) {
+        log(format_args!("{}", self.uplink.bond_line()));
+        let Some(mut dataplane) = self.dataplane.take() else { return };
+        match dataplane.set_sending(&self.uplink).await {
+            Err(error @ SessionError::Link(_)) => {
+                self.dataplane = Some(dataplane);
+                self.lose_dataplane(error);
+            }
+            other => {
+                self.dataplane = Some(dataplane);
+                self.note("bond-sending", other);
+            }
         }
     }
 

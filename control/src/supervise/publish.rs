@@ -138,10 +138,13 @@ impl Supervisor {
         for (queue, socket) in dataplane.sockets.drain(..).enumerate() {
             self.claim.set_socket(queue as u32, socket.as_fd())?;
         }
-        let before = self.claim.mode();
-        let mode = self.claim.attach(&self.uplink.device, self.uplink.device_index)?;
-        if before != Some(mode) {
-            log(format_args!("the XDP program runs on {} in {} mode", self.uplink.device, mode.name()));
+        // What a bond itself runs keeps its members from running another.
+        self.claim.refuse_foreign(&self.uplink.device, self.uplink.device_index)?;
+        for member in &self.uplink.members {
+            if !self.claim.is_attached(member.index) {
+                let mode = self.claim.attach(&member.name, member.index)?;
+                log(format_args!("the XDP program runs on {} in {} mode", member.name, mode.name()));
+            }
         }
         Ok(())
     }

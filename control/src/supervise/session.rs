@@ -9,6 +9,7 @@ use crate::log;
 use crate::node::HOST_DEVICE;
 use crate::pod::PodInterface;
 use crate::sys;
+use crate::uplink::Uplink;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tables::message::{Answer, InterfaceInfo, InterfaceKind, InterfaceSpec, ToDataplane};
@@ -135,6 +136,14 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Which members of the uplink send, if it is a bond.
+    pub async fn set_sending(&mut self, uplink: &Uplink) -> Result<(), SessionError> {
+        let Some(info) = self.of_kind(InterfaceKind::Uplink).filter(|_| uplink.bond.is_some()) else { return Ok(()) };
+        let (interface, members) = (info.id, uplink.sending());
+        let what = format!("what members of {} send", uplink.device);
+        self.ask(&what, |id| ToDataplane::SetSending { id, interface, members }, &[]).await.map(drop)
+    }
+
     pub async fn explain(
         &mut self,
         query: tables::message::ExplainQuery,
@@ -178,6 +187,7 @@ impl Supervisor {
         } else {
             self.take_over(&mut dataplane, greeting).await?;
         }
+        dataplane.set_sending(&self.uplink).await?;
         let how = if fresh { "started it" } else { "took it over as it runs" };
         log(format_args!("connected to the dataplane (pid {pid}, {} workers): {how}", dataplane.workers));
         self.check_snat(dataplane.snat);
@@ -281,6 +291,7 @@ impl Supervisor {
             kind: InterfaceKind::Host,
             name: HOST_DEVICE.into(),
             ifindex: self.node.ifindex(),
+            members: Vec::new(),
             vlan: 0,
             mac: HOST_MAC,
             addrs: Vec::new(),
@@ -296,6 +307,7 @@ impl Supervisor {
             kind: InterfaceKind::Uplink,
             name: self.uplink.name.clone(),
             ifindex: self.uplink.device_index,
+            members: self.uplink.bonded(),
             vlan: self.uplink.vlan,
             mac: self.uplink.mac,
             addrs: Vec::new(),
@@ -390,6 +402,7 @@ pub fn pod_spec(attachment: &Attachment) -> InterfaceSpec {
         name: attachment.key(),
         // In the pod's own namespace; nothing is bound by it.
         ifindex: 0,
+        members: Vec::new(),
         vlan: 0,
         mac: attachment.mac,
         addrs: attachment.addrs.clone(),

@@ -107,9 +107,10 @@ impl Supervisor {
             name: self.uplink.name.clone(),
             mac: self.uplink.mac,
             mtu: self.uplink.mtu,
-            queues: self.uplink.queues,
+            queues: self.uplink.queues * self.uplink.members.len() as u32,
             mode: info.and_then(|info| info.mode).map(mode_name),
             xdp: self.claim.mode().map(|mode| mode.name().to_owned()),
+            bond: self.uplink.bond.map(|_| self.uplink.bond_line()),
         }
     }
 

@@ -43,6 +43,9 @@ pub struct Uplink {
     /// `zero-copy` or `copy`.
     #[serde(default)]
     pub mode: Option<String>,
+    /// What a bond does with its members.
+    #[serde(default)]
+    pub bond: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::addressing::{self, Families};
 use crate::binaries::{Binaries, NotBuilt};
+use crate::bond;
 use crate::fabric::{Fabric, UPLINK};
 use crate::guard::Guard;
 use crate::manifests;
@@ -47,8 +48,12 @@ pub struct Options {
     pub families: Families,
     /// More arguments for every node's `fairway-control`.
     pub control_args: Vec<String>,
-    /// One pair a node; empty: veth pairs.
+    /// One pair a node, two for a bond; empty: veth pairs.
     pub nics: Vec<Nics>,
+    /// The uplinks are bonds of two links, in this mode.
+    pub bond: Option<&'static str>,
+    /// More arguments for every node's `fairway-dataplane`.
+    pub dataplane_args: Vec<String>,
 }
 
 impl Default for Options {
@@ -63,6 +68,8 @@ impl Default for Options {
             families: Families::Ipv4,
             control_args: Vec::new(),
             nics: Vec::new(),
+            bond: None,
+            dataplane_args: Vec::new(),
         }
     }
 }
@@ -96,7 +103,7 @@ impl Lab {
             silence_ipv6(&client, options.families)?;
         }
         fabric.connect("client", &client, UPLINK, 1)?;
-        let device = fabric.tag("client", &client, UPLINK, options.uplink_vlan)?;
+        let device = fabric.tag(&["client".to_string()], &client, UPLINK, options.uplink_vlan)?;
         for address in options.families.client() {
             client.ip(&format!("address add {} dev {device}", addressing::assignment(address)))?;
         }
@@ -114,14 +121,9 @@ impl Lab {
         let name = format!("node-{number}");
         let netns = Netns::create(&format!("{}{name}", self.guard.prefix()))?;
         silence_ipv6(&netns, self.families)?;
-        let nics = options.nics.get(usize::from(number) - 1);
-        let uplink = nics.map_or(UPLINK, |nics| &nics.uplink).to_string();
-        let port = nics.map_or(&name, |nics| &nics.port).to_string();
-        match nics {
-            Some(_) => self.fabric.connect_nics(&port, &netns, &uplink)?,
-            None => self.fabric.connect(&port, &netns, &uplink, options.uplink_queues)?,
-        }
-        let uplink = self.fabric.tag(&port, &netns, &uplink, options.uplink_vlan)?;
+        let (uplink, ports) = self.connect(number, &name, &netns, options)?;
+        let uplink = self.fabric.tag(&ports, &netns, &uplink, options.uplink_vlan)?;
+        let port = ports.into_iter().next().unwrap_or_default();
         let addresses = options.families.node(number);
         let pod_ranges = options.families.pod_ranges(number, options.pod_prefix);
         for (address, range) in addresses.iter().zip(&pod_ranges) {
@@ -130,6 +132,7 @@ impl Lab {
         }
         self.objects.apply(&format!("node-{name}"), &manifests::node(&name, &addresses, &pod_ranges))?;
         let (workers, control_args) = (options.workers, options.control_args.clone());
+        let dataplane_args = options.dataplane_args.clone();
         let texts = |ranges: Vec<&str>| ranges.into_iter().map(str::to_string).collect();
         let service_ranges = texts(options.families.service_ranges());
         let cluster_ranges = texts(options.families.cluster_ranges());
@@ -143,19 +146,44 @@ impl Lab {
             service_ranges,
             cluster_ranges,
             control_args,
+            dataplane_args,
         };
         let node = Node::create(spec, netns, self.guard.directory(), self.objects.directory(), &self.binaries)?;
         self.nodes.push(node);
         Ok(())
     }
 
+    /// A node's uplink, and its other ends.
+    fn connect(&self, number: u8, name: &str, netns: &Netns, options: &Options) -> Result<(String, Vec<String>)> {
+        let each = if options.bond.is_some() { 2 } else { 1 };
+        let nics = options.nics.chunks(each).nth(usize::from(number) - 1).unwrap_or_default();
+        let queues = options.uplink_queues;
+        match (options.bond, nics) {
+            (Some(mode), _) => {
+                let ports = bond::connect(&self.fabric, name, netns, mode, nics, queues)?;
+                Ok((bond::BOND.to_string(), ports))
+            }
+            (None, [nics, ..]) => {
+                self.fabric.connect_nics(&nics.port, netns, &nics.uplink)?;
+                Ok((nics.uplink.clone(), vec![nics.port.clone()]))
+            }
+            (None, []) => {
+                self.fabric.connect(name, netns, UPLINK, queues)?;
+                Ok((UPLINK.to_string(), vec![name.to_string()]))
+            }
+        }
+    }
+
     /// A lab with Fairway running on both nodes, without pods.
     pub fn start(options: &Options) -> Result<Self> {
         let mut lab = Lab::wire(options)?;
         lab.require_fairway()?;
+        // All at once: on an emulated machine the kernel takes its time to check the XDP program.
         for node in &mut lab.nodes {
-            node.start()?;
+            node.start_dataplane()?;
+            node.start_control()?;
         }
+        lab.nodes.iter_mut().try_for_each(|node| node.wait_connected().map(|_| ()))?;
         Ok(lab)
     }
 

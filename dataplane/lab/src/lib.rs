@@ -15,6 +15,7 @@
 pub mod addressing;
 pub mod agent;
 pub mod binaries;
+pub mod bond;
 pub mod chain;
 pub mod cni;
 pub mod exchange;

@@ -21,7 +21,7 @@ const HOST_OFFSET: u32 = 2;
 const SNAT_OFFSET: u32 = 3;
 
 /// A process must be there after this long, also on an emulated machine.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What tells one node from another.
@@ -40,6 +40,8 @@ pub struct NodeSpec {
     pub cluster_ranges: Vec<String>,
     /// More arguments for `fairway-control`.
     pub control_args: Vec<String>,
+    /// More arguments for `fairway-dataplane`.
+    pub dataplane_args: Vec<String>,
 }
 
 /// A running node.
@@ -291,6 +293,7 @@ fn dataplane_command(spec: &NodeSpec, netns: &Netns, run_dir: &Path, binaries: &
         .arg(run_dir.join("dataplane.sock").display())
         .arg("--workers")
         .arg(spec.workers)
+        .args(&spec.dataplane_args)
 }
 
 fn control_command(spec: &NodeSpec, netns: &Netns, directory: &Path, objects: &Path, binaries: &Binaries) -> Cmd {

@@ -3,7 +3,9 @@
 //! A section sends traffic with real programs, measures, and reports; it leaves the lab as it
 //! found it, so that sections run in any order.
 
+pub mod bonds;
 pub mod counters;
+pub mod doctor;
 pub mod edges;
 pub mod interop;
 pub mod pods;
@@ -48,6 +50,10 @@ pub const WORKERS: (u32, &str) = (7, "7. Two workers: every path with equal and 
 
 /// The section that needs a kernel with more than most have; it is played only when it is asked for.
 pub const INTEROP: (u32, &str) = (8, "8. Tunnels of another make, SCTP, and a VLAN");
+
+/// The sections that need bonds, and NICs to be looked at: the same.
+pub const BONDS: (u32, &str) = (9, "9. Uplinks that are bonds");
+pub const DOCTOR: (u32, &str) = (10, "10. `fairway doctor nic` finds what is made wrong, mends it, and undoes that");
 
 /// Service `web` (pods labelled `app: web`) and service `mirror` (only web-1).
 pub fn web_service() -> IpAddr {

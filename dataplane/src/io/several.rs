@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tables::counters::DropReason;
 
 pub struct Several {
-    queues: Vec<Box<dyn Interface>>,
+    pub(super) queues: Vec<Box<dyn Interface>>,
     /// Readable while any queue is.
     epoll: OwnedFd,
     next: usize,

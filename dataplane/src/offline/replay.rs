@@ -10,6 +10,7 @@ use crate::io::frames::Memory;
 use crate::io::mem::pcap::Captured;
 use crate::io::mem::{self, MemConfig, MemPeer};
 use crate::io::pool::FramePool;
+use crate::io::vlan::tagged;
 use crate::overlay::TUNNEL_BYTES;
 use crate::parse::{self, Meta, Parsed, tcp_flag};
 use crate::start;
@@ -98,7 +99,8 @@ impl Engine {
                     chains: is_uplink,
                 });
                 self.peers.insert((info.id, id), peer);
-                device = start::joined(vec![Box::new(end)], info.spec.vlan)?;
+                // Whichever member it was: a capture has one place.
+                device = Some(tagged(Box::new(end), info.spec.vlan));
             }
             self.workers[id as usize].add_interface(start::slot(&info, device));
         }

@@ -46,6 +46,9 @@ pub struct InterfaceSpec {
     pub name: String,
     /// Kernel index in the namespace the sockets were made in; uplinks bind by it: a VLAN's parent.
     pub ifindex: u32,
+    /// Of a bond: the kernel indices of its members, whose sockets come one member after the other, the same number of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<u32>,
     /// The 802.1Q tag that an uplink's frames carry, 0 for none; everything above the device is without it.
     pub vlan: u16,
     /// The address of the far side: a pod's or the host's own; an uplink's own.
@@ -207,6 +210,12 @@ pub enum ToDataplane {
     Tables {
         id: u64,
     },
+    /// Which members of a bond send: a bit each, in the order of its spec. None do before it is said.
+    SetSending {
+        id: u64,
+        interface: u32,
+        members: u64,
+    },
     Explain {
         id: u64,
         query: ExplainQuery,
@@ -221,6 +230,7 @@ impl ToDataplane {
             | ToDataplane::RemoveInterface { id, .. }
             | ToDataplane::Start { id }
             | ToDataplane::Tables { id }
+            | ToDataplane::SetSending { id, .. }
             | ToDataplane::Explain { id, .. } => *id,
         }
     }
@@ -238,6 +248,7 @@ mod tests {
                 kind: InterfaceKind::Pod,
                 name: "abc/eth0".into(),
                 ifindex: 2,
+                members: Vec::new(),
                 vlan: 0,
                 mac: Mac([2, 0, 0, 0, 0, 1]),
                 addrs: vec!["10.1.0.4".parse().unwrap()],

@@ -35,7 +35,7 @@ struct Demo {
     /// Leave the lab up at the end
     #[arg(long)]
     keep: bool,
-    /// Only these sections, such as 1,6; 8 is played only if it stands here
+    /// Only these sections, such as 1,6; 8 and above are played only if they stand here
     #[arg(long, value_delimiter = ',')]
     only: Vec<u32>,
     /// Joined NICs of this machine instead of veth pairs, one pair a node: UPLINK:PORT,UPLINK:PORT
@@ -203,6 +203,12 @@ fn play_once(demo: &Demo, show: &Transcript) -> Result<(Vec<Report>, Option<Stri
     }
     if demo.only.contains(&sections::INTEROP.0) {
         reports.push(sections::interop::play(show));
+    }
+    if demo.only.contains(&sections::BONDS.0) {
+        reports.push(sections::bonds::play(&demo.nics, show));
+    }
+    if demo.only.contains(&sections::DOCTOR.0) {
+        reports.push(sections::doctor::play(&demo.nics, show));
     }
     Ok((reports, kept))
 }

@@ -240,6 +240,7 @@ fn node_spec() -> NodeSpec {
         service_ranges: texts(["172.30.0.0/16", "fd00:10:96::/112"]),
         cluster_ranges: texts(["10.1.0.0/16", "fd00:10:1::/48"]),
         control_args: vec![],
+        dataplane_args: Vec::new(),
     }
 }
 
