@@ -2,9 +2,9 @@
 //! none: not the answers that those wait for, which no policy of its own would let in. The table is looked through a
 //! part at a time; at once where an address comes again before that is done.
 
+use super::in_use::places;
 use super::{FlowId, FlowTable};
 use tables::Addr;
-use tables::flow::FLAG_USED;
 
 #[derive(Default)]
 pub struct Gone {
@@ -53,14 +53,17 @@ impl FlowTable {
     #[cold]
     #[inline(never)]
     fn look_for_gone(&mut self, count: usize) -> usize {
-        let mut removed = 0;
-        for _ in 0..count {
-            let id = self.gone.hand as FlowId;
-            self.gone.hand = if self.gone.hand + 1 < self.capacity() { self.gone.hand + 1 } else { 0 };
-            let record = self.record(id);
-            if record.flags & FLAG_USED != 0 && self.gone.has(&record.inside.local) {
-                self.remove(id);
-                removed += 1;
+        let (mut left, mut removed) = (count, 0);
+        while left > 0 {
+            let lot = self.lot(self.gone.hand, left);
+            left -= lot.len();
+            self.gone.hand = self.wrapped(lot.end);
+            for place in places(self.in_use.bits(&lot)) {
+                let id = (lot.start + place) as FlowId;
+                if self.gone.has(&self.record(id).inside.local) {
+                    self.remove(id);
+                    removed += 1;
+                }
             }
         }
         self.gone.ends.iter_mut().for_each(|(_, left)| *left = left.saturating_sub(count));

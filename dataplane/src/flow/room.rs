@@ -68,15 +68,21 @@ impl FlowTable {
         while left > 0 {
             let lot = self.lot(self.hand, left);
             left -= lot.len();
-            self.hand = if lot.end < self.capacity() { lot.end } else { 0 };
+            self.hand = self.wrapped(lot.end);
             expired += self.expire_lot(lot, &rule);
         }
         expired
     }
 
+    /// Where a hand goes on that has come so far.
+    #[inline(always)]
+    pub(super) fn wrapped(&self, next: usize) -> usize {
+        if next < self.capacity() { next } else { 0 }
+    }
+
     /// So many records at most from this one on.
     #[inline(always)]
-    fn lot(&self, start: usize, count: usize) -> Range<usize> {
+    pub(super) fn lot(&self, start: usize, count: usize) -> Range<usize> {
         start..(start + count).min((start / LOT + 1) * LOT).min(self.capacity())
     }
 
@@ -139,7 +145,7 @@ impl FlowTable {
     /// The record under the hand, which goes on: what was looked at, or came into its place, is looked at last.
     fn advance(&mut self) -> FlowId {
         let id = self.hand as FlowId;
-        self.hand = if self.hand + 1 < self.capacity() { self.hand + 1 } else { 0 };
+        self.hand = self.wrapped(self.hand + 1);
         id
     }
 }
