@@ -98,7 +98,13 @@ const FAULTS: [Fault; 7] = [
     },
     Fault {
         what: "a bond that sends each packet by all members",
-        make: &["ip link set {0} nomaster", "ip link set {1} nomaster", "ip link set bond0 type bond mode broadcast"],
+        // The mode of one that is up, or that has members, stays.
+        make: &[
+            "ip link set {0} nomaster",
+            "ip link set {1} nomaster",
+            "ip link set bond0 down",
+            "ip link set bond0 type bond mode broadcast",
+        ],
         device: "bond0",
         says: "bond0 is a bond of mode broadcast",
         command: "mode active-backup miimon 100",
