@@ -77,7 +77,10 @@ impl Path {
         }
         let total = packet.total_size();
         let bytes = pool.memory().head_mut(packet);
-        let Some(inner) = bytes.get_mut(size..) else { return false };
+        let Some(inner) = bytes.get_mut(size..) else {
+            packet.pop_front(size);
+            return false;
+        };
         note(record, way, &meta, || &*inner, *now_ms);
         let change = (record.flags & FLAG_TRANSLATED != 0).then(|| Change::of_flow(record, way));
         let traffic_class = rewrite::forward_plain(inner, meta.protocol == Protocol::UDP, change.as_ref(), item.enters);
