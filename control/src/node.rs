@@ -11,7 +11,7 @@ use crate::netlink::{Keep, LinkInfo, Netlink, NetlinkError, Route, Rule};
 use crate::{log, sysctl, tap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use tables::{Addr, Prefix};
 
 /// The TAP between the host and the dataplane.
@@ -237,7 +237,7 @@ impl Node {
 }
 
 fn open_tap() -> Result<Option<OwnedFd>, NodeError> {
-    match tap::open(HOST_DEVICE) {
+    match tap::open(HOST_DEVICE).and_then(|tap| tap::keep(tap.as_fd()).map(|()| tap)) {
         Ok(tap) => Ok(Some(tap)),
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(None),
         Err(error) => Err(NodeError::Tap(error)),

@@ -66,12 +66,13 @@ impl PodInterface {
                 return Err(PodError::Exists(self.ifname));
             }
             let tap = tap::open(&self.ifname).map_err(|source| self.tap_error(source))?;
-            let made = self.configure(&netlink).await;
+            let kept = |ifindex| tap::keep(tap.as_fd()).map(|()| ifindex).map_err(|source| self.tap_error(source));
+            let made = self.configure(&netlink).await.and_then(kept);
             if made.is_err() {
                 delete(&netlink, &self.ifname).await?;
                 self.unshape(&netlink).await?;
             }
-            Ok(Made { tap, ifindex: made? })
+            Ok(Made { ifindex: made?, tap })
         })
         .await
     }
