@@ -286,7 +286,7 @@ impl Supervisor {
         self.publish().await;
         self.health.set_node_is_healthy(self.dataplane.as_ref().is_some_and(|dataplane| dataplane.has_tables));
         self.order_announcements();
-        self.answer_waiters();
+        self.answer_waiters().await;
     }
 
     /// Keeps a sentence for `status` until it is cleared; says it once in the log.

@@ -1,5 +1,6 @@
 //! The path of a pod: address and file first, then the interface in the pod's namespace (beside the loop, since it takes
-//! a while), then the dataplane, then the tables; the answer when those are in force. And back.
+//! a while), then the dataplane, then the tables; the answer when those are in force. And back, also when the caller did not
+//! live to hear the answer.
 
 use super::Supervisor;
 use super::session::{SessionError, pod_spec};
@@ -64,6 +65,7 @@ impl Attaching {
 
 /// An ADD that waits for its tables.
 pub struct Waiter {
+    key: String,
     reply: ReplyTo,
     attached: CniAttached,
     deadline: Instant,
@@ -72,6 +74,10 @@ pub struct Waiter {
 
 impl Supervisor {
     pub(super) fn start_add(&mut self, pod: CniPod, reply: ReplyTo) {
+        if reply.is_closed() {
+            // Its DEL may have been answered before.
+            return;
+        }
         match self.begin_add(pod) {
             Ok(attachment) => {
                 let key = attachment.key();
@@ -116,7 +122,7 @@ impl Supervisor {
                 match self.finish_add(&key, made).await {
                     Ok(attached) => {
                         let deadline = Instant::now() + PUBLISH_LIMIT;
-                        self.waiters.push(Waiter { reply, attached, deadline, published: false });
+                        self.waiters.push(Waiter { key, reply, attached, deadline, published: false });
                     }
                     Err(failure) => drop(reply.send(Reply::Failed(failure))),
                 }
@@ -190,6 +196,7 @@ impl Supervisor {
 
     pub(super) async fn cni_del(&mut self, key: &str, reply: Option<ReplyTo>) {
         self.give_up_unknown(key);
+        self.give_up_waiter(key);
         if self.attaching.is_busy(key) {
             let failure = Failure::new(code::TRY_AGAIN, format!("{key} is being attached or detached"));
             reply.map(|reply| reply.send(Reply::Failed(failure)));
@@ -275,14 +282,26 @@ impl Supervisor {
         self.waiters.iter_mut().for_each(|waiter| waiter.published = true);
     }
 
-    pub(super) fn answer_waiters(&mut self) {
+    /// What nobody is there to hear of is undone: who is to DEL it may have done so already.
+    pub(super) async fn answer_waiters(&mut self) {
         if self.waiters.is_empty() {
             return;
         }
         let (now, in_force) = (Instant::now(), self.is_in_force() && !self.state.has_changes());
         let done = |waiter: &mut Waiter| waiter.published && in_force || waiter.deadline <= now;
-        for waiter in self.waiters.extract_if(.., done) {
-            let _ = waiter.reply.send(Reply::of(Ok(waiter.attached)));
+        let unheard = |waiter: Waiter| waiter.reply.send(Reply::of(Ok(waiter.attached))).err().map(|_| waiter.key);
+        let unheard: Vec<String> = self.waiters.extract_if(.., done).filter_map(unheard).collect();
+        for key in unheard {
+            crate::log(format_args!("{key}: who asked to attach it is gone, so it is detached"));
+            self.cni_del(&key, None).await;
+        }
+    }
+
+    /// A DEL comes before its ADD has been answered.
+    fn give_up_waiter(&mut self, key: &str) {
+        for waiter in self.waiters.extract_if(.., |waiter| waiter.key == key) {
+            let failure = Failure::new(code::TRY_AGAIN, format!("{key} was taken away while it was attached"));
+            let _ = waiter.reply.send(Reply::Failed(failure));
         }
     }
 

@@ -2,14 +2,16 @@
 //! what runtimes ask for one interface; and callers and control that are killed at any moment.
 
 use std::fs;
+use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use lab::agent::serve::HTTP_PORT;
 use lab::chain::{Chain, Sandbox, code_of, write_noop};
-use lab::cni::PLUGIN;
+use lab::cni::{PLUGIN, POD_INTERFACE};
 use lab::netns::Netns;
 use lab::process::Process;
 use lab::shell::Cmd;
@@ -236,6 +238,27 @@ impl Drawn {
         self.0 ^= self.0 << 17;
         self.0 % limit
     }
+}
+
+/// Its request may even be read after the DEL that cleans up behind it.
+#[test]
+fn an_add_whose_caller_is_gone_is_undone() -> Result<()> {
+    let _one = lab::one_at_a_time();
+    let world = World::start()?;
+    let (netns, sandbox) = world.sandbox("unheard")?;
+    let socket = world.lab.nodes[0].directory().join("run/control.sock");
+    let asked = json!({
+        "ask": "cni-add", "container": sandbox.id, "ifname": POD_INTERFACE, "network": world.chain.name, "netns": sandbox.netns,
+        "namespace": "", "pod": "", "wants": {"addrs": [], "mac": null, "ports": []},
+    });
+    let mut caller = UnixStream::connect(&socket)?;
+    writeln!(caller, "{asked}")?;
+    drop(caller);
+    // As long as a runtime takes to find that out and to call DEL, which then finds nothing.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(world.held()?, (0, 0));
+    assert!(netns.ip("link show eth0").is_err(), "eth0 is left");
+    Ok(())
 }
 
 #[test]
