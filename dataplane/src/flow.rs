@@ -57,7 +57,7 @@ pub type FlowId = u32;
 
 pub struct FlowTable {
     parts: Parts<Bucket, FlowRecord>,
-    seed: u64,
+    masks: hash::Masks,
     free_head: u32,
     in_use: InUse,
     /// Next record that expiry looks at, or who looks for room.
@@ -99,7 +99,7 @@ impl FlowTable {
 
     fn over(region: Region) -> Result<FlowTable, FlowRegionError> {
         let layout = FlowLayout::read(&region)?;
-        let seed = region.words()[WORD_FLOW_SEED].load(Ordering::Relaxed);
+        let masks = hash::Masks::new(region.words()[WORD_FLOW_SEED].load(Ordering::Relaxed));
         let (index, records) = ((INDEX_START, layout.buckets), (layout.records_start(), layout.capacity));
         let (affinities, loads) = (Affinities::beside(&region)?, Arc::default());
         let parts = region.into_parts(index, records).expect("the layout was checked against the region's size");
@@ -107,7 +107,7 @@ impl FlowTable {
         let gone = gone::Gone::default();
         Ok(FlowTable {
             parts,
-            seed,
+            masks,
             free_head: NONE,
             in_use: InUse::default(),
             hand: 0,
@@ -201,7 +201,7 @@ impl FlowTable {
     /// As `hash`, of a tuple's words.
     #[inline(always)]
     pub fn hash_words(&self, words: &[u64; 5]) -> u64 {
-        hash::hash_words(words, self.seed)
+        self.masks.hash_words(words)
     }
 
     #[inline(always)]
@@ -224,18 +224,24 @@ impl FlowTable {
     /// The record that a tuple with this hash most likely has in this way: to be confirmed, for which it is being fetched.
     #[inline(always)]
     pub fn likely(&self, way: Way, hash: u64) -> Option<FlowId> {
-        let id = index::likely(self.parts.first(), hash)?;
-        let record = self.parts.second().get(id as usize)?;
+        let (id, record) = self.find_likely(hash)?;
         prefetch(record.half(way == Way::Out));
         Some(id)
     }
 
-    /// Both halves of a record will be used.
+    /// The same of both ways, where both halves of the record will be used.
     #[inline(always)]
-    pub fn expect_whole(&self, id: FlowId, way: Way) {
-        if let Some(record) = self.parts.second().get(id as usize) {
-            prefetch(record.half(way == Way::Back));
-        }
+    pub fn likely_whole(&self, hash: u64) -> Option<FlowId> {
+        let (id, record) = self.find_likely(hash)?;
+        prefetch(record.half(true));
+        prefetch(record.half(false));
+        Some(id)
+    }
+
+    #[inline(always)]
+    fn find_likely(&self, hash: u64) -> Option<(FlowId, &FlowRecord)> {
+        let id = index::likely(self.parts.first(), hash)?;
+        Some((id, self.parts.second().get(id as usize)?))
     }
 
     /// The record whose tuple in this way has these words, given the one that was likely before other packets were

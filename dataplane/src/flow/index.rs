@@ -29,8 +29,9 @@ impl Mark {
     /// The record that an entry names, if its bits are ours.
     #[inline(always)]
     fn id_in(self, entry: u32) -> Option<FlowId> {
-        let id = entry & ID_MASK;
-        (entry & !ID_MASK == self.check && id != 0).then(|| id - 1)
+        // Other bits make it too large, and an empty entry the largest of all.
+        let id = (entry ^ self.check).wrapping_sub(1);
+        (id < ID_MASK).then_some(id)
     }
 }
 
@@ -67,7 +68,7 @@ fn candidates(bucket: &Bucket, hash: u64) -> impl Iterator<Item = FlowId> + '_ {
         while bits != 0 {
             let at = bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            if let Some(id) = mark.id_in(bucket.entries[at % ENTRIES_PER_BUCKET]) {
+            if let Some(id) = bucket.entries.get(at).and_then(|&entry| mark.id_in(entry)) {
                 return Some(id);
             }
         }

@@ -221,11 +221,8 @@ impl Path {
             let mut items = std::mem::replace(&mut self.items, done);
             let mut unknown = 0;
             for item in &mut items {
-                item.likely = self.flows.likely(item.way, item.hash);
-                match item.likely {
-                    Some(id) => self.flows.expect_whole(id, item.way),
-                    None => unknown += 1,
-                }
+                item.likely = self.flows.likely_whole(item.hash);
+                unknown += item.likely.is_none() as usize;
             }
             if unknown > 1 {
                 self.expect_new(context, &items);

@@ -30,12 +30,12 @@ pub struct Tuple {
 }
 
 impl Tuple {
-    /// All its bytes, as they lie in memory. Put together from its fields in registers: a processor is slow to read a word
-    /// of which parts were just written.
+    /// All that it says. Put together from its fields in registers: a processor is slow to read a word of which parts were
+    /// just written.
     #[inline(always)]
     pub fn words(&self) -> [u64; 5] {
-        let [[a, b], [c, d], [e, f]] = [self.local_port, self.remote_port, self.network].map(u16::to_ne_bytes);
-        let last = u64::from_ne_bytes([a, b, c, d, self.protocol.0, self.reserved, e, f]);
+        let ports = self.local_port as u64 | (self.remote_port as u64) << 16;
+        let last = ports | (self.protocol.0 as u64) << 32 | (self.reserved as u64) << 40 | (self.network as u64) << 48;
         let ([local_high, local_low], [remote_high, remote_low]) = (self.local.words(), self.remote.words());
         [local_high, local_low, remote_high, remote_low, last]
     }
@@ -240,7 +240,7 @@ impl FlowRecord {
     #[inline(always)]
     pub fn words(&self, out: bool) -> [u64; 5] {
         if out {
-            return bytemuck::cast(self.inside);
+            return self.inside.words();
         }
         let ([local_high, local_low], [remote_high, remote_low]) =
             (self.outside_local.words(), self.outside_remote.words());

@@ -30,9 +30,25 @@ pub fn hash<K: Pod>(key: &K, seed: u64) -> u64 {
 /// Hashes five words; the last one goes into the last multiplication.
 #[inline(always)]
 pub fn hash_words(words: &[u64; 5], seed: u64) -> u64 {
-    let state = fold(words[0] ^ seed ^ SECRET, words[1] ^ seed.rotate_left(32) ^ MULTIPLIER);
-    let other = fold(words[2] ^ seed ^ MULTIPLIER, words[3] ^ seed.rotate_left(32) ^ !SECRET);
-    fold(state ^ other.rotate_left(7) ^ words[4] ^ seed, SECRET)
+    Masks::new(seed).hash_words(words)
+}
+
+/// What [`hash_words`] makes of a seed before it looks at words, for who hashes many by one seed.
+#[derive(Clone, Copy)]
+pub struct Masks([u64; 5]);
+
+impl Masks {
+    #[inline(always)]
+    pub fn new(seed: u64) -> Masks {
+        let other = seed.rotate_left(32);
+        Masks([seed ^ SECRET, other ^ MULTIPLIER, seed ^ MULTIPLIER, other ^ !SECRET, seed])
+    }
+
+    #[inline(always)]
+    pub fn hash_words(&self, words: &[u64; 5]) -> u64 {
+        let [a, b, c, d, e]: [u64; 5] = std::array::from_fn(|i| words[i] ^ self.0[i]);
+        fold(fold(a, b) ^ fold(c, d).rotate_left(7) ^ e, SECRET)
+    }
 }
 
 /// Pairs of words are multiplied with each other, each pair by itself, so that a processor works on all at once.
