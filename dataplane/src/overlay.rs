@@ -132,9 +132,22 @@ impl OuterHeaders {
     /// `traffic_class` (RFC 6040, normal mode).
     #[inline(always)]
     pub fn write(&self, frame: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8) {
-        if self.form != Form::UdpV4 {
-            return self.write_other(frame, total, flow_hash, traffic_class);
+        if self.is_udp_v4() {
+            self.write_udp_v4(frame, total, flow_hash, traffic_class);
+        } else {
+            self.write_other(frame, total, flow_hash, traffic_class);
         }
+    }
+
+    /// Whether these are of the usual form: UDP over IPv4, [`OUTER_V4_BYTES`].
+    #[inline(always)]
+    pub fn is_udp_v4(&self) -> bool {
+        self.form == Form::UdpV4
+    }
+
+    /// As `write`, where they are.
+    #[inline(always)]
+    pub fn write_udp_v4(&self, frame: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8) {
         let Some(headers) = frame.first_chunk_mut::<TEMPLATE_V4_BYTES>() else { return };
         if let Some(template) = self.template.first_chunk() {
             *headers = *template;

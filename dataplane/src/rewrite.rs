@@ -7,7 +7,7 @@ mod mss;
 mod plain;
 
 pub use mss::clamp_mss;
-pub use plain::forward_plain;
+pub use plain::{forward_plain, translate_plain};
 
 use crate::flow::Way;
 use crate::fragments::Ends;

@@ -9,15 +9,22 @@ const UDP_END: usize = 14 + 20 + 8;
 /// As much of a TCP header as is written.
 const TCP_END: usize = 14 + 20 + 18;
 
-/// As [`forward`](super::forward). Returns the traffic class, which is read on the way.
+/// As [`forward`](super::forward) without a change. Returns the traffic class, which is read on the way.
 #[inline(always)]
-pub fn forward_plain(bytes: &mut [u8], is_udp: bool, change: Option<&Change>, hop: bool) -> u8 {
+pub fn forward_plain(bytes: &mut [u8], hop: bool) -> u8 {
+    let Some(head) = bytes.first_chunk_mut::<UDP_END>() else { return 0 };
+    head[22] -= hop as u8;
+    update(head, 24, |field| one_off(hop).update(field));
+    head[15]
+}
+
+/// The same with one.
+#[inline(always)]
+pub fn translate_plain(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
     let Some(head) = bytes.first_chunk_mut::<UDP_END>() else { return 0 };
     let traffic_class = head[15];
     head[22] -= hop as u8;
-    let addresses = change.map_or_else(Folded::default, |change| change.addresses);
-    update(head, 24, |field| addresses.and(one_off(hop)).update(field));
-    let Some(change) = change else { return traffic_class };
+    update(head, 24, |field| change.addresses.and(one_off(hop)).update(field));
     head[26..30].copy_from_slice(&change.to.src.v4_octets());
     head[30..34].copy_from_slice(&change.to.dst.v4_octets());
     put(head, 34, change.to.src_port);

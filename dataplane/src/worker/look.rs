@@ -11,6 +11,7 @@ use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
 use crate::worker::owners::NO_OWNER;
+use crate::worker::plain::may_pass;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::Tuple;
 use tables::message::InterfaceKind;
@@ -131,7 +132,7 @@ impl Path {
     #[inline(always)]
     fn look_local(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
         match self.parse_plain(place.packet) {
-            Some(meta) => self.admit(place, meta, true, sender),
+            Some((meta, is_plain)) => self.admit(place, meta, is_plain, sender),
             None => self.look_local_any(context, place, sender),
         }
     }
@@ -168,7 +169,7 @@ impl Path {
             return self.look_inside(context, place, Origin::Tunnel(peer), traffic_class);
         }
         match self.parse_plain(place.packet) {
-            Some(meta) => self.take_out(context, place, meta, true),
+            Some((meta, is_plain)) => self.take_out(context, place, meta, is_plain),
             None => self.look_uplink_any(context, place),
         }
     }
@@ -201,7 +202,7 @@ impl Path {
             return;
         }
         match self.parse_plain(place.packet) {
-            Some(inner) => self.queue_at_owner(context, place, inner, true, origin),
+            Some((inner, is_plain)) => self.queue_at_owner(context, place, inner, is_plain, origin),
             None => self.look_inside_any(context, place, origin),
         }
     }
@@ -216,8 +217,8 @@ impl Path {
     }
 
     fn look_owned(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
-        if let Some(meta) = self.parse_plain(place.packet) {
-            self.queue(place.at, meta, true, way, origin);
+        if let Some((meta, is_plain)) = self.parse_plain(place.packet) {
+            self.queue(place.at, meta, is_plain, way, origin);
             return;
         }
         match self.parse_ip(place.packet) {
@@ -282,7 +283,7 @@ impl Path {
     #[inline(never)]
     fn queue_or_hand(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
         let (meta, is_plain) = match self.parse_plain(place.packet) {
-            Some(meta) => (meta, true),
+            Some(plain) => plain,
             None => match self.parse_ip(place.packet) {
                 Some((meta, _)) => (meta, false),
                 None => return,
@@ -371,11 +372,12 @@ impl Path {
     }
 
     #[inline(always)]
-    fn parse_plain(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
+    fn parse_plain(&mut self, place: &mut Option<Packet>) -> Option<(Meta, bool)> {
         let packet = place.as_mut()?;
         let meta = parse::parse_plain(self.pool.memory().head(packet), packet.total_size())?;
         packet.truncate(meta.end as usize);
-        rewrite::can_complete(packet.checksum, &meta).then_some(meta)
+        let is_plain = may_pass(packet, &meta);
+        (is_plain || rewrite::can_complete(packet.checksum, &meta)).then_some((meta, is_plain))
     }
 
     fn parse(&mut self, place: &mut Option<Packet>) -> Parsed {

@@ -1,46 +1,127 @@
 //! The short way of most packets: TCP or UDP over IPv4 in one frame, amid a flow that is known and current, and that goes
-//! out of an interface as it is. All that would make it another kind of packet is asked first, so that what is left is a
-//! straight run of stores. Decides nothing that [`forward`](super::forward) would decide otherwise: where it says no,
-//! nothing was done, and that way is taken.
+//! out of an interface as it is. All that would make it another kind of packet is asked first, here and when it is first
+//! looked at, so that what is left is a straight run of stores. Decides nothing that [`forward`](super::forward) would
+//! decide otherwise: where it says no, nothing was done, and that way is taken.
 
 use super::forward::{Item, Path, To, came_forged, tuple};
-use super::tunnels::Tunnels;
 use crate::classify::{Context, Origin};
 use crate::flow::{FlowId, Way, note};
-use crate::overlay::OuterHeaders;
+use crate::io::frames::Memory;
+use crate::overlay::{OUTER_V4_BYTES, OuterHeaders};
 use crate::packet::Packet;
 use crate::parse::{Kind, Meta, PLAIN_L3, PLAIN_L4, tcp_flag};
 use crate::rewrite::{self, Change};
-use crate::worker::interfaces::Interfaces;
-use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Hop, HopKind};
+use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, HopKind};
 use tables::layout::Table;
 use tables::neighbour::NeighbourRecord;
 use tables::{Mac, Protocol};
 
-/// What stands in front of a packet where it goes.
-enum Front<'t> {
-    Tunnel(&'t OuterHeaders),
-    /// Source and destination.
-    Ethernet(Mac, Mac),
-    /// What does already: another half of its flow is next.
-    Same,
-}
-
-impl Front<'_> {
+/// What stands in front of a packet where it goes. One type for each kind, so that the compiler makes a run of each.
+trait Front {
     /// Bytes that the packet grows by.
-    #[inline(always)]
-    fn size(&self) -> usize {
-        if let Front::Tunnel(headers) = self { headers.size() } else { 0 }
-    }
+    fn size(&self) -> usize;
 
     /// Writes it, of a packet of `total` bytes whose inner headers have this traffic class.
+    fn write(&self, bytes: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8);
+}
+
+/// VXLAN or Geneve over IPv4.
+struct UdpV4<'t>(&'t OuterHeaders);
+
+impl Front for UdpV4<'_> {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        OUTER_V4_BYTES
+    }
+
     #[inline(always)]
     fn write(&self, bytes: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8) {
-        match self {
-            Front::Tunnel(headers) => headers.write(bytes, total, flow_hash, traffic_class),
-            Front::Ethernet(src, dst) => rewrite::set_macs(bytes, *src, *dst),
-            Front::Same => {}
+        self.0.write_udp_v4(bytes, total, flow_hash, traffic_class);
+    }
+}
+
+/// Any other tunnel.
+impl Front for &OuterHeaders {
+    fn size(&self) -> usize {
+        OuterHeaders::size(self)
+    }
+
+    fn write(&self, bytes: &mut [u8], total: usize, flow_hash: u64, traffic_class: u8) {
+        OuterHeaders::write(self, bytes, total, flow_hash, traffic_class);
+    }
+}
+
+/// Source and destination.
+struct Ethernet(Mac, Mac);
+
+impl Front for Ethernet {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn write(&self, bytes: &mut [u8], _: usize, _: u64, _: u8) {
+        rewrite::set_macs(bytes, self.0, self.1);
+    }
+}
+
+/// What does already: another half of its flow is next.
+struct Same;
+
+impl Front for Same {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn write(&self, _: &mut [u8], _: usize, _: u64, _: u8) {}
+}
+
+/// A packet and its flow.
+struct Passing<'p> {
+    packet: &'p mut Packet,
+    record: &'p mut FlowRecord,
+    item: &'p Item,
+    memory: &'p Memory,
+    now_ms: u32,
+}
+
+impl Passing<'_> {
+    /// As `pass`, into a tunnel.
+    #[inline(always)]
+    fn pass_into<const OUT: bool>(self, headers: &OuterHeaders, ip_size_max: usize) -> bool {
+        match headers.is_udp_v4() {
+            true => self.pass::<OUT>(UdpV4(headers), ip_size_max),
+            false => self.pass::<OUT>(headers, ip_size_max),
         }
+    }
+
+    /// Notes the packet in its flow and writes all its headers. False, and nothing done: there is no room in front, or it
+    /// would be larger than `ip_size_max`.
+    #[inline(always)]
+    fn pass<const OUT: bool>(self, front: impl Front, ip_size_max: usize) -> bool {
+        let Passing { packet, record, item, memory, now_ms } = self;
+        let (way, meta, size) = (way(OUT), plain(&item.meta), front.size());
+        if meta.ip_size() + size > ip_size_max || !packet.push_front(size) {
+            return false;
+        }
+        let total = packet.total_size();
+        let bytes = memory.head_mut(packet);
+        let Some(inner) = bytes.get_mut(size..) else {
+            packet.pop_front(size);
+            return false;
+        };
+        note(record, way, &meta, || &*inner, now_ms);
+        let (is_udp, enters) = (meta.protocol == Protocol::UDP, OUT || item.enters);
+        let traffic_class = if record.flags & FLAG_TRANSLATED != 0 {
+            rewrite::translate_plain(inner, is_udp, &Change::of_flow(record, way), enters)
+        } else {
+            rewrite::forward_plain(inner, enters)
+        };
+        front.write(bytes, total, item.hash, traffic_class);
+        true
     }
 }
 
@@ -58,39 +139,37 @@ impl Path {
     #[inline(always)]
     fn pass<const OUT: bool>(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) -> bool {
         let Path { flows, scopes, tunnels, interfaces, pool, now_ms, .. } = self;
-        let (way, meta) = (if OUT { Way::Out } else { Way::Back }, plain(&item.meta));
         let (Some(id), Some(packet)) = (item.likely, place.as_mut()) else { return false };
         let record = flows.record_mut(id);
-        let goes_on = packet.is_simple() && is_amid(&meta) && !(item.enters && meta.ttl <= 1);
-        if !goes_on || !record.is_of(&tuple(&meta, way), OUT) || !scopes.is_current(&record.scopes) {
+        if !record.is_of(&tuple(&item.meta, way(OUT)), OUT) || !scopes.is_current(&record.scopes) {
             return false;
         }
-        let hop = record.hop(OUT);
-        if !item.origin.is_here() && !may_come(context, record, way, item.origin) {
+        if !item.origin.is_here() && !may_come(context, record, way(OUT), item.origin) {
             return false;
         }
-        let Some((interface, front)) = way_out(context, tunnels, interfaces, &hop) else { return false };
-        let size = front.size();
-        let fits = interface != context.node.uplink || meta.ip_size() + size <= context.node.uplink_mtu as usize;
-        if !fits || !packet.push_front(size) {
-            return false;
-        }
-        let total = packet.total_size();
-        let bytes = pool.memory().head_mut(packet);
-        let Some(inner) = bytes.get_mut(size..) else {
-            packet.pop_front(size);
-            return false;
-        };
-        note(record, way, &meta, || &*inner, *now_ms);
-        let change = (record.flags & FLAG_TRANSLATED != 0).then(|| Change::of_flow(record, way));
-        let traffic_class = rewrite::forward_plain(inner, meta.protocol == Protocol::UDP, change.as_ref(), item.enters);
-        front.write(bytes, total, item.hash, traffic_class);
-        if let Front::Same = front {
-            self.go_on_to(place, item, id);
+        let (node, hop) = (context.node, record.hop(OUT));
+        let (mtu, unlimited) = (node.uplink_mtu as usize, usize::MAX);
+        let passing = Passing { packet, record, item, memory: pool.memory(), now_ms: *now_ms };
+        let (is_passed, to) = if hop.is(HopKind::Tunnel) {
+            let headers = tunnels.kept(context, hop.target);
+            (headers.is_some_and(|headers| passing.pass_into::<OUT>(headers, mtu)), node.uplink)
+        } else if hop.is(HopKind::Interface) {
+            let front = interfaces.get(hop.target).map(|slot| Ethernet(node.gateway_mac, slot.mac));
+            (front.is_some_and(|front| passing.pass::<OUT>(front, unlimited)), hop.target)
+        } else if hop.is(HopKind::Uplink) {
+            let next: NeighbourRecord = context.view.row(Table::Neighbour, hop.target as usize);
+            (next.is_resolved() && passing.pass::<OUT>(Ethernet(node.uplink_mac, next.mac), mtu), node.uplink)
         } else {
-            item.to = To::Interface(interface);
+            let is_passed = hop.is(HopKind::Endpoint) && passing.pass::<OUT>(Same, unlimited);
+            if is_passed {
+                self.go_on_to(place, item, id);
+            }
+            return is_passed;
+        };
+        if is_passed {
+            item.to = To::Interface(to);
         }
-        true
+        is_passed
     }
 
     /// To the other half of a flow that was applied, of another local end.
@@ -103,17 +182,25 @@ impl Path {
     }
 }
 
+#[inline(always)]
+const fn way(out: bool) -> Way {
+    if out { Way::Out } else { Way::Back }
+}
+
 /// The same, said once more where the compiler can see it.
 #[inline(always)]
 fn plain(meta: &Meta) -> Meta {
-    Meta { is_v4: true, kind: Kind::Transport, l3: PLAIN_L3, l4: PLAIN_L4, ..*meta }
+    let protocol = if meta.protocol == Protocol::UDP { Protocol::UDP } else { Protocol::TCP };
+    Meta { protocol, is_v4: true, kind: Kind::Transport, l3: PLAIN_L3, l4: PLAIN_L4, ..*meta }
 }
 
-/// Whether a packet neither opens nor ends a connection.
+/// Whether a packet with plain headers may go this way: nothing is left to be done to it but what its flow says, it has a
+/// hop left, and it neither opens nor ends a connection.
 #[inline(always)]
-fn is_amid(meta: &Meta) -> bool {
+pub(super) fn may_pass(packet: &Packet, meta: &Meta) -> bool {
     const NEWS: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST;
-    meta.protocol == Protocol::UDP || meta.tcp_flags & (NEWS | tcp_flag::ACK) == tcp_flag::ACK
+    let is_amid = meta.protocol == Protocol::UDP || meta.tcp_flags & (NEWS | tcp_flag::ACK) == tcp_flag::ACK;
+    packet.is_simple() && meta.ttl > 1 && is_amid
 }
 
 /// Whether a packet that enters this node may be its flow's.
@@ -123,29 +210,4 @@ fn may_come(context: &Context<'_>, record: &FlowRecord, way: Way, origin: Origin
         Way::Out => record.flags & FLAG_CLIENT != 0,
         Way::Back => came_forged(context, record, origin).is_none(),
     }
-}
-
-/// Out of which interface a hop leads, and behind what; None if that takes more than to know it.
-#[inline(always)]
-fn way_out<'t>(
-    context: &Context<'_>,
-    tunnels: &'t Tunnels,
-    interfaces: &Interfaces,
-    hop: &Hop,
-) -> Option<(u32, Front<'t>)> {
-    let node = context.node;
-    if hop.is(HopKind::Tunnel) {
-        return tunnels.kept(context, hop.target).map(|headers| (node.uplink, Front::Tunnel(headers)));
-    }
-    if hop.is(HopKind::Interface) {
-        return interfaces.get(hop.target).map(|slot| (hop.target, Front::Ethernet(node.gateway_mac, slot.mac)));
-    }
-    if hop.is(HopKind::Endpoint) {
-        return Some((hop.target, Front::Same));
-    }
-    if !hop.is(HopKind::Uplink) {
-        return None;
-    }
-    let next: NeighbourRecord = context.view.row(Table::Neighbour, hop.target as usize);
-    next.is_resolved().then_some((node.uplink, Front::Ethernet(node.uplink_mac, next.mac)))
 }
