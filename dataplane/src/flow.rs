@@ -21,7 +21,7 @@ pub mod timeouts;
 
 use crate::balance::affinity::Affinities;
 use crate::balance::loads::Loads;
-use crate::parse::{Kind, Meta};
+use crate::parse::{Kind, Meta, tcp_flag};
 use bytemuck::Zeroable;
 use in_use::InUse;
 use std::sync::Arc;
@@ -386,6 +386,18 @@ pub fn note<'a>(record: &mut FlowRecord, way: Way, meta: &Meta, bytes: impl FnOn
         Protocol::SCTP => sctp::note(record, way, bytes().get(meta.l4 as usize..).unwrap_or(&[])),
         _ => true,
     };
+    note_seen(record, way, is_life, now_ms);
+}
+
+/// The same of a packet amid its flow: UDP if it has no TCP header, else one that neither opens nor ends it.
+#[inline(always)]
+pub fn note_amid(record: &mut FlowRecord, way: Way, tcp: Option<&tcp::Header>, now_ms: u32) {
+    let is_life = tcp.is_none_or(|header| tcp::note(record, way, tcp_flag::ACK, header));
+    note_seen(record, way, is_life, now_ms);
+}
+
+#[inline(always)]
+fn note_seen(record: &mut FlowRecord, way: Way, is_life: bool, now_ms: u32) {
     if is_life {
         record.last_seen_ms = now_ms;
     }

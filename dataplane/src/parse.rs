@@ -31,7 +31,7 @@ pub mod tcp_flag {
 }
 
 /// What a packet is to flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// TCP, UDP, SCTP: ports.
     Transport,
@@ -40,13 +40,14 @@ pub enum Kind {
     /// An ICMP error; the ports and addresses of `Meta::quoted` are those of the packet it is about.
     IcmpError,
     /// Anything else passes by address.
+    #[default]
     Other,
     /// A fragment other than the first: it has no layer-4 header, and its ports are those of its packet.
     Piece,
 }
 
 /// Everything the path needs to know of a packet, so that bytes are touched once more at most.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Meta {
     pub src: Addr,
     pub dst: Addr,

@@ -10,6 +10,7 @@ mod icmp;
 mod idle;
 mod inside;
 pub mod interfaces;
+mod item;
 mod limit;
 mod look;
 mod neighbours;

@@ -2,7 +2,8 @@
 //! nothing of what that answers. There they are packets of a flow like others, whose local end is the backend that they
 //! name; the answers leave by the node's own routes. Who is served so is `classify`'s to say.
 
-use super::forward::{Item, Path, To};
+use super::forward::Path;
+use super::item::{Item, To};
 use super::look::Place;
 use super::tunnels::Place as Tunnel;
 use crate::classify::outside::Kept;

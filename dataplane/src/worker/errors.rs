@@ -1,7 +1,8 @@
 //! ICMP errors about packets that go no further: whose address they come from, and the way back to the sender. The packet
 //! itself becomes the error. What an error looks like is `punt::error`'s to say, how many there may be `limit`'s.
 
-use super::forward::{Item, Path};
+use super::forward::Path;
+use super::item::Item;
 use super::uplink::next_hop;
 use crate::classify::{self, Context, Origin};
 use crate::flow::Way;

@@ -1,5 +1,5 @@
 //! A burst through the path: parse all, look up all, then act on each: classify if it must be, rewrite, send or hand over.
-//! Passes, not callbacks: packet bytes are touched when parsed and when rewritten, all between works on [`Item`]s.
+//! Passes, not callbacks: packet bytes are touched when parsed and when rewritten, all between works on [`Queued`]s.
 
 use crate::balance::turns::Turns;
 use crate::classify::ahead::{Knowns, UNKNOWN};
@@ -17,6 +17,7 @@ use crate::rewrite::{self, Change};
 use crate::worker::fragments::Waiting;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
+use crate::worker::item::{Item, Queued, To, tuple};
 use crate::worker::limit::Limit;
 use crate::worker::look::Leaving;
 use crate::worker::owners::Owners;
@@ -27,7 +28,7 @@ use crate::worker::uplink::{NextHop, address, next_hop, room_in_front, too_big};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::counters::{DropReason, WorkStage, WorkerCounter};
-use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Hop, HopKind, Tuple};
+use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Hop, HopKind};
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::owner::{SnatPorts, Worker};
@@ -40,54 +41,6 @@ use tables::{Addr, Protocol};
 /// Packets whose headers are fetched ahead. Few: frames lie at a stride of 2 KiB or more, so that the headers of a whole
 /// burst drive each other out of the first-level cache.
 pub(super) const AHEAD: usize = 6;
-
-/// What is known of a packet on its way; the packet itself stands beside it.
-pub struct Item {
-    pub meta: Meta,
-    /// Of the flow's tuple.
-    pub hash: u64,
-    pub way: Way,
-    pub origin: Origin,
-    /// The packet enters this node here: one hop is counted for each node that it passes.
-    pub enters: bool,
-    /// Its headers are as [`parse_plain`](crate::parse::parse_plain) wants them.
-    pub is_plain: bool,
-    /// Where in the burst its packet stands.
-    pub at: u16,
-    /// The flow that it most likely belongs to.
-    pub likely: Option<FlowId>,
-    /// Where it goes at the end.
-    pub to: To,
-}
-
-/// Where a packet goes once nothing else is to be done to its headers.
-#[derive(Clone, Copy, Debug)]
-pub enum To {
-    /// It has come to its end, or is yet to be judged by another half of its flow.
-    Nowhere,
-    /// Out of this interface.
-    Interface(u32),
-    /// Out of the uplink by this hop, once it fits a wire.
-    Wire(Hop),
-}
-
-impl Item {
-    /// The flow's tuple by its local end.
-    #[inline(always)]
-    pub fn tuple(&self) -> Tuple {
-        tuple(&self.meta, self.way)
-    }
-
-    /// Of a packet that is not in a burst.
-    pub(super) fn of(meta: Meta, way: Way, origin: Origin) -> Item {
-        Item { meta, hash: 0, way, origin, enters: true, is_plain: false, at: 0, likely: None, to: To::Nowhere }
-    }
-
-    /// Whether all of the packet's bytes lie in its head frame.
-    pub fn is_whole(&self, packet: &Packet) -> bool {
-        !packet.is_chained() && self.meta.end as usize <= packet.head_size()
-    }
-}
 
 /// Everything one worker forwards with. Owned by its thread alone.
 pub struct Path {
@@ -119,8 +72,10 @@ pub struct Path {
     /// Where handed packets stand while they are worked on.
     pub(super) handed: Burst,
     /// What waits for the next pass.
-    pub(super) items: Vec<Item>,
-    items_done: Vec<Item>,
+    pub(super) queue: Vec<Queued>,
+    queue_done: Vec<Queued>,
+    /// What was parsed of each packet of a burst that is not plain.
+    pub(super) metas: Box<[Meta; BURST_MAX]>,
     pub(super) knowns: Knowns,
     /// What is to be handed to other workers after the first pass.
     pub(super) leaving: Vec<Leaving>,
@@ -160,8 +115,9 @@ impl Path {
             renewals: Renewals::new(),
             error_limit: Limit::default(),
             handed: Burst::default(),
-            items: Vec::with_capacity(BURST_MAX),
-            items_done: Vec::with_capacity(BURST_MAX),
+            queue: Vec::with_capacity(BURST_MAX),
+            queue_done: Vec::with_capacity(BURST_MAX),
+            metas: Box::new([Meta::default(); BURST_MAX]),
             knowns: Box::new([UNKNOWN; BURST_MAX]),
             leaving: Vec::with_capacity(BURST_MAX),
             parts: Vec::with_capacity(64),
@@ -216,40 +172,40 @@ impl Path {
     /// changed in their places and moved a pass later: a processor is slow to read as a whole what was just written in
     /// parts.
     pub(super) fn finish(&mut self, context: &Context<'_>, burst: &mut Burst) {
-        while !self.items.is_empty() {
-            let done = std::mem::take(&mut self.items_done);
-            let mut items = std::mem::replace(&mut self.items, done);
+        while !self.queue.is_empty() {
+            let done = std::mem::take(&mut self.queue_done);
+            let mut queue = std::mem::replace(&mut self.queue, done);
             let mut unknown = 0;
-            for item in &mut items {
-                item.likely = self.flows.likely_whole(item.hash);
-                unknown += item.likely.is_none() as usize;
+            for queued in &mut queue {
+                queued.likely = self.flows.likely_whole(queued.hash);
+                unknown += queued.likely.is_none() as usize;
             }
             if unknown > 1 {
-                self.expect_new(context, &items);
+                self.expect_new(context, &queue);
             }
-            self.runtime.mark(WorkStage::Lookup, items.len());
-            self.act_on_all(context, burst.places_mut(), &mut items);
+            self.runtime.mark(WorkStage::Lookup, queue.len());
+            self.act_on_all(context, burst.places_mut(), &mut queue);
             if unknown > 1 {
                 self.forget_known();
             }
-            self.runtime.mark(WorkStage::Act, items.len());
-            if !self.send_whole(&items, burst) {
+            self.runtime.mark(WorkStage::Act, queue.len());
+            if !self.send_whole(&queue, burst) {
                 let places = burst.places_mut();
-                items.iter().for_each(|item| self.send_item(context, &mut places[item.at as usize], item));
+                queue.iter().for_each(|queued| self.send_queued(context, &mut places[queued.at as usize], queued));
             }
-            self.runtime.mark(WorkStage::Send, items.len());
-            items.clear();
-            self.items_done = items;
+            self.runtime.mark(WorkStage::Send, queue.len());
+            queue.clear();
+            self.queue_done = queue;
         }
     }
 
     #[inline(always)]
-    fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], items: &mut [Item]) {
-        for i in 0..items.len() {
-            if let Some(ahead) = items.get(i + AHEAD) {
+    fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], queue: &mut [Queued]) {
+        for i in 0..queue.len() {
+            if let Some(ahead) = queue.get(i + AHEAD) {
                 self.pool.memory().prefetch_front(&places[ahead.at as usize], OUTER_V4_BYTES);
             }
-            let item = &mut items[i];
+            let item = &mut queue[i];
             let place = &mut places[item.at as usize];
             if !(item.is_plain && self.pass_plainly(context, place, item)) {
                 self.act_any(context, place, item);
@@ -258,7 +214,14 @@ impl Path {
     }
 
     #[inline(never)]
-    fn act_any(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
+    fn act_any(&mut self, context: &Context<'_>, place: &mut Option<Packet>, queued: &mut Queued) {
+        let Some(mut item) = self.item(place, queued) else { return self.drop_from(place, DropReason::Malformed) };
+        self.act_on(context, place, &mut item);
+        self.keep(queued, &item);
+    }
+
+    #[inline(always)]
+    fn act_on(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) {
         let meta = item.meta;
         if meta.protocol == Protocol::SCTP && self.must_be_whole(place, item) {
             return self.drop_from(place, DropReason::Fragment);
@@ -272,17 +235,17 @@ impl Path {
 
     /// Sends a burst as it is, if all of it goes out of one interface. False: packet by packet.
     #[inline(always)]
-    fn send_whole(&mut self, items: &[Item], burst: &mut Burst) -> bool {
-        let Some(Item { to: To::Interface(interface), .. }) = items.first() else { return false };
-        let goes = |item: &Item| matches!(item.to, To::Interface(other) if other == *interface);
-        let is_whole = items.len() == burst.len() && self.items.is_empty() && items.iter().all(goes);
+    fn send_whole(&mut self, queue: &[Queued], burst: &mut Burst) -> bool {
+        let Some(Queued { to: To::Interface(interface), .. }) = queue.first() else { return false };
+        let goes = |queued: &Queued| matches!(queued.to, To::Interface(other) if other == *interface);
+        let is_whole = queue.len() == burst.len() && self.queue.is_empty() && queue.iter().all(goes);
         let block = self.status.block(self.id as usize);
         is_whole && self.interfaces.stage_whole(*interface, burst, &mut self.pool, block)
     }
 
     #[inline(always)]
-    fn send_item(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &Item) {
-        match item.to {
+    fn send_queued(&mut self, context: &Context<'_>, place: &mut Option<Packet>, queued: &Queued) {
+        match queued.to {
             To::Interface(interface) => {
                 let Some(packet) = place.take() else { return };
                 if let Err(packet) = self.interfaces.stage(interface, packet) {
@@ -290,8 +253,9 @@ impl Path {
                 }
             }
             To::Wire(hop) => {
-                if let Some(packet) = place.take() {
-                    self.fit_and_send(context, packet, item, &hop);
+                let item = self.item(place, queued);
+                if let Some((packet, item)) = place.take().zip(item) {
+                    self.fit_and_send(context, packet, &item, &hop);
                 }
             }
             To::Nowhere => {}
@@ -406,7 +370,7 @@ impl Path {
             item.to = To::Wire(*hop);
             return;
         }
-        let origin = if item.origin.is_here() { Origin::Local } else { Origin::Client(self.id) };
+        let origin = self.origin_inside(item.origin);
         if hop.worker == self.id {
             // Its own half of the flow is judged by its owner. No loop: towards a local end there is no further half.
             self.queue(item.at, item.meta, item.is_plain, Way::Back, origin);
@@ -414,6 +378,12 @@ impl Path {
             self.note_ends_of_piece(place, &item.meta);
             self.hand(hop.worker, place, Stage::Back(origin));
         }
+    }
+
+    /// Whence a packet seems to come to the other half of its flow.
+    #[inline(always)]
+    pub(super) fn origin_inside(&self, origin: Origin) -> Origin {
+        if origin.is_here() { Origin::Local } else { Origin::Client(self.id) }
     }
 
     #[inline(never)]
@@ -482,10 +452,4 @@ impl Path {
 pub(super) fn came_forged(context: &Context<'_>, record: &FlowRecord, origin: Origin) -> Option<DropReason> {
     let route: RouteRecord = context.view.row(Table::Route, record.route as usize);
     classify::route::forged(origin, &route)
-}
-
-/// The tuple of a packet's flow, by its local end.
-#[inline(always)]
-pub(super) fn tuple(meta: &Meta, way: Way) -> Tuple {
-    if way == Way::Out { meta.from_local() } else { meta.from_remote() }
 }

@@ -2,7 +2,8 @@
 //! those from outside meet at a worker that their packet's id names, which hands them to the flow's owner. A fragment that
 //! knows its ports is like any other packet of the flow from then on. Must not put packets together.
 
-use super::forward::{Item, Path};
+use super::forward::Path;
+use super::item::Item;
 use super::look::{Place, stage};
 use crate::classify::{Context, Origin};
 use crate::flow::Way;

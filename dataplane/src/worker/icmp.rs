@@ -1,7 +1,8 @@
 //! ICMP errors belong to the flow of the packet that they quote: they go where its packets would go, translated inside
 //! and out, past policy. Errors about unknown flows are dropped by name.
 
-use super::forward::{Item, Path};
+use super::forward::Path;
+use super::item::Item;
 use super::renew::Renewed;
 use super::uplink::next_hop;
 use crate::classify::{self, Context, Origin};

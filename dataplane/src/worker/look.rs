@@ -1,7 +1,7 @@
 //! The first pass over a burst: parse, decapsulate, see that a sender may speak, find the flow's owner. What this worker
 //! owns is queued for the further passes; all else goes at once. Must not look into flows.
 
-use super::forward::{AHEAD, Item, Path, To, tuple};
+use super::forward::{AHEAD, Path};
 use crate::classify::{self, Context, Origin};
 use crate::flow::Way;
 use crate::handoff::{Handed, Stage};
@@ -132,7 +132,7 @@ impl Path {
     #[inline(always)]
     fn look_local(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
         match self.parse_plain(place.packet) {
-            Some((meta, is_plain)) => self.admit(place, meta, is_plain, sender),
+            Some(meta) => self.admit(place, meta, true, sender),
             None => self.look_local_any(context, place, sender),
         }
     }
@@ -169,7 +169,7 @@ impl Path {
             return self.look_inside(context, place, Origin::Tunnel(peer), traffic_class);
         }
         match self.parse_plain(place.packet) {
-            Some((meta, is_plain)) => self.take_out(context, place, meta, is_plain),
+            Some(meta) => self.take_out(context, place, meta, true),
             None => self.look_uplink_any(context, place),
         }
     }
@@ -202,7 +202,7 @@ impl Path {
             return;
         }
         match self.parse_plain(place.packet) {
-            Some((inner, is_plain)) => self.queue_at_owner(context, place, inner, is_plain, origin),
+            Some(inner) => self.queue_at_owner(context, place, inner, true, origin),
             None => self.look_inside_any(context, place, origin),
         }
     }
@@ -217,8 +217,8 @@ impl Path {
     }
 
     fn look_owned(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
-        if let Some((meta, is_plain)) = self.parse_plain(place.packet) {
-            self.queue(place.at, meta, is_plain, way, origin);
+        if let Some(meta) = self.parse_plain(place.packet) {
+            self.queue(place.at, meta, true, way, origin);
             return;
         }
         match self.parse_ip(place.packet) {
@@ -241,7 +241,7 @@ impl Path {
                 // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
                 let (is_mine, at) = (to == self.id, place.at);
                 self.queue(at, meta, is_plain, Way::Back, origin);
-                self.items.truncate(self.items.len() - !is_mine as usize);
+                self.queue.truncate(self.queue.len() - !is_mine as usize);
                 self.leaving.push(Leaving { at, to, origin });
                 self.leaving.truncate(self.leaving.len() - is_mine as usize);
             }
@@ -283,7 +283,7 @@ impl Path {
     #[inline(never)]
     fn queue_or_hand(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
         let (meta, is_plain) = match self.parse_plain(place.packet) {
-            Some(plain) => plain,
+            Some(meta) => (meta, true),
             None => match self.parse_ip(place.packet) {
                 Some((meta, _)) => (meta, false),
                 None => return,
@@ -372,12 +372,11 @@ impl Path {
     }
 
     #[inline(always)]
-    fn parse_plain(&mut self, place: &mut Option<Packet>) -> Option<(Meta, bool)> {
+    fn parse_plain(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
         let packet = place.as_mut()?;
         let meta = parse::parse_plain(self.pool.memory().head(packet), packet.total_size())?;
         packet.truncate(meta.end as usize);
-        let is_plain = may_pass(packet, &meta);
-        (is_plain || rewrite::can_complete(packet.checksum, &meta)).then_some((meta, is_plain))
+        may_pass(packet, &meta).then_some(meta)
     }
 
     fn parse(&mut self, place: &mut Option<Packet>) -> Parsed {
@@ -413,15 +412,6 @@ impl Path {
             Parsed::Drop(reason) => self.drop_from(place, reason),
         }
         None
-    }
-
-    /// Queues a packet for the next passes.
-    #[inline(always)]
-    pub(super) fn queue(&mut self, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
-        let hash = self.flows.hash_words(&tuple(&meta, way).words());
-        self.flows.expect(hash);
-        let enters = way == Way::Out || !origin.is_here();
-        self.items.push(Item { meta, hash, way, origin, enters, is_plain, at, likely: None, to: To::Nowhere });
     }
 }
 

@@ -1,14 +1,15 @@
 //! First packets: classify, choose a source port if one is needed, insert.
 
-use super::forward::{Item, Path};
+use super::forward::Path;
+use super::item::{Item, Queued};
 use super::renew::Renewed;
 use crate::balance::Chooser;
-use crate::classify::ahead::{self, Expected, Likely, Opens, UNKNOWN};
+use crate::classify::ahead::{self, Likely, UNKNOWN};
 use crate::classify::{self, Context, Decision, Masquerade, Origin, Step, Verdict};
 use crate::flow::sctp::chunk;
 use crate::flow::{FlowId, FlowTable, Way};
 use crate::handoff::Stage;
-use crate::packet::{BURST_MAX, Checksum, Gso, Packet};
+use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{Kind, tcp_flag};
 use crate::punt;
 use crate::punt::error::Cause;
@@ -28,33 +29,6 @@ const _: () = assert!(tables::limits::ROUTES_MAX <= NO_ROUTE as usize);
 const PORTS_TRIED: u32 = 256;
 /// A route id that no row has: there are fewer.
 const NO_ROUTE: u16 = u16::MAX;
-
-impl Expected for Item {
-    #[inline(always)]
-    fn opens(&self) -> Option<Opens> {
-        let opens = match self.way {
-            Way::Out if self.origin.is_here() => Opens::Local,
-            Way::Out => Opens::Outside,
-            Way::Back => Opens::Towards,
-        };
-        self.likely.is_none().then_some(opens)
-    }
-
-    #[inline(always)]
-    fn tuple(&self) -> Tuple {
-        Item::tuple(self)
-    }
-
-    #[inline(always)]
-    fn hash(&self) -> u64 {
-        self.hash
-    }
-
-    #[inline(always)]
-    fn place(&self) -> usize {
-        self.at as usize % BURST_MAX
-    }
-}
 
 /// What a decision comes to in a record.
 pub(super) struct Settled {
@@ -136,12 +110,12 @@ impl Path {
 
     /// First packets of these will open flows: fetches what that takes.
     #[cold]
-    pub(super) fn expect_new(&mut self, context: &Context<'_>, items: &[Item]) {
+    pub(super) fn expect_new(&mut self, context: &Context<'_>, queue: &[Queued]) {
         let Path { knowns, flows, snat, id, seed, .. } = self;
-        ahead::expect(context, items, *seed, knowns, |item, Likely { mut outside, is_masqueraded }| {
+        ahead::expect(context, queue, *seed, knowns, |queued, Likely { mut outside, is_masqueraded }| {
             if is_masqueraded {
                 outside.local = context.node.snat[family(outside.local)];
-                outside.local_port = first_port(snat, *id, item.hash ^ *seed);
+                outside.local_port = first_port(snat, *id, queued.hash ^ *seed);
             }
             flows.expect(flows.hash_words(&outside.words()));
         });

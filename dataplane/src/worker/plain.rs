@@ -3,13 +3,15 @@
 //! looked at, so that what is left is a straight run of stores. Decides nothing that [`forward`](super::forward) would
 //! decide otherwise: where it says no, nothing was done, and that way is taken.
 
-use super::forward::{Item, Path, To, came_forged, tuple};
+use super::forward::{Path, came_forged};
+use super::item::{Queued, To};
 use crate::classify::{Context, Origin};
-use crate::flow::{FlowId, Way, note};
+use crate::flow::{FlowId, Way, note_amid};
+use crate::handoff::Stage;
 use crate::io::frames::Memory;
 use crate::overlay::{OUTER_V4_BYTES, OuterHeaders};
 use crate::packet::Packet;
-use crate::parse::{Kind, Meta, PLAIN_L3, PLAIN_L4, tcp_flag};
+use crate::parse::{ETHERNET_BYTES, Meta, PLAIN_L4, tcp_flag};
 use crate::rewrite::{self, Change};
 use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, HopKind};
 use tables::layout::Table;
@@ -83,7 +85,7 @@ impl Front for Same {
 struct Passing<'p> {
     packet: &'p mut Packet,
     record: &'p mut FlowRecord,
-    item: &'p Item,
+    queued: &'p Queued,
     memory: &'p Memory,
     now_ms: u32,
 }
@@ -102,25 +104,25 @@ impl Passing<'_> {
     /// would be larger than `ip_size_max`.
     #[inline(always)]
     fn pass<const OUT: bool>(self, front: impl Front, ip_size_max: usize) -> bool {
-        let Passing { packet, record, item, memory, now_ms } = self;
-        let (way, meta, size) = (way(OUT), plain(&item.meta), front.size());
-        if meta.ip_size() + size > ip_size_max || !packet.push_front(size) {
+        let Passing { packet, record, queued, memory, now_ms } = self;
+        let (way, size, total) = (way(OUT), front.size(), packet.total_size() + front.size());
+        if total - ETHERNET_BYTES > ip_size_max || !packet.push_front(size) {
             return false;
         }
-        let total = packet.total_size();
         let bytes = memory.head_mut(packet);
         let Some(inner) = bytes.get_mut(size..) else {
             packet.pop_front(size);
             return false;
         };
-        note(record, way, &meta, || &*inner, now_ms);
-        let (is_udp, enters) = (meta.protocol == Protocol::UDP, OUT || item.enters);
+        let (is_udp, enters) = (queued.tuple.protocol == Protocol::UDP, OUT || queued.enters);
+        let tcp = if is_udp { None } else { inner.get(PLAIN_L4 as usize..).and_then(|l4| l4.first_chunk()) };
+        note_amid(record, way, tcp, now_ms);
         let traffic_class = if record.flags & FLAG_TRANSLATED != 0 {
             rewrite::translate_plain(inner, is_udp, &Change::of_flow(record, way), enters)
         } else {
             rewrite::forward_plain(inner, enters)
         };
-        front.write(bytes, total, item.hash, traffic_class);
+        front.write(bytes, total, queued.hash, traffic_class);
         true
     }
 }
@@ -128,28 +130,38 @@ impl Passing<'_> {
 impl Path {
     /// Does all that is to be done to a packet whose headers are plain. False: nothing was done, it is not one of these.
     #[inline(always)]
-    pub(super) fn pass_plainly(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) -> bool {
+    pub(super) fn pass_plainly(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        queued: &mut Queued,
+    ) -> bool {
         // Once for each, so that the compiler knows which half of a record is meant.
-        match item.way {
-            Way::Out => self.pass::<true>(context, place, item),
-            Way::Back => self.pass::<false>(context, place, item),
+        match queued.way {
+            Way::Out => self.pass::<true>(context, place, queued),
+            Way::Back => self.pass::<false>(context, place, queued),
         }
     }
 
     #[inline(always)]
-    fn pass<const OUT: bool>(&mut self, context: &Context<'_>, place: &mut Option<Packet>, item: &mut Item) -> bool {
+    fn pass<const OUT: bool>(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        queued: &mut Queued,
+    ) -> bool {
         let Path { flows, scopes, tunnels, interfaces, pool, now_ms, .. } = self;
-        let (Some(id), Some(packet)) = (item.likely, place.as_mut()) else { return false };
+        let (Some(id), Some(packet)) = (queued.likely, place.as_mut()) else { return false };
         let record = flows.record_mut(id);
-        if !record.is_of(&tuple(&item.meta, way(OUT)), OUT) || !scopes.is_current(&record.scopes) {
+        if !record.is_of(&queued.tuple, OUT) || !scopes.is_current(&record.scopes) {
             return false;
         }
-        if !item.origin.is_here() && !may_come(context, record, way(OUT), item.origin) {
+        if !queued.origin.is_here() && !may_come(context, record, way(OUT), queued.origin) {
             return false;
         }
         let (node, hop) = (context.node, record.hop(OUT));
         let (mtu, unlimited) = (node.uplink_mtu as usize, usize::MAX);
-        let passing = Passing { packet, record, item, memory: pool.memory(), now_ms: *now_ms };
+        let passing = Passing { packet, record, queued, memory: pool.memory(), now_ms: *now_ms };
         let (is_passed, to) = if hop.is(HopKind::Tunnel) {
             let headers = tunnels.kept(context, hop.target);
             (headers.is_some_and(|headers| passing.pass_into::<OUT>(headers, mtu)), node.uplink)
@@ -162,36 +174,33 @@ impl Path {
         } else {
             let is_passed = hop.is(HopKind::Endpoint) && passing.pass::<OUT>(Same, unlimited);
             if is_passed {
-                self.go_on_to(place, item, id);
+                self.go_on_to::<OUT>(place, queued, id);
             }
             return is_passed;
         };
         if is_passed {
-            item.to = To::Interface(to);
+            queued.to = To::Interface(to);
         }
         is_passed
     }
 
     /// To the other half of a flow that was applied, of another local end.
     #[inline(never)]
-    fn go_on_to(&mut self, place: &mut Option<Packet>, item: &mut Item, id: FlowId) {
+    fn go_on_to<const OUT: bool>(&mut self, place: &mut Option<Packet>, queued: &Queued, id: FlowId) {
         let record = self.flows.record(id);
-        let change = (record.flags & FLAG_TRANSLATED != 0).then(|| Change::of_flow(record, item.way));
-        let hop = record.hop(item.way == Way::Out);
-        self.go_on_inside(place, item, &hop, HopKind::Endpoint, change.as_ref());
+        let (hop, sent) = (record.hop(OUT), if OUT { record.outside() } else { record.inside.reversed() });
+        let origin = self.origin_inside(queued.origin);
+        if hop.worker == self.id {
+            self.queue_tuple(queued.at, sent.reversed(), true, Way::Back, origin);
+        } else {
+            self.hand(hop.worker, place, Stage::Back(origin));
+        }
     }
 }
 
 #[inline(always)]
 const fn way(out: bool) -> Way {
     if out { Way::Out } else { Way::Back }
-}
-
-/// The same, said once more where the compiler can see it.
-#[inline(always)]
-fn plain(meta: &Meta) -> Meta {
-    let protocol = if meta.protocol == Protocol::UDP { Protocol::UDP } else { Protocol::TCP };
-    Meta { protocol, is_v4: true, kind: Kind::Transport, l3: PLAIN_L3, l4: PLAIN_L4, ..*meta }
 }
 
 /// Whether a packet with plain headers may go this way: nothing is left to be done to it but what its flow says, it has a

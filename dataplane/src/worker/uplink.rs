@@ -1,6 +1,7 @@
 //! Out of the uplink: cut what is too large for a wire, complete checksums, encapsulate, address the next hop.
 
-use super::forward::{Item, Path};
+use super::forward::Path;
+use super::item::Item;
 use super::tunnels::{Place, Tunnels};
 use crate::classify::Context;
 use crate::cut;

@@ -1,0 +1,153 @@
+//! What is known of the packets of a burst while it passes: of each what it takes to find its flow, and, where a packet is
+//! not plain, all that was parsed. Who needs to know more of a plain one reads its headers again. Decides nothing.
+
+use super::forward::Path;
+use crate::classify::Origin;
+use crate::classify::ahead::{Expected, Opens};
+use crate::flow::{FlowId, Way};
+use crate::packet::{BURST_MAX, Packet};
+use crate::parse::{self, Meta};
+use tables::flow::{Hop, Tuple};
+
+/// A packet that waits for the next pass; it stands in its place of the burst.
+pub struct Queued {
+    /// By the flow's local end.
+    pub tuple: Tuple,
+    /// Of the tuple.
+    pub hash: u64,
+    pub origin: Origin,
+    /// The flow that it most likely belongs to.
+    pub likely: Option<FlowId>,
+    /// Where it goes at the end.
+    pub to: To,
+    /// Where in the burst it stands.
+    pub at: u16,
+    pub way: Way,
+    /// It enters this node here: one hop is counted for each node that it passes.
+    pub enters: bool,
+    /// It may go the short way: its `Meta` is not kept.
+    pub is_plain: bool,
+}
+
+/// All that is known of a packet on its way; the packet itself stands beside it.
+pub struct Item {
+    pub meta: Meta,
+    /// As of a [`Queued`], as are those below.
+    pub hash: u64,
+    pub way: Way,
+    pub origin: Origin,
+    pub enters: bool,
+    pub is_plain: bool,
+    pub at: u16,
+    pub likely: Option<FlowId>,
+    pub to: To,
+}
+
+/// Where a packet goes once nothing else is to be done to its headers.
+#[derive(Clone, Copy, Debug)]
+pub enum To {
+    /// It has come to its end, or is yet to be judged by another half of its flow.
+    Nowhere,
+    /// Out of this interface.
+    Interface(u32),
+    /// Out of the uplink by this hop, once it fits a wire.
+    Wire(Hop),
+}
+
+impl Item {
+    /// The flow's tuple by its local end.
+    #[inline(always)]
+    pub fn tuple(&self) -> Tuple {
+        tuple(&self.meta, self.way)
+    }
+
+    /// Of a packet that is not in a burst.
+    pub(super) fn of(meta: Meta, way: Way, origin: Origin) -> Item {
+        Item { meta, hash: 0, way, origin, enters: true, is_plain: false, at: 0, likely: None, to: To::Nowhere }
+    }
+
+    /// Whether all of the packet's bytes lie in its head frame.
+    pub fn is_whole(&self, packet: &Packet) -> bool {
+        !packet.is_chained() && self.meta.end as usize <= packet.head_size()
+    }
+
+    pub(super) fn place(&self) -> usize {
+        self.at as usize % BURST_MAX
+    }
+}
+
+impl Expected for Queued {
+    #[inline(always)]
+    fn opens(&self) -> Option<Opens> {
+        let opens = match self.way {
+            Way::Out if self.origin.is_here() => Opens::Local,
+            Way::Out => Opens::Outside,
+            Way::Back => Opens::Towards,
+        };
+        self.likely.is_none().then_some(opens)
+    }
+
+    #[inline(always)]
+    fn tuple(&self) -> Tuple {
+        self.tuple
+    }
+
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    #[inline(always)]
+    fn place(&self) -> usize {
+        self.at as usize % BURST_MAX
+    }
+}
+
+impl Path {
+    /// Queues a packet for the next passes.
+    #[inline(always)]
+    pub(super) fn queue(&mut self, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
+        if !is_plain {
+            self.metas[at as usize % BURST_MAX] = meta;
+        }
+        self.queue_tuple(at, tuple(&meta, way), is_plain, way, origin);
+    }
+
+    /// The same of one whose `Meta` is kept, or is not to be.
+    #[inline(always)]
+    pub(super) fn queue_tuple(&mut self, at: u16, tuple: Tuple, is_plain: bool, way: Way, origin: Origin) {
+        let hash = self.flows.hash(&tuple);
+        self.flows.expect(hash);
+        let enters = way == Way::Out || !origin.is_here();
+        self.queue.push(Queued { tuple, hash, origin, likely: None, to: To::Nowhere, at, way, enters, is_plain });
+    }
+
+    /// All that is known of a packet; None where there is none.
+    #[inline(always)]
+    pub(super) fn item(&self, place: &Option<Packet>, queued: &Queued) -> Option<Item> {
+        let packet = place.as_ref()?;
+        let meta = match queued.is_plain {
+            true => parse::parse_plain(self.pool.memory().head(packet), packet.total_size())?,
+            false => self.metas[queued.place()],
+        };
+        let Queued { hash, way, origin, enters, is_plain, at, likely, to, .. } = *queued;
+        Some(Item { meta, hash, way, origin, enters, is_plain, at, likely, to })
+    }
+
+    /// Keeps what became of it.
+    #[inline(always)]
+    pub(super) fn keep(&mut self, queued: &mut Queued, item: &Item) {
+        queued.to = item.to;
+        // What is yet to be cut is another packet than it was.
+        if let To::Wire(_) = item.to {
+            self.metas[item.place()] = item.meta;
+            queued.is_plain = false;
+        }
+    }
+}
+
+/// The tuple of a packet's flow, by its local end.
+#[inline(always)]
+pub(super) fn tuple(meta: &Meta, way: Way) -> Tuple {
+    if way == Way::Out { meta.from_local() } else { meta.from_remote() }
+}
