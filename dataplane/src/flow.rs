@@ -3,8 +3,8 @@
 //!
 //! A record is reached by its inside tuple (packets from the local end) and, if translated, by its outside tuple
 //! (packets towards it). A burst asks in steps, so that memory is fetched while other packets are worked on: `expect`
-//! the bucket of each hash, then the `likely` record of each, then `confirm` it. This file must not decide what becomes
-//! of a packet.
+//! the bucket of each hash, then find the `likely` record of each; `expect_record` a few packets before each is
+//! `confirm`ed. This file must not decide what becomes of a packet.
 //!
 //! A packet amid a connection whose flow is not known (after a restart without the predecessor's memory, or after expiry)
 //! is picked up: it is classified as a first one would be. Untranslated flows go on as they were; one to a service gets
@@ -221,27 +221,25 @@ impl FlowTable {
         prefetch(&buckets[index::home(buckets, hash)]);
     }
 
-    /// The record that a tuple with this hash most likely has in this way: to be confirmed, for which it is being fetched.
+    /// The record that a tuple with this hash most likely has: to be confirmed, and fetched before.
     #[inline(always)]
-    pub fn likely(&self, way: Way, hash: u64) -> Option<FlowId> {
-        let (id, record) = self.find_likely(hash)?;
-        prefetch(record.half(way == Way::Out));
-        Some(id)
+    pub fn likely(&self, hash: u64) -> Option<FlowId> {
+        index::likely(self.parts.first(), hash).filter(|&id| (id as usize) < self.capacity())
     }
 
-    /// The same of both ways, where both halves of the record will be used.
+    /// A packet that goes this way through a likely record will ask soon whether it is its flow.
     #[inline(always)]
-    pub fn likely_whole(&self, hash: u64) -> Option<FlowId> {
-        let (id, record) = self.find_likely(hash)?;
-        prefetch(record.half(true));
-        prefetch(record.half(false));
-        Some(id)
+    pub fn expect_half(&self, likely: Option<FlowId>, way: Way) {
+        if let Some(record) = likely.and_then(|id| self.parts.second().get(id as usize)) {
+            prefetch(record.half(way == Way::Out));
+        }
     }
 
+    /// All of a likely record will be used soon.
     #[inline(always)]
-    fn find_likely(&self, hash: u64) -> Option<(FlowId, &FlowRecord)> {
-        let id = index::likely(self.parts.first(), hash)?;
-        Some((id, self.parts.second().get(id as usize)?))
+    pub fn expect_record(&self, likely: Option<FlowId>) {
+        self.expect_half(likely, Way::Out);
+        self.expect_half(likely, Way::Back);
     }
 
     /// The record whose tuple in this way has these words, given the one that was likely before other packets were

@@ -6,6 +6,7 @@ use crate::node::shuffled;
 use anyhow::{Result, anyhow};
 use dataplane::flow::{FlowId, FlowTable, Way};
 use hashbrown::HashMap;
+use tables::cpu::LINES_AT_ONCE;
 use tables::flow::{FlowLayout, FlowRecord, Hop, HopKind, Tuple};
 
 const WHAT: &str = "flow look-up";
@@ -61,10 +62,14 @@ fn find_burst(table: &FlowTable, tuples: &[Tuple], found: &mut [Option<FlowId>; 
         table.expect(*hash);
     }
     for (&hash, likely) in hashes.iter().zip(&mut *found) {
-        *likely = table.likely(Way::Out, hash);
+        *likely = table.likely(hash);
     }
-    for ((tuple, hash), found) in tuples.iter().zip(hashes).zip(found) {
-        *found = table.confirm(*found, &tuple.words(), Way::Out, hash);
+    found[..LINES_AT_ONCE].iter().for_each(|&likely| table.expect_half(likely, Way::Out));
+    for (i, (tuple, hash)) in tuples.iter().zip(hashes).enumerate() {
+        if let Some(&likely) = found.get(i + LINES_AT_ONCE) {
+            table.expect_half(likely, Way::Out);
+        }
+        found[i] = table.confirm(found[i], &tuple.words(), Way::Out, hash);
     }
 }
 

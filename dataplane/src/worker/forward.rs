@@ -28,6 +28,7 @@ use crate::worker::uplink::{NextHop, address, next_hop, room_in_front, too_big};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::counters::{DropReason, WorkStage, WorkerCounter};
+use tables::cpu::LINES_AT_ONCE;
 use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Hop, HopKind};
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
@@ -41,6 +42,10 @@ use tables::{Addr, Protocol};
 /// Packets whose headers are fetched ahead. Few: frames lie at a stride of 2 KiB or more, so that the headers of a whole
 /// burst drive each other out of the first-level cache.
 pub(super) const AHEAD: usize = 6;
+
+/// Records that are fetched ahead, two cache lines each: as many as a processor takes at once. Asked for all of a burst it
+/// fetches half of them, and the others when they are read.
+const RECORDS_AHEAD: usize = LINES_AT_ONCE / 2;
 
 /// Everything one worker forwards with. Owned by its thread alone.
 pub struct Path {
@@ -177,7 +182,7 @@ impl Path {
             let mut queue = std::mem::replace(&mut self.queue, done);
             let mut unknown = 0;
             for queued in &mut queue {
-                queued.likely = self.flows.likely_whole(queued.hash);
+                queued.likely = self.flows.likely(queued.hash);
                 unknown += queued.likely.is_none() as usize;
             }
             if unknown > 1 {
@@ -201,14 +206,18 @@ impl Path {
 
     #[inline(always)]
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], queue: &mut [Queued]) {
+        queue.iter().take(RECORDS_AHEAD).for_each(|queued| self.flows.expect_record(queued.likely));
         for i in 0..queue.len() {
+            if let Some(ahead) = queue.get(i + RECORDS_AHEAD) {
+                self.flows.expect_record(ahead.likely);
+            }
             if let Some(ahead) = queue.get(i + AHEAD) {
                 self.pool.memory().prefetch_front(&places[ahead.at as usize], OUTER_V4_BYTES);
             }
-            let item = &mut queue[i];
-            let place = &mut places[item.at as usize];
-            if !(item.is_plain && self.pass_plainly(context, place, item)) {
-                self.act_any(context, place, item);
+            let queued = &mut queue[i];
+            let place = &mut places[queued.at as usize];
+            if !(queued.is_plain && self.pass_plainly(context, place, queued)) {
+                self.act_any(context, place, queued);
             }
         }
     }

@@ -2,6 +2,10 @@
 //! plain arithmetic; each has a portable form beside it. Must not know what the bytes mean.
 #![allow(unsafe_code)] // vendor intrinsics
 
+/// Cache lines that may be on their way when one more is asked for. A processor has few places for them (AMD's Zen 4: about
+/// sixteen before the first hints are lost), and drops hints that find none: who asks for more at once gets less.
+pub const LINES_AT_ONCE: usize = 16;
+
 /// Asks the processor to fetch what is about to be read: a hint, nothing else.
 #[inline(always)]
 pub fn prefetch<T>(value: &T) {
