@@ -10,6 +10,7 @@ mod bundle;
 mod cluster;
 mod keep;
 mod kernel;
+mod lost;
 mod metrics;
 mod publish;
 mod runtime;
@@ -119,6 +120,7 @@ pub struct Supervisor {
     /// Until it runs.
     source: Option<Source>,
     told: told::Told,
+    lost: lost::Lost,
 }
 
 /// What the loop was woken by.
@@ -202,6 +204,7 @@ impl Supervisor {
             lease: source.lease(),
             source: Some(source),
             told: told::Told::default(),
+            lost: lost::Lost::default(),
             args,
         })
     }
@@ -266,6 +269,7 @@ impl Supervisor {
         self.serve_health();
         self.write_statuses().await;
         self.tell_node().await;
+        self.detach_lost().await;
         self.give_memory_back();
         self.ticks += 1;
         if self.ticks.is_multiple_of(audit::AUDIT_TICKS) {
