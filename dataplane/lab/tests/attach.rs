@@ -1,10 +1,17 @@
 //! The CNI plugin as a container runtime uses it.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use lab::netns::Netns;
 use lab::pod::container;
 use lab::{Lab, Options};
+
+/// What 99 of 100 ADDs take at most.
+const ADD_LIMIT: Duration = Duration::from_millis(50);
+const ADDS: usize = 100;
+/// On a machine that is busy with something else.
+const TRIES: usize = 5;
 
 /// A pod range of 16 addresses: the node's own, the first and the last leave 11 for pods.
 const SMALL: u8 = 28;
@@ -92,8 +99,37 @@ fn a_device_that_dies_without_a_del_is_said() {
     let status = || node.fairway().run("status").expect("status").stdout;
     assert!(!status().contains("is gone"), "{}", status());
     pod.netns.ip("link del eth0").expect("the device goes");
-    let said = lab::wait::until(std::time::Duration::from_secs(3), || status().contains("is gone"));
+    let said = lab::wait::until(Duration::from_secs(3), || status().contains("is gone"));
     assert!(said, "nothing in: {}", status());
     node.plugin().del(&pod, Some(&attached.result)).expect("DEL");
     assert!(!status().contains("is gone"), "it is said for ever: {}", status());
+}
+
+/// How long ADDs take, one after the other, beside a service and pods: from the start of the plugin's process to its end.
+fn adds(lab: &Lab, round: usize) -> Vec<Duration> {
+    let plugin = lab.nodes[0].plugin();
+    let mut took: Vec<Duration> = Vec::new();
+    for number in 0..ADDS {
+        let pod = container("timed", netns(lab, &format!("t{round}-{number}")));
+        let begun = Instant::now();
+        let attached = plugin.add(&pod).unwrap_or_else(|error| panic!("ADD {number}: {error:#}"));
+        took.push(begun.elapsed());
+        plugin.del(&pod, Some(&attached.result)).unwrap_or_else(|error| panic!("DEL {number}: {error:#}"));
+        pod.netns.remove().expect("the namespace goes");
+    }
+    took.sort();
+    took
+}
+
+#[test]
+fn an_add_takes_little_time() {
+    let _one = lab::one_at_a_time();
+    let lab = Lab::start(&Options { families: lab::Families::Dual, ..Options::default() }).expect("the lab comes up");
+    let is_quick = |round| {
+        let took = adds(&lab, round);
+        let [median, p99] = [ADDS / 2, ADDS * 99 / 100 - 1].map(|place| took[place]);
+        println!("ADD of both families: median {median:?}, p99 {p99:?}, longest {:?}", took[ADDS - 1]);
+        p99 <= ADD_LIMIT
+    };
+    assert!((0..TRIES).any(is_quick), "never within {ADD_LIMIT:?}");
 }

@@ -1,5 +1,5 @@
 //! Real containers of containerd and runc on two nodes, attached by `ctr run --cni`: pods and services and policies between
-//! them. Containers of `ctr` are no pods of Kubernetes; a pod of the lab stands between them where labels are asked for.
+//! them. The first node has the machine's cgroups, which may be of version 1, the other one those of version 2. Containers of `ctr` are no pods of Kubernetes; a pod of the lab stands between them where labels are asked for.
 
 use std::fs;
 use std::net::IpAddr;
@@ -53,8 +53,13 @@ impl Runtime {
              mkdir -p /etc/cni/net.d; mount --bind net.d /etc/cni/net.d; \
              mount -t tmpfs tmpfs /opt; mkdir -p /opt/cni/bin; mount --bind bin /opt/cni/bin; \
              mkdir -p /run/containerd; mount -t tmpfs tmpfs /run/containerd; \
-             exec containerd --config config.toml"
+             {}exec containerd --config config.toml",
+            if self.has_cgroup2() { "mount -t cgroup2 none /sys/fs/cgroup; " } else { "" }
         )
+    }
+
+    fn has_cgroup2(&self) -> bool {
+        self.node > 0
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -90,11 +95,20 @@ impl Runtime {
             .args(arguments.split(' '))
     }
 
+    /// What kind of file system runc takes the version of its cgroups from.
+    fn cgroup(&self) -> Result<String> {
+        let pid = self.daemon.as_ref().map_or(0, Process::pid);
+        let kind = Cmd::line(&format!("nsenter --target {pid} --mount stat -f -c %T /sys/fs/cgroup")).ok()?.stdout;
+        Ok(kind.trim().to_owned())
+    }
+
     /// Runs a command in a container of its own until it ends.
     fn run(&self, lab: &Lab, name: &str, command: &str) -> Cmd {
         let rootfs = lab.directory().join("image").display().to_string();
         let runc = self.file("runc").display().to_string();
-        self.ctr(&format!("run --rm --cni --runc-root {runc} --rootfs {rootfs} {name} {command}"))
+        // Where the machine has the controller in version 1, version 2 has none for shares.
+        let shares = if self.has_cgroup2() { "--cpu-shares 0" } else { "--cpu-shares 1024" };
+        self.ctr(&format!("run --rm --cni {shares} --runc-root {runc} --rootfs {rootfs} {name} {command}"))
     }
 }
 
@@ -133,7 +147,9 @@ fn wait_address(lab: &Lab, node: usize, name: &str) -> Result<IpAddr> {
 }
 
 fn gets(command: Cmd) -> bool {
-    command.limit(START).run().is_ok_and(|ran| ran.stdout.contains("from a container"))
+    let ran = command.limit(START).run();
+    println!("{}", ran.as_ref().map_or_else(|error| error.to_string(), |ran| ran.stderr.clone()));
+    ran.is_ok_and(|ran| ran.stdout.contains("from a container"))
 }
 
 #[test]
@@ -145,6 +161,9 @@ fn containers_of_two_nodes_speak_and_policies_know_their_addresses() -> Result<(
     let serve = format!("/bin/httpd -f -p {HTTP_PORT} -h /www");
     let server = Process::spawn("server", &here.run(&lab, "server", &serve), lab.directory())?;
     let address_of_server = wait_address(&lab, 0, "server").with_context(|| server.log_end())?;
+    for runtime in [&here, &there] {
+        assert!(!runtime.has_cgroup2() || runtime.cgroup()? == "cgroup2fs", "runc sees {}", runtime.cgroup()?);
+    }
     let direct = format!("/bin/fetch {address_of_server} {HTTP_PORT}");
     assert!(gets(here.run(&lab, "near", &direct)), "on one node");
     assert!(gets(there.run(&lab, "far", &direct)), "across nodes");

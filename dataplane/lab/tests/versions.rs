@@ -18,14 +18,14 @@ use tables::layout::LAYOUT_VERSION;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Passes one connection on, in both directions, until one end closes it.
-fn pass_on(control: Channel, dataplane: Channel) {
+fn pass_on(control: Channel, dataplane: Channel, version: u64) {
     let again = |channel: &Channel| Channel::from(channel.as_fd().try_clone_to_owned().expect("a descriptor"));
     let (to_dataplane, from_control) = (again(&dataplane), again(&control));
     std::thread::spawn(move || while forward(&from_control, &to_dataplane, |_| {}) {});
     let later = |message: &mut Value| {
         if message["say"] == "hello" {
-            message["layoutVersion"] = (LAYOUT_VERSION + 1).into();
-            message["surprise"] = "of a later build".into();
+            message["layoutVersion"] = version.into();
+            message["surprise"] = "of another build".into();
         }
     };
     while forward(&dataplane, &control, later) {}
@@ -40,7 +40,7 @@ fn forward(from: &Channel, to: &Channel, change: impl FnOnce(&mut Value)) -> boo
 }
 
 /// Stands at `path` for the dataplane at `real`, for as long as there is a file there.
-fn stand_in(path: &Path, real: &Path) {
+fn stand_in(path: &Path, real: &Path, version: u64) {
     let (listener, real) = (Listener::bind(path).expect("it listens"), real.to_path_buf());
     std::thread::spawn(move || {
         loop {
@@ -48,7 +48,7 @@ fn stand_in(path: &Path, real: &Path) {
             rustix::event::poll(&mut poll, None).expect("it waits");
             let control = listener.accept().expect("a connection");
             let Ok(dataplane) = Channel::connect(&real, false) else { return };
-            std::thread::spawn(move || pass_on(control, dataplane));
+            std::thread::spawn(move || pass_on(control, dataplane, version));
         }
     });
 }
@@ -68,7 +68,16 @@ fn answers(stream: &mut TcpStream) {
 }
 
 #[test]
-fn of_another_version_a_dataplane_is_left_alone_and_of_the_same_taken_over() {
+fn of_a_later_version_a_dataplane_is_left_alone_and_of_the_same_taken_over() {
+    is_left_alone_and_taken_over(LAYOUT_VERSION + 1);
+}
+
+#[test]
+fn of_an_earlier_version_a_dataplane_is_left_alone_and_of_the_same_taken_over() {
+    is_left_alone_and_taken_over(LAYOUT_VERSION - 1);
+}
+
+fn is_left_alone_and_taken_over(version: u64) {
     let _one = lab::one_at_a_time();
     let mut lab = Lab::start(&Options::default()).expect("the lab comes up");
     lab.add_pod("web-1", 0, &[("app", "web")]).expect("a pod");
@@ -89,9 +98,9 @@ fn of_another_version_a_dataplane_is_left_alone_and_of_the_same_taken_over() {
     std::fs::rename(&path, &real).expect("the socket moves");
     let [lock, moved] = [&path, &real].map(|path| path.with_extension(LOCK_EXTENSION));
     std::fs::rename(lock, moved).expect("and who holds it");
-    stand_in(&path, &real);
+    stand_in(&path, &real, version);
     lab.nodes[0].start_control().expect("control starts");
-    let sentence = format!("speaks layout version {}, this process {LAYOUT_VERSION}", LAYOUT_VERSION + 1);
+    let sentence = format!("speaks layout version {version}, this process {LAYOUT_VERSION}");
     let mut problems = Vec::new();
     let told = wait::until(LIMIT, || {
         problems = lab.nodes[0].fairway().status().map(|status| status.problems).unwrap_or_default();
