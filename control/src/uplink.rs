@@ -117,13 +117,7 @@ impl Uplink {
 
     /// What a bond does with its members.
     pub fn bond_line(&self) -> String {
-        let (sending, idle): (Vec<&Member>, Vec<&Member>) = self.members.iter().partition(|member| member.sends);
-        let names = |members: &[&Member]| {
-            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-        };
-        let mode = self.bond.map_or("", |mode| mode.name());
-        format!("{} is a bond ({mode}) that sends by {}; idle: {}", self.device, names(&sending), names(&idle))
+        bond_line(&self.device, self.bond.unwrap_or_default(), &self.members)
     }
 
     /// The names of all devices that frames move on.
@@ -149,6 +143,16 @@ impl Uplink {
         }
         Ok(sockets)
     }
+}
+
+/// Which members a bond sends by, and which wait.
+pub fn bond_line(name: &str, mode: Mode, members: &[Member]) -> String {
+    let names = |sends: bool| {
+        let wanted = members.iter().filter(|member| member.sends == sends);
+        let names: Vec<&str> = wanted.map(|member| member.name.as_str()).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    format!("{name} is a bond ({}) that sends by {}; idle: {}", mode.name(), names(true), names(false))
 }
 
 impl Member {
@@ -236,4 +240,19 @@ async fn channels(name: &str) -> Option<u32> {
         _ => 0,
     };
     Some(messages.iter().flat_map(|message| &message.payload.nlas).map(count).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bond_names_who_sends_and_who_waits() {
+        let member = |name: &str, sends| Member { name: name.to_owned(), index: 1, sends };
+        let line = |members: &[Member]| bond_line("bond0", Mode::ActiveBackup, members);
+        let told = |what: &str| format!("bond0 is a bond (active-backup) that {what}");
+        assert_eq!(line(&[member("a", false), member("b", true)]), told("sends by b; idle: a"));
+        assert_eq!(line(&[member("a", true), member("b", true)]), told("sends by a, b; idle: none"));
+        assert_eq!(line(&[member("a", false)]), told("sends by none; idle: a"));
+    }
 }

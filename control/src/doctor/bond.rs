@@ -3,7 +3,7 @@
 use super::Diagnosis;
 use super::fix::Fix;
 use crate::netlink::{Bond, LinkInfo, Netlink};
-use crate::uplink;
+use crate::uplink::{self, Member};
 
 const CHECK: &str = "bond";
 /// As often as `miimon` is usually told, and as 802.3ad does by itself.
@@ -19,33 +19,19 @@ pub async fn check(netlink: &Netlink, nic: &LinkInfo, diagnosis: &mut Diagnosis)
         }
     };
     let Some(bond) = nic.bond else { return members };
-    let sending: Vec<&str> = names(&members, true);
-    let mut what =
-        format!("{} is {}: frames move on its members, now out of {}", nic.name, bond.mode.name(), or_none(&sending));
-    let idle = names(&members, false);
-    if !idle.is_empty() {
-        what = format!("{what}; idle: {}", idle.join(", "));
+    let each: Vec<Member> = members.iter().map(Member::of).collect();
+    diagnosis.fact(CHECK, uplink::bond_line(&nic.name, bond.mode, &each));
+    if !each.iter().any(|member| member.sends) {
+        let what = format!("{} sends by none of its members", nic.name);
+        diagnosis.wrong(CHECK, what, format!("see /proc/net/bonding/{}", nic.name));
     }
-    diagnosis.fact(CHECK, what);
     check_links(&nic.name, &members, diagnosis);
     check_watch(&nic.name, bond, diagnosis);
     check_queues(&nic.name, &members, diagnosis).await;
     members
 }
 
-fn names(members: &[LinkInfo], sends: bool) -> Vec<&str> {
-    let wanted = members.iter().filter(|member| member.sends.unwrap_or(true) == sends);
-    wanted.map(|member| member.name.as_str()).collect()
-}
-
-fn or_none(names: &[&str]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
 fn check_links(name: &str, members: &[LinkInfo], diagnosis: &mut Diagnosis) {
-    if names(members, true).is_empty() {
-        diagnosis.wrong(CHECK, format!("{name} sends by none of its members"), format!("see /proc/net/bonding/{name}"));
-    }
     for member in members.iter().filter(|member| !member.is_up) {
         let up = format!("ip link set {} up", member.name);
         diagnosis.wrong(CHECK, format!("{}, a member of {name}, is down", member.name), &up);
@@ -75,5 +61,38 @@ async fn check_queues(bond: &str, members: &[LinkInfo], diagnosis: &mut Diagnosi
         let what = format!("{name} has {queues} queues, and another member of {bond} {fewest}: all need as many");
         diagnosis.wrong("queues", what, set(fewest));
         diagnosis.fixes.push(Fix::new(set(fewest), set(queues)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Mode;
+
+    fn told(work: impl FnOnce(&mut Diagnosis)) -> Diagnosis {
+        let mut diagnosis = Diagnosis::default();
+        work(&mut diagnosis);
+        diagnosis
+    }
+
+    #[test]
+    fn a_member_that_is_down_is_told_with_what_sets_it_up_and_down_again() {
+        let member = |name: &str, is_up| LinkInfo { name: name.to_owned(), is_up, ..LinkInfo::default() };
+        let well = told(|diagnosis| check_links("bond0", &[member("a", true)], diagnosis));
+        assert_eq!(well, Diagnosis::default());
+        let found = told(|diagnosis| check_links("bond0", &[member("a", true), member("b", false)], diagnosis));
+        assert!(!found.is_well() && found.findings[0].what.starts_with("b, a member of bond0, is down"));
+        let fix = Fix::new("ip link set b up".to_owned(), "ip link set b down".to_owned());
+        assert_eq!(found.fixes, [fix]);
+    }
+
+    #[test]
+    fn a_bond_that_never_looks_at_its_links_is_told() {
+        let bond = |watch_ms| Bond { mode: Mode::ActiveBackup, watch_ms };
+        assert!(told(|diagnosis| check_watch("bond0", bond(50), diagnosis)).is_well());
+        let found = told(|diagnosis| check_watch("bond0", bond(0), diagnosis));
+        assert!(!found.is_well() && found.findings[0].what.contains("miimon 0"), "{found:?}");
+        let set = |ms: u32| format!("ip link set bond0 type bond miimon {ms}");
+        assert_eq!(found.fixes, [Fix::new(set(100), set(0))]);
     }
 }

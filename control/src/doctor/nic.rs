@@ -185,12 +185,11 @@ fn check_spreading(nic: &LinkInfo, queues: u32, diagnosis: &mut Diagnosis) {
             }
         }
     }
-    check_steering(name, diagnosis);
+    check_steering(name, &sys::steering_rules(name).unwrap_or_default(), diagnosis);
 }
 
 /// Only who made a rule knows whether it is meant: nothing is deleted by itself.
-fn check_steering(name: &str, diagnosis: &mut Diagnosis) {
-    let rules = sys::steering_rules(name).unwrap_or_default();
+fn check_steering(name: &str, rules: &[u32], diagnosis: &mut Diagnosis) {
     if rules.is_empty() {
         return;
     }
@@ -225,11 +224,24 @@ fn far_cores(cpus: &[usize], list: &str) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::Severity;
 
     #[test]
     fn cores_of_other_nodes_are_found() {
         assert_eq!(far_cores(&[0, 2, 8, 9], "0-3,8\n"), [9]);
         assert_eq!(far_cores(&[], ""), [0usize; 0]);
+    }
+
+    #[test]
+    fn steering_rules_are_told_with_what_deletes_them_and_are_not_deleted() {
+        let mut diagnosis = Diagnosis::default();
+        check_steering("eth1", &[], &mut diagnosis);
+        assert_eq!(diagnosis, Diagnosis::default());
+        check_steering("eth1", &[7, 1023], &mut diagnosis);
+        let found = &diagnosis.findings[0];
+        assert!(found.severity == Severity::Slow && found.what.starts_with("2 rules of eth1"), "{found:?}");
+        assert!(found.advice.ends_with("ethtool -N eth1 delete 7; ethtool -N eth1 delete 1023"), "{found:?}");
+        assert!(diagnosis.fixes.is_empty(), "--apply would run them");
     }
 
     #[test]
