@@ -4,7 +4,7 @@
 
 pub mod pool;
 
-use pool::{PodPool, Span, spans_of};
+use pool::{PodPool, Span};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use tables::{Addr, Mac, Prefix};
@@ -185,7 +185,7 @@ impl Ipam {
 
     fn next_free(&self, range: &PodRange, pool: Option<&PodPool>) -> Result<Addr, IpamError> {
         let pool = pool.filter(|pool| has_any(range, pool));
-        let spans = spans_of(range, pool, &self.pools);
+        let spans = pool.map_or_else(|| pool::left(range, &self.pools), |pool| pool.spans(range));
         let size = spans.iter().map(|(first, last)| last - first + 1).sum();
         let last = self.last.0.get(&key(range, pool)).filter(|addr| range.0.contains(**addr));
         let start = last.map_or(0, |addr| before(&spans, addr.bits() - range.0.addr().bits() + 1));
@@ -209,7 +209,7 @@ impl Ipam {
 }
 
 fn has_any(range: &PodRange, pool: &PodPool) -> bool {
-    !spans_of(range, Some(pool), &[]).is_empty()
+    !pool.spans(range).is_empty()
 }
 
 fn allowed(range: &PodRange, addr: Addr, pool: Option<&PodPool>) -> Result<Addr, IpamError> {

@@ -221,6 +221,7 @@ impl Supervisor {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         tokio::pin!(stop);
         self.adopt_neighbours().await;
+        self.check_local_ports();
         self.read_taken_ports();
         self.start_announcing();
         loop {
@@ -276,8 +277,11 @@ impl Supervisor {
             self.log_audited();
         }
         self.kernel_changed |= self.ticks.is_multiple_of(KERNEL_READ_TICKS);
-        if self.ticks.is_multiple_of(PORTS_READ_TICKS) && !self.taken_ports.is_empty() {
-            self.read_taken_ports();
+        if self.ticks.is_multiple_of(PORTS_READ_TICKS) {
+            self.check_local_ports();
+            if !self.taken_ports.is_empty() {
+                self.read_taken_ports();
+            }
         }
     }
 

@@ -46,7 +46,12 @@ impl FromStr for Part {
 }
 
 impl PodPool {
-    fn spans(&self, range: &PodRange) -> impl Iterator<Item = Span> {
+    /// Its addresses of a range, in order and without overlaps.
+    pub fn spans(&self, range: &PodRange) -> Vec<Span> {
+        merged(self.parts_of(range), range.last_pod())
+    }
+
+    fn parts_of(&self, range: &PodRange) -> impl Iterator<Item = Span> {
         let (first, last) = (range.nth(0).bits(), range.nth(0).bits() + range.last_pod());
         let of_part = move |part: &Part| match part {
             Part::Each(first, last) => Some((*first, *last)),
@@ -60,19 +65,15 @@ impl PodPool {
     }
 
     pub fn contains(&self, range: &PodRange, addr: Addr) -> bool {
-        spans_of(range, Some(self), &[])
-            .iter()
-            .any(|(first, last)| range.is_pod(addr) && (*first..=*last).contains(&(addr.bits() - range.nth(0).bits())))
+        let is_in = |(first, last): Span| (first..=last).contains(&(addr.bits() - range.nth(0).bits()));
+        range.is_pod(addr) && self.spans(range).into_iter().any(is_in)
     }
 }
 
-/// The addresses of a range for a pool, or what `pools` leave of it, in order and without overlaps.
-pub fn spans_of(range: &PodRange, pool: Option<&PodPool>, pools: &[PodPool]) -> Vec<Span> {
-    let of_pools = match pool {
-        Some(pool) => merged(pool.spans(range), range.last_pod()),
-        None => merged(pools.iter().flat_map(|pool| pool.spans(range)), range.last_pod()),
-    };
-    if pool.is_some() { of_pools } else { between(&of_pools, range.last_pod()) }
+/// What pools leave of a range, in order and without overlaps.
+pub fn left(range: &PodRange, pools: &[PodPool]) -> Vec<Span> {
+    let taken = merged(pools.iter().flat_map(|pool| pool.parts_of(range)), range.last_pod());
+    between(&taken, range.last_pod())
 }
 
 /// Sorted, each once, and within the places of pods.
@@ -127,12 +128,12 @@ mod tests {
 
     #[test]
     fn parts_lie_in_a_nodes_range() {
-        let spans = |text| spans_of(&range(), Some(&pool(text)), &[]);
+        let spans = |text| pool(text).spans(&range());
         assert_eq!(spans("a=+128-191,10.244.0.0/23"), [(4, 254)]);
         assert_eq!(spans("a=+200,10.244.1.64/28,+0-9,10.244.2.0/24"), [(4, 9), (64, 79), (200, 200)]);
         assert_eq!(spans("a=10.244.1.250-10.244.2.9,fd00::/64"), [(250, 254)]);
         let v6 = PodRange::new("fd00:1::/64".parse().unwrap()).unwrap();
-        assert_eq!(spans_of(&v6, Some(&pool("a=+128-191,fd00:1::1:0/112")), &[]), [(128, 191), (0x10000, 0x1ffff)]);
+        assert_eq!(pool("a=+128-191,fd00:1::1:0/112").spans(&v6), [(128, 191), (0x10000, 0x1ffff)]);
         for wrong in ["a", "=+1", "a=+9-1", "a=+x", "a=10.0.0.9-10.0.0.1", "a=+1-2-3"] {
             assert!(wrong.parse::<PodPool>().is_err(), "{wrong}");
         }
@@ -146,7 +147,7 @@ mod tests {
             let pools = [pool(&format!("a={}", parts.join(",")))];
             let addr = range().nth(last.into());
             let is_in = |spans: &[Span]| spans.iter().filter(|(a, b)| (*a..=*b).contains(&last.into())).count();
-            let [inside, left] = [Some(&pools[0]), None].map(|pool| is_in(&spans_of(&range(), pool, &pools)));
+            let [inside, left] = [pools[0].spans(&range()), left(&range(), &pools)].map(|spans| is_in(&spans));
             prop_assert_eq!(inside + left, usize::from(range().is_pod(addr)));
             prop_assert_eq!(pools[0].contains(&range(), addr), inside == 1);
         }

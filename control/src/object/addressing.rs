@@ -3,6 +3,7 @@
 //! - the annotation `fairway.dev/pod-ips`: addresses, separated by commas, at most one of each family;
 //! - the annotation `fairway.dev/pod-pool`: the name of a pool; on its namespace for all pods that do not say it themselves.
 
+use super::parse::annotation;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use tables::Addr;
@@ -22,21 +23,21 @@ pub struct Addressing {
 #[error("annotation {ADDRESSES_ANNOTATION}: {0:?} is no address")]
 pub struct NoAddress(String);
 
-fn annotation(meta: &ObjectMeta, name: &str) -> Option<String> {
-    Some(meta.annotations.as_ref()?.get(name)?.trim().to_owned())
+fn trimmed(meta: &ObjectMeta, name: &str) -> Option<String> {
+    annotation(meta, name).map(|text| text.trim().to_owned())
 }
 
 /// The pool of a namespace's pods.
 pub fn pool(meta: &ObjectMeta) -> Option<String> {
-    annotation(meta, POOL_ANNOTATION).filter(|pool| !pool.is_empty())
+    trimmed(meta, POOL_ANNOTATION).filter(|pool| !pool.is_empty())
 }
 
 impl Addressing {
     /// None for pods that ask for nothing, as nearly all do.
     pub fn of(meta: &ObjectMeta) -> Option<Box<Addressing>> {
         let asked = Addressing {
-            addrs: annotation(meta, ADDRESSES_ANNOTATION).filter(|addrs| !addrs.is_empty()),
-            pool: annotation(meta, POOL_ANNOTATION),
+            addrs: trimmed(meta, ADDRESSES_ANNOTATION).filter(|addrs| !addrs.is_empty()),
+            pool: trimmed(meta, POOL_ANNOTATION),
         };
         (asked != Addressing::default()).then(|| Box::new(asked))
     }

@@ -91,11 +91,16 @@ fn port(field: &str, number: i32) -> Parsed<u16> {
     }
 }
 
+/// What an annotation says, if it is there.
+pub(super) fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
 /// What Flannel has a node say of its VXLAN device, in JSON. Of other backends it says other things, which are none of ours.
 const FLANNEL_ANNOTATION: &str = "flannel.alpha.coreos.com/backend-data";
 
 fn inner_mac(meta: &ObjectMeta) -> Option<Mac> {
-    let said: serde_json::Value = serde_json::from_str(meta.annotations.as_ref()?.get(FLANNEL_ANNOTATION)?).ok()?;
+    let said: serde_json::Value = serde_json::from_str(annotation(meta, FLANNEL_ANNOTATION)?).ok()?;
     said.get("VtepMAC")?.as_str()?.parse().ok()
 }
 
@@ -148,7 +153,7 @@ pub const AUDIT_ANNOTATION: &str = "fairway.dev/policy-audit";
 
 /// Whether policies are only to be tried. Anything but `true` keeps them in force.
 fn is_audit(meta: &ObjectMeta) -> bool {
-    meta.annotations.as_ref().and_then(|all| all.get(AUDIT_ANNOTATION)).is_some_and(|text| text == "true")
+    annotation(meta, AUDIT_ANNOTATION) == Some("true")
 }
 
 /// The labels of a namespace, with the one that the API server always adds.

@@ -66,10 +66,14 @@ impl Supervisor {
         self.read_neighbours().await;
     }
 
-    /// SNAT ports that sockets had before they were reserved.
-    pub(super) fn read_taken_ports(&mut self) {
+    /// Whether the SNAT ports leave the node any of its own.
+    pub(super) fn check_local_ports(&mut self) {
         let short = Shortage::check(&self.args.snat_ports);
         self.note("local-ports", short.map_err(|shortage| format!("{shortage}: {}", Shortage::ADVICE)));
+    }
+
+    /// SNAT ports that sockets had before they were reserved.
+    pub(super) fn read_taken_ports(&mut self) {
         let taken = reserve::taken(&self.args.snat_ports);
         if self.taken_ports != taken {
             let count = taken.len();

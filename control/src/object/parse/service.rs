@@ -1,6 +1,6 @@
 //! Services.
 
-use super::{FieldError, Parsed, indexed, is_others, named, port, protocol, read_addr, wrong};
+use super::{FieldError, Parsed, annotation, indexed, is_others, named, port, protocol, read_addr, wrong};
 use crate::object::balancer::{self, ADDRESSES_ANNOTATION, Balancer, POOL_ANNOTATION};
 use crate::object::balancing::{self, ALGORITHM_ANNOTATION, Balancing, Named, WEIGHTS_ANNOTATION};
 use crate::object::forwarding::{self, FORWARDING_ANNOTATION, Forwarding};
@@ -8,6 +8,7 @@ use crate::object::{Distribution, Service, ServiceKind, ServicePort, TargetPort,
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::fmt::Display;
 use tables::node::family;
 use tables::{Addr, Prefix};
 
@@ -75,9 +76,8 @@ fn balancer(
     spec: &core::ServiceSpec,
     status: Option<&core::ServiceStatus>,
 ) -> Parsed<Balancer> {
-    let annotation = |key: &str| meta.annotations.as_ref()?.get(key).map(String::as_str);
     let deprecated = spec.load_balancer_ip.as_deref().filter(|ip| !ip.is_empty());
-    let (field, wished) = match annotation(ADDRESSES_ANNOTATION) {
+    let (field, wished) = match annotation(meta, ADDRESSES_ANNOTATION) {
         Some(text) => (format!("metadata.annotations[{ADDRESSES_ANNOTATION}]"), text),
         None => ("spec.loadBalancerIP".to_owned(), deprecated.unwrap_or_default()),
     };
@@ -89,7 +89,7 @@ fn balancer(
         is_ours: class.is_none_or(|class| class == balancer::CLASS)
             && !ingress.iter().copied().flatten().any(is_elsewhere),
         wished: wished.map(|text| read_addr(&field, text)).collect::<Parsed<_>>()?,
-        pool: annotation(POOL_ANNOTATION).filter(|name| !name.is_empty()).map(str::to_owned),
+        pool: annotation(meta, POOL_ANNOTATION).filter(|name| !name.is_empty()).map(str::to_owned),
         requires_all: spec.ip_family_policy.as_deref() == Some("RequireDualStack"),
         status: read.load_balancer_ips.clone(),
     })
@@ -198,23 +198,19 @@ fn node_port(field: &str, number: Option<i32>) -> Parsed<Option<u16>> {
 }
 
 fn balancing(meta: &ObjectMeta) -> Parsed<Balancing> {
-    let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
-    let algorithm = annotation(ALGORITHM_ANNOTATION).map(|text| {
-        let named = text.parse().or_else(|error| wrong(format!("metadata.annotations[{ALGORITHM_ANNOTATION}]"), error));
-        named.map(|Named(algorithm)| algorithm)
-    });
-    let weights = annotation(WEIGHTS_ANNOTATION).map(|text| {
-        balancing::weights(text).or_else(|error| wrong(format!("metadata.annotations[{WEIGHTS_ANNOTATION}]"), error))
-    });
-    Ok(Balancing { algorithm: algorithm.transpose()?, weights: weights.transpose()?.unwrap_or_default() })
+    let algorithm = annotated(meta, ALGORITHM_ANNOTATION, str::parse)?;
+    let weights = annotated(meta, WEIGHTS_ANNOTATION, balancing::weights)?;
+    Ok(Balancing { algorithm: algorithm.map(|Named(algorithm)| algorithm), weights: weights.unwrap_or_default() })
 }
 
 fn forwarding(meta: &ObjectMeta) -> Parsed<Option<Forwarding>> {
-    let text = meta.annotations.as_ref().and_then(|all| all.get(FORWARDING_ANNOTATION));
-    let read = |text: &String| {
-        forwarding::parse(text).or_else(|error| wrong(format!("metadata.annotations[{FORWARDING_ANNOTATION}]"), error))
-    };
-    text.map(read).transpose()
+    annotated(meta, FORWARDING_ANNOTATION, forwarding::parse)
+}
+
+/// What is read out of an annotation, if it is there.
+fn annotated<T, E: Display>(meta: &ObjectMeta, key: &str, read: fn(&str) -> Result<T, E>) -> Parsed<Option<T>> {
+    let read = |text| read(text).or_else(|error| wrong(format!("metadata.annotations[{key}]"), error));
+    annotation(meta, key).map(read).transpose()
 }
 
 fn affinity(spec: &core::ServiceSpec) -> Parsed<u32> {
