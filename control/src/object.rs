@@ -139,8 +139,8 @@ impl Object {
             Object::Node(node) => (Kind::Node, Named::new("", &node.name)),
             Object::Namespace(namespace) => (Kind::Namespace, Named::new("", &namespace.name)),
             Object::Pod(pod) => (Kind::Pod, Named::clone(&pod.id)),
-            Object::Service(service) => (Kind::Service, service.id.clone()),
-            Object::EndpointSlice(slice) => (Kind::EndpointSlice, slice.id.clone()),
+            Object::Service(service) => (Kind::Service, Named::clone(&service.id)),
+            Object::EndpointSlice(slice) => (Kind::EndpointSlice, Named::clone(&slice.id)),
             Object::NetworkPolicy(policy) => (Kind::NetworkPolicy, policy.id.clone()),
             Object::ClusterPolicy(policy) => (policy.kind, Named::new("", &policy.name)),
         };
@@ -235,7 +235,7 @@ pub struct Pod {
 /// serves have neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
-    pub id: Named,
+    pub id: Common<Named>,
     pub kind: ServiceKind,
     pub cluster_ips: Vec<Addr>,
     /// Whether it serves IPv4, IPv6.
@@ -310,7 +310,7 @@ pub enum TargetPort {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
-    pub id: Named,
+    pub id: Common<Named>,
     /// Label `kubernetes.io/service-name`.
     pub service: Option<String>,
     pub ports: Vec<SlicePort>,

@@ -182,7 +182,7 @@ impl State {
                 self.services_by_label.remove(&service.id, [pair]);
             }
             if let Some(pair) = anchor(&service) {
-                self.services_by_label.insert(&service.id.clone().into(), [pair]);
+                self.services_by_label.insert(&service.id, [pair]);
             }
         }
         let number = self.services.put(service);

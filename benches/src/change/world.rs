@@ -69,7 +69,7 @@ fn name(number: u32) -> Named {
 fn service(number: u32) -> Object {
     let target = TargetPort::Number(cluster::BACKEND_PORT);
     Object::Service(Service {
-        id: name(number),
+        id: name(number).into(),
         cluster_ips: vec![cluster::service(number)],
         ports: vec![ServicePort {
             name: String::new(),
@@ -88,7 +88,7 @@ pub fn slice(number: u32, addrs: &[Addr]) -> Object {
     let endpoint = |&addr: &Addr| SliceEndpoint { addr, ready: true, serving: true, ..SliceEndpoint::default() };
     let service = name(number).name;
     Object::EndpointSlice(EndpointSlice {
-        id: Named::new(NAMESPACE, format!("{service}-x")),
+        id: Named::new(NAMESPACE, format!("{service}-x")).into(),
         service: Some(service),
         ports: vec![SlicePort { name: String::new(), protocol: Protocol::UDP, port: cluster::BACKEND_PORT }],
         endpoints: addrs.iter().map(endpoint).collect(),

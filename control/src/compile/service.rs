@@ -111,7 +111,7 @@ impl Services {
             let has_ports = state.pod(id).is_some_and(|pod| !pod.host_ports.is_empty());
             let had_ports = if has_ports { !self.pods.insert(id.clone()) } else { self.pods.remove(id) };
             if has_ports || had_ports {
-                self.dirty.insert(Owner::Pod(Arc::new(id.clone())));
+                self.dirty.insert(Owner::Pod(id.clone().into()));
             }
         }
     }
@@ -200,7 +200,9 @@ impl Services {
                 put => outcome = outcome.and(put.map(|_| ())),
             }
         }
-        let groups = groups.into_iter().flatten().collect();
+        // In place, as `flatten` is not.
+        #[expect(clippy::filter_map_identity)]
+        let groups = groups.into_iter().filter_map(|group| group).collect();
         let held = Held { rows, waits, groups, ..before };
         (held, outcome.and(sources.map(|_| ())))
     }

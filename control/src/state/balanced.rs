@@ -27,7 +27,7 @@ impl Balanced {
     /// A service is about to be known as this.
     pub fn enter(&mut self, service: &mut Service) {
         let Some(balancer) = service.balancer.as_deref() else { return self.leave(&service.id) };
-        self.has_changed |= self.services.insert(service.id.clone());
+        self.has_changed |= self.services.insert(Named::clone(&service.id));
         if let Some(addrs) = self.assigned.get(&service.id).filter(|_| balancer.is_ours) {
             service.load_balancer_ips.clone_from(addrs);
         }
@@ -150,7 +150,7 @@ impl Asked {
 
 fn claim(service: &Service, balancer: &Balancer, held: Vec<Addr>) -> Claim {
     Claim {
-        id: service.id.clone(),
+        id: Named::clone(&service.id),
         families: service.families,
         requires_all: balancer.requires_all,
         wished: balancer.wished.clone(),

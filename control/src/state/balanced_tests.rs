@@ -13,7 +13,7 @@ fn pools() -> Vec<Pool> {
 
 fn service(name: &str, balancer: Balancer) -> ObjectChange {
     ObjectChange::Put(Object::Service(Service {
-        id: Named::new("demo", name),
+        id: Named::new("demo", name).into(),
         kind: ServiceKind::LoadBalancer,
         cluster_ips: vec![addr("10.96.0.1")],
         families: [true, false],

@@ -1,8 +1,10 @@
 //! Services and the EndpointSlices of each, by name and by a small number, so that who deals with many of them keeps no
 //! names. It knows no other objects, and not what changed.
 
-use super::{ByName, HashMap};
-use crate::object::{EndpointSlice, Named, Service};
+use super::HashMap;
+use crate::object::{Common, EndpointSlice, Named, Service};
+use foldhash::fast::RandomState;
+use indexmap::{Equivalent, IndexMap};
 use std::sync::Arc;
 
 /// A service's number: its own from when a first object names it until the last one went and [`Services::forget`] was
@@ -11,7 +13,7 @@ pub type Number = u32;
 
 /// A service as it is known; its slices' order is that in which they came. None of it may be there.
 pub struct Served {
-    pub name: Arc<Named>,
+    pub name: Common<Named>,
     pub service: Option<Box<Service>>,
     /// Empty: the directory holds none.
     pub slices: Vec<Arc<EndpointSlice>>,
@@ -34,6 +36,19 @@ impl Served {
     }
 }
 
+/// A name that is looked up without being built. Hashes as [`Named`] does: field by field.
+#[derive(Hash)]
+struct Parts<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Equivalent<Common<Named>> for Parts<'_> {
+    fn equivalent(&self, other: &Common<Named>) -> bool {
+        self.namespace == other.namespace && self.name == other.name
+    }
+}
+
 struct Slice {
     slice: Arc<EndpointSlice>,
     of: Option<Number>,
@@ -41,13 +56,13 @@ struct Slice {
 
 #[derive(Default)]
 pub struct Services {
-    numbers: HashMap<Arc<Named>, Number>,
+    numbers: IndexMap<Common<Named>, Number, RandomState>,
     all: Vec<Served>,
     /// Of `all`, to be given anew.
     free: Vec<Number>,
     /// Those without an object that have their number still.
     gone: Vec<Number>,
-    slices: ByName<Slice>,
+    slices: HashMap<Common<Named>, Slice>,
     /// How many have a Service object.
     len: usize,
 }
@@ -57,11 +72,11 @@ impl Services {
         self.numbers.get(name).copied()
     }
 
-    fn number_of(&mut self, name: &Named) -> Number {
-        if let Some(&number) = self.numbers.get(name) {
-            return number;
-        }
-        let name = Arc::new(name.clone());
+    fn number_of(&mut self, name: &Common<Named>) -> Number {
+        self.number(name).unwrap_or_else(|| self.give_number(name.clone()))
+    }
+
+    fn give_number(&mut self, name: Common<Named>) -> Number {
         let served = Served { name: name.clone(), service: None, slices: Vec::new() };
         let number = match self.free.pop() {
             Some(number) => {
@@ -133,29 +148,22 @@ impl Services {
             slice.service.as_ref() == Some(name) && slice.id.namespace == *namespace
         };
         let after = before.filter(is_same).or_else(|| {
-            let service = Named::new(&slice.id.namespace, slice.service.as_ref()?);
-            Some(self.number_of(&service))
+            let (namespace, name) = (&slice.id.namespace, slice.service.as_ref()?);
+            let known = self.numbers.get(&Parts { namespace, name }).copied();
+            Some(known.unwrap_or_else(|| self.give_number(Named::new(namespace, name).into())))
         });
         let slice = Arc::new(slice);
-        match self.slices.get_mut(&slice.id) {
-            Some(old) => {
-                let old = std::mem::replace(old, Slice { slice: slice.clone(), of: after });
-                self.replace(old, after, slice);
-            }
-            None => {
-                self.slices.set(&slice.id, Some(Slice { slice: slice.clone(), of: after }));
-                self.enter(after, slice);
-            }
+        match self.slices.insert(slice.id.clone(), Slice { slice: slice.clone(), of: after }) {
+            Some(old) => self.replace(old, after, slice),
+            None => self.enter(after, slice),
         }
         [before, after]
     }
 
     /// The service that it was of.
     pub fn remove_slice(&mut self, name: &Named) -> Option<Number> {
-        let old = self.slices.get(name)?;
-        let (old, of) = (old.slice.clone(), old.of);
-        self.slices.set(name, None);
-        self.leave(of?, &old);
+        let Slice { slice, of } = self.slices.remove(name)?;
+        self.leave(of?, &slice);
         of
     }
 
@@ -197,7 +205,7 @@ impl Services {
             let served = &self.all[number as usize];
             // It may be back, or be here twice, having been back in between.
             if served.is_gone() && self.numbers.get(&served.name) == Some(&number) {
-                self.numbers.remove(&served.name);
+                self.numbers.swap_remove(&served.name);
                 self.free.push(number);
             }
         }

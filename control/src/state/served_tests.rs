@@ -5,11 +5,11 @@ fn name(text: &str) -> Named {
 }
 
 fn service(id: &str) -> Service {
-    Service { id: name(id), ..Service::default() }
+    Service { id: name(id).into(), ..Service::default() }
 }
 
 fn slice(id: &str, service: &str) -> EndpointSlice {
-    EndpointSlice { id: name(id), service: Some(service.to_owned()), ports: Vec::new(), endpoints: Vec::new() }
+    EndpointSlice { id: name(id).into(), service: Some(service.to_owned()), ports: Vec::new(), endpoints: Vec::new() }
 }
 
 fn slices(services: &Services, service: &str) -> Vec<String> {

@@ -15,7 +15,7 @@ fn service(name: &str, app: &str) -> Object {
     let target = TargetPort::Number(80);
     let port = ServicePort { name: String::new(), port: 80, protocol: Protocol::TCP, target, node_port: None };
     Object::Service(Service {
-        id: Named::new("a", name),
+        id: Named::new("a", name).into(),
         ports: vec![port],
         selector: [("app".to_owned(), app.to_owned())].into(),
         ..Service::default()
@@ -73,7 +73,7 @@ fn a_slice_that_changes_its_service_concerns_both() {
     let slice = |service: &str| {
         let id = Named::new("a", "e");
         Object::EndpointSlice(EndpointSlice {
-            id,
+            id: id.into(),
             service: Some(service.into()),
             ports: Vec::new(),
             endpoints: Vec::new(),

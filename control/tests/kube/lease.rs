@@ -55,7 +55,7 @@ impl Control {
     }
 
     fn given(&self) -> BTreeMap<Named, Vec<tables::Addr>> {
-        self.state.services().map(|service| (service.id.clone(), service.load_balancer_ips.clone())).collect()
+        self.state.services().map(|service| (Named::clone(&service.id), service.load_balancer_ips.clone())).collect()
     }
 }
 

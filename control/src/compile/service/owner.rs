@@ -3,10 +3,9 @@
 use super::group::Group;
 use super::sources::Sources;
 use crate::compile::problem::Subject;
-use crate::object::Named;
+use crate::object::{Common, Named};
 use crate::state::{HashMap, Number, State};
 use std::cmp::Ordering;
-use std::sync::Arc;
 use tables::service::ServiceKey;
 
 /// What rows belong to.
@@ -14,11 +13,11 @@ use tables::service::ServiceKey;
 pub enum Owner {
     Service(Number),
     /// A pod with host ports.
-    Pod(Arc<Named>),
+    Pod(Common<Named>),
 }
 
 impl Owner {
-    pub fn name<'a>(&'a self, state: &'a State) -> &'a Arc<Named> {
+    pub fn name<'a>(&'a self, state: &'a State) -> &'a Common<Named> {
         match self {
             Owner::Service(number) => &state.served(*number).name,
             Owner::Pod(name) => name,
@@ -44,7 +43,7 @@ impl Owner {
 
 /// What an owner has.
 pub struct Held {
-    pub name: Arc<Named>,
+    pub name: Common<Named>,
     pub rows: Vec<ServiceKey>,
     /// Another owner has these.
     pub waits: Vec<ServiceKey>,
@@ -53,7 +52,7 @@ pub struct Held {
 }
 
 impl Held {
-    pub fn nothing(name: Arc<Named>) -> Held {
+    pub fn nothing(name: Common<Named>) -> Held {
         Held { name, rows: Vec::new(), waits: Vec::new(), groups: Vec::new(), sources: None }
     }
 }
@@ -63,7 +62,7 @@ impl Held {
 pub struct Holdings {
     /// By number.
     services: Vec<Option<Held>>,
-    pods: HashMap<Arc<Named>, Held>,
+    pods: HashMap<Common<Named>, Held>,
 }
 
 impl Holdings {

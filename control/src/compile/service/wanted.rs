@@ -5,7 +5,7 @@ use super::Owner;
 use crate::compile::problem::CompileError;
 use crate::compile::{Announced, HealthPort, Single};
 use crate::object::forwarding::Forwarding;
-use crate::object::{Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
+use crate::object::{Named, Pod, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::slices;
 use crate::state::{DetectLocal, Source, State};
 use crate::topology::Usable;
@@ -214,7 +214,7 @@ impl<'a> Wanted<'a> {
         }
         if self.sources.iter().any(|sources| sources.len() > SOURCES_PER_SERVICE_MAX) {
             self.sources.iter_mut().for_each(|sources| sources.truncate(SOURCES_PER_SERVICE_MAX));
-            self.problem = Some(CompileError::TooManySources { service: service.id.clone() });
+            self.problem = Some(CompileError::TooManySources { service: Named::clone(&service.id) });
         }
     }
 

@@ -62,7 +62,7 @@ fn service_object(name: &str, ip: &str, ports: u16) -> Object {
         node_port: None,
     };
     Object::Service(crate::object::Service {
-        id: Named::new("a", name),
+        id: Named::new("a", name).into(),
         cluster_ips: vec![addr(ip)],
         ports: (0..ports).map(port).collect(),
         families: [addr(ip).is_v4(), !addr(ip).is_v4()],
@@ -73,7 +73,7 @@ fn service_object(name: &str, ip: &str, ports: u16) -> Object {
 fn slice_object(service: &str, addrs: &[&str]) -> Object {
     let endpoint = |a: &&str| SliceEndpoint { addr: addr(a), ready: true, serving: true, ..SliceEndpoint::default() };
     Object::EndpointSlice(EndpointSlice {
-        id: Named::new("a", format!("{service}-1")),
+        id: Named::new("a", format!("{service}-1")).into(),
         service: Some(service.into()),
         ports: vec![SlicePort { name: "q0".into(), protocol: Protocol::TCP, port: 8080 }],
         endpoints: addrs.iter().map(endpoint).collect(),

@@ -11,7 +11,7 @@ const ENDPOINTS: u32 = 10;
 
 fn service(i: u32) -> Object {
     Object::Service(crate::object::Service {
-        id: Named::new(format!("ns{}", i % 100), format!("s{i}")),
+        id: Named::new(format!("ns{}", i % 100), format!("s{i}")).into(),
         cluster_ips: vec![Addr::v4((0xac1e_0000 + i).to_be_bytes())],
         ports: vec![ServicePort {
             name: String::new(),
@@ -30,7 +30,7 @@ fn slice(i: u32, shift: u32) -> Object {
     let addr = |e: u32| Addr::v4((0x0a02_0000 + i * 16 + e + shift).to_be_bytes());
     let endpoint = |e| SliceEndpoint { addr: addr(e), ready: true, serving: true, ..SliceEndpoint::default() };
     Object::EndpointSlice(EndpointSlice {
-        id: Named::new(format!("ns{}", i % 100), format!("s{i}-x")),
+        id: Named::new(format!("ns{}", i % 100), format!("s{i}-x")).into(),
         service: Some(format!("s{i}")),
         ports: vec![SlicePort { name: String::new(), protocol: Protocol::TCP, port: 8080 }],
         endpoints: (0..ENDPOINTS).map(endpoint).collect(),

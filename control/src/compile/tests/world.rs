@@ -255,7 +255,7 @@ fn plain_service() -> impl Strategy<Value = Service> {
         |(namespace, i, selector, mut ports, policies, (affinity_s, publish_not_ready, health_port, distribution))| {
             ports.iter_mut().enumerate().for_each(|(i, port)| port.name = format!("q{i}"));
             Service {
-                id: Named::new(namespace, format!("s{i}")),
+                id: Named::new(namespace, format!("s{i}")).into(),
                 kind: ServiceKind::LoadBalancer,
                 ports,
                 selector,
@@ -318,7 +318,7 @@ fn slice() -> impl Strategy<Value = Object> {
         |(namespace, i, service, (endpoints, ports))| {
             let service = service.map(|s| format!("s{s}"));
             Object::EndpointSlice(EndpointSlice {
-                id: Named::new(namespace, format!("e{i}")),
+                id: Named::new(namespace, format!("e{i}")).into(),
                 service,
                 ports,
                 endpoints,

@@ -22,7 +22,7 @@ impl TryFrom<core::Service> for Service {
         let kind = kind(&spec)?;
         let ports = spec.ports.clone().unwrap_or_default();
         let read = Service {
-            id: named(&service.metadata)?,
+            id: named(&service.metadata)?.into(),
             kind,
             ports: indexed(&ports, "spec.ports", |field, port| service_port(field, port, ports.len(), kind))?,
             affinity_s: affinity(&spec)?,

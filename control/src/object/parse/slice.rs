@@ -33,7 +33,7 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
             });
         }
         let service = label(&slice.metadata, SERVICE_NAME_LABEL).cloned();
-        Ok(EndpointSlice { id: named(&slice.metadata)?, service, ports, endpoints })
+        Ok(EndpointSlice { id: named(&slice.metadata)?.into(), service, ports, endpoints })
     }
 }
 
