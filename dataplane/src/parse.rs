@@ -142,11 +142,12 @@ pub fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
         Protocol::TCP => plain_tcp_flags(head.get(L4..end.min(head.len()))?)?,
         _ => return None,
     };
+    let ports = u32::from_be_bytes([bytes[34], bytes[35], bytes[36], bytes[37]]);
     Some(Meta {
         src: addr(26),
         dst: addr(30),
-        src_port: word(34),
-        dst_port: word(36),
+        src_port: (ports >> 16) as u16,
+        dst_port: ports as u16,
         protocol,
         kind: Kind::Transport,
         tcp_flags,
@@ -155,7 +156,7 @@ pub fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
         l3: PLAIN_L3,
         l4: PLAIN_L4,
         end: end as u32,
-        src_mac: Mac([bytes[6], bytes[7], bytes[8], bytes[9], bytes[10], bytes[11]]),
+        src_mac: Mac(*bytes[6..].first_chunk()?),
     })
 }
 
