@@ -246,7 +246,9 @@ impl FlowTable {
     /// handled.
     #[inline(always)]
     pub fn confirm(&self, likely: Option<FlowId>, words: &[u64; 5], way: Way, hash: u64) -> Option<FlowId> {
-        likely.filter(|&id| bears(self.record(id), words, way)).or_else(|| self.find_hashed(words, way, hash))
+        likely
+            .filter(|&id| self.record(id).is_of(words, way == Way::Out))
+            .or_else(|| self.find_hashed(words, way, hash))
     }
 
     /// The record whose tuple in this way is `tuple`.
@@ -259,7 +261,7 @@ impl FlowTable {
     #[inline(never)]
     pub fn find_hashed(&self, words: &[u64; 5], way: Way, hash: u64) -> Option<FlowId> {
         let records = self.parts.second();
-        let is_it = |id: FlowId| records.get(id as usize).is_some_and(|record| bears(record, words, way));
+        let is_it = |id: FlowId| records.get(id as usize).is_some_and(|record| record.is_of(words, way == Way::Out));
         index::find(self.parts.first(), hash, is_it)
     }
 
@@ -424,14 +426,6 @@ pub fn note_unseen(record: &mut FlowRecord, meta: &Meta, bytes: &[u8]) {
     if is_confirmed {
         record.flags |= FLAG_ANSWERED | FLAG_CONFIRMED;
     }
-}
-
-/// Whether a record has this tuple in this way; one that is unused has none.
-#[inline(always)]
-fn bears(record: &FlowRecord, words: &[u64; 5], way: Way) -> bool {
-    let held = record.words(way == Way::Out);
-    let differences = held.iter().zip(words).fold(0, |all, (a, b)| all | (a ^ b));
-    differences == 0
 }
 
 /// Towards its local end a flow ends at an interface, or a client outside: a damaged record that says otherwise would send its packets round

@@ -153,7 +153,7 @@ impl Path {
         let Path { flows, scopes, tunnels, interfaces, pool, now_ms, .. } = self;
         let (Some(id), Some(packet)) = (queued.likely, place.as_mut()) else { return false };
         let record = flows.record_mut(id);
-        if !record.is_of(&queued.tuple, OUT) || !scopes.is_current(&record.scopes) {
+        if !record.is_of(&queued.tuple.words(), OUT) || !scopes.is_current(&record.scopes) {
             return false;
         }
         if !queued.origin.is_here() && !may_come(context, record, way(OUT), queued.origin) {

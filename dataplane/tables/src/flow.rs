@@ -233,7 +233,7 @@ impl FlowRecord {
 
     /// Whether the network sees other addresses or ports than the local end.
     pub fn is_translated(&self) -> bool {
-        self.words(true).iter().zip(self.words(false)).fold(0, |all, (a, b)| all | (a ^ b)) != 0
+        differences(&self.words(true), &self.words(false)) != 0
     }
 
     /// The words of the tuple that packets from the local end bear (`out`), or those towards it.
@@ -248,19 +248,11 @@ impl FlowRecord {
         [local_high, local_low, remote_high, remote_low, last]
     }
 
-    /// Whether packets from the local end (`out`), or those towards it, bear this tuple. Field by field, so that none is put
-    /// together first.
+    /// Whether packets from the local end (`out`), or those towards it, bear a tuple of these words; an unused record's bear
+    /// none.
     #[inline(always)]
-    pub fn is_of(&self, tuple: &Tuple, out: bool) -> bool {
-        let (ends, ports) = match out {
-            true => ([self.inside.local, self.inside.remote], [self.inside.local_port, self.inside.remote_port]),
-            false => ([self.outside_local, self.outside_remote], [self.outside_local_port, self.outside_remote_port]),
-        };
-        let differs = |a: Addr, b: Addr| (a.words()[0] ^ b.words()[0]) | (a.words()[1] ^ b.words()[1]);
-        differs(ends[0], tuple.local) | differs(ends[1], tuple.remote) == 0
-            && ports == [tuple.local_port, tuple.remote_port]
-            && (self.inside.protocol, self.inside.reserved) == (tuple.protocol, tuple.reserved)
-            && self.inside.network == tuple.network
+    pub fn is_of(&self, words: &[u64; 5], out: bool) -> bool {
+        differences(&self.words(out), words) == 0
     }
 
     /// Where the next unused record is, of one that is unused.
@@ -272,6 +264,12 @@ impl FlowRecord {
     pub fn free(&mut self, next: u32) {
         *self = FlowRecord { service: next, ..FlowRecord::zeroed() };
     }
+}
+
+/// Bits by which some words differ.
+#[inline(always)]
+fn differences(some: &[u64; 5], others: &[u64; 5]) -> u64 {
+    some.iter().zip(others).fold(0, |all, (a, b)| all | (a ^ b))
 }
 
 /// Header words of a flow region.
