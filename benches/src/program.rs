@@ -4,7 +4,7 @@ use crate::case::Group;
 use crate::conditions::Conditions;
 use crate::report::{Chapter, Report};
 use crate::{change, check, cores, engine, handoffs, huge, idle, lookups, new_flows, peers, run, table};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use std::path::PathBuf;
 
@@ -23,10 +23,10 @@ struct Arguments {
     /// Where report.json and report.html go [default: target/bench].
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Measures a few cases only and compares them with this baseline.
+    /// Measures a few cases only and compares them with this file's baseline of this kind of CPU.
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
-    /// Measures these few cases and writes them as the baseline.
+    /// Measures these few cases and writes them as the baseline of this kind of CPU.
     #[arg(long, value_name = "FILE")]
     write_baseline: Option<PathBuf>,
     /// Draws the page again from a report.json.
@@ -88,13 +88,12 @@ fn check(arguments: &Arguments, rounds: usize, core: Option<usize>) -> Result<()
     let rows = run::all(vec![check::group(groups(false))], rounds);
     conditions.pages = huge::found();
     println!("{}\n{}", conditions.text(), table::table(&rows));
-    let now = check::measured(&rows, &conditions.cpu)?;
+    let (now, cpu) = (check::measured(&rows)?, &conditions.cpu);
     if let Some(file) = &arguments.write_baseline {
-        let text = serde_json::to_string_pretty(&now)? + "\n";
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        println!("the baseline is in {}: commit it", file.display());
+        check::write(file, cpu, now.clone())?;
+        println!("the baseline of {cpu} is in {}: commit it", file.display());
     }
-    arguments.check.as_ref().map_or(Ok(()), |file| check::judge(file, &now))
+    arguments.check.as_ref().map_or(Ok(()), |file| check::judge(file, cpu, &now))
 }
 
 fn is_set(variable: &str) -> bool {
