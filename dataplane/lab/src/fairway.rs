@@ -59,6 +59,9 @@ pub struct Worker {
     pub handoffs_out: u64,
     #[serde(default)]
     pub handoffs_in: u64,
+    /// How many it keeps.
+    #[serde(default)]
+    pub flows: u64,
 }
 
 /// One row of `fairway interfaces -o json`. Directions are Fairway's: `rx` is what it received.

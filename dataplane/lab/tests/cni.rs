@@ -67,6 +67,11 @@ impl World {
         Ok(caller)
     }
 
+    fn flows(&self) -> Result<u64> {
+        let status = self.lab.nodes[0].fairway().status()?;
+        Ok(status.workers.iter().map(|worker| worker.flows).sum())
+    }
+
     /// Addresses that are given out, and devices that the dataplane serves for pods.
     fn held(&self) -> Result<(usize, usize)> {
         let attachments = fs::read_dir(self.lab.nodes[0].directory().join("state/attachments"))?.count();
@@ -267,7 +272,7 @@ fn whoever_is_killed_while_it_attaches_nothing_is_left() -> Result<()> {
     let mut world = World::start()?;
     let seed = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos() as u64 | 1;
     let mut drawn = Drawn(seed);
-    let (mut whole, mut callers, mut controls) = (0, 0, 0);
+    let (mut whole, mut callers, mut controls, mut flows) = (0, 0, 0, 0);
     for cycle in 0..cycles() {
         let (netns, sandbox) = world.sandbox(&format!("c{cycle}"))?;
         let caller = world.begin_add(&sandbox, &format!("add-{cycle}"))?;
@@ -275,6 +280,7 @@ fn whoever_is_killed_while_it_attaches_nothing_is_left() -> Result<()> {
             caller.finish(START)?;
             assert!(reaches(&netns, client()), "seed {seed}, cycle {cycle}: no way out");
             whole += 1;
+            flows = flows.max(world.flows()?);
         } else {
             std::thread::sleep(Duration::from_micros(drawn.below(25_000)));
             if drawn.below(4) == 0 {
@@ -297,8 +303,10 @@ fn whoever_is_killed_while_it_attaches_nothing_is_left() -> Result<()> {
         netns.remove()?;
     }
     let collector = Chain { version: "1.1.0".into(), ..world.chain.clone() };
-    let is_clean = || collector.gc(&[]).is_ok() && world.held().is_ok_and(|held| held == (0, 0));
-    assert!(wait::until(START, is_clean), "seed {seed}: left (attachments, interfaces): {:?}", world.held());
+    let left = || world.held().and_then(|held| Ok((held, world.flows()?)));
+    let is_clean = || collector.gc(&[]).is_ok() && left().is_ok_and(|left| left == ((0, 0), 0));
+    assert!(wait::until(START, is_clean), "seed {seed}: left ((attachments, interfaces), flows): {:?}", left());
+    assert!(whole == 0 || flows > 0, "those that were attached whole had no flows to leave");
     println!("{whole} whole, {callers} callers and {controls} controls were killed; nothing was left");
     Ok(())
 }
