@@ -1,7 +1,7 @@
-//! The short way of most packets: TCP or UDP over IPv4 in one frame, amid a flow that is known and current, and that goes
-//! out of an interface as it is. All that would make it another kind of packet is asked first, here and when it is first
-//! looked at, so that what is left is a straight run of stores. Decides nothing that [`forward`](super::forward) would
-//! decide otherwise: where it says no, nothing was done, and that way is taken.
+//! The short way of most packets: TCP or UDP over IPv4 in one frame, amid a flow that is known and goes on as it does, and
+//! that goes out of an interface as it is. All that would make it another kind of packet is asked first, here and when it is
+//! first looked at, so that what is left is a straight run of stores. Decides nothing that [`forward`](super::forward) would
+//! decide otherwise: where it says no, nothing was done to the packet, and that way is taken.
 
 use super::forward::{Path, came_forged};
 use super::item::{Queued, To};
@@ -128,7 +128,7 @@ impl Passing<'_> {
 }
 
 impl Path {
-    /// Does all that is to be done to a packet whose headers are plain. False: nothing was done, it is not one of these.
+    /// Does all that is to be done to a packet whose headers are plain. False: nothing was done to it, it is not one of these.
     #[inline(always)]
     pub(super) fn pass_plainly(
         &mut self,
@@ -150,12 +150,16 @@ impl Path {
         place: &mut Option<Packet>,
         queued: &mut Queued,
     ) -> bool {
-        let Path { flows, scopes, tunnels, interfaces, pool, now_ms, .. } = self;
         let (Some(id), Some(packet)) = (queued.likely, place.as_mut()) else { return false };
-        let record = flows.record_mut(id);
-        if !record.is_of(&queued.tuple.words(), OUT) || !scopes.is_current(&record.scopes) {
+        let record = self.flows.record(id);
+        if !record.is_of(&queued.tuple.words(), OUT) {
             return false;
         }
+        if !self.scopes.is_current(&record.scopes) && !self.goes_on(context, id) {
+            return false;
+        }
+        let Path { flows, tunnels, interfaces, pool, now_ms, .. } = self;
+        let record = flows.record_mut(id);
         if !queued.origin.is_here() && !may_come(context, record, way(OUT), queued.origin) {
             return false;
         }
