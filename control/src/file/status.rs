@@ -9,7 +9,9 @@ use crate::object::balancer;
 use crate::object::parse::load_balancer_ips;
 use crate::state::Status;
 use k8s_openapi::api::core::v1::Service;
+use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use tables::Addr;
@@ -30,10 +32,15 @@ fn named(path: &Path) -> Option<Named> {
     (!namespace.is_empty() && !name.is_empty()).then(|| Named::new(namespace, name))
 }
 
-/// Writes or, without an address, removes; the others go on if one fails.
+/// Writes or, without an address, removes; the others go on if one fails. Nodes may share the directory, so one writes at a
+/// time: two would write the same drafts.
 pub fn write(objects: &Path, statuses: &[Status]) -> Result<(), DiskError> {
     let beside = directory(objects);
-    std::fs::create_dir_all(&beside).map_err(|source| DiskError::Write { path: beside, source })?;
+    let fail = |source| DiskError::Write { path: beside.clone(), source };
+    std::fs::create_dir_all(&beside).map_err(fail)?;
+    let writers = File::open(&beside).map_err(fail)?;
+    // A file system that knows no locks is written without.
+    let _ = flock(&writers, FlockOperation::LockExclusive);
     statuses.iter().map(|(id, addrs)| write_one(&file(objects, id), id, addrs)).fold(Ok(()), Result::and)
 }
 
@@ -107,6 +114,22 @@ mod tests {
         write(&objects, &[(id.clone(), vec![])]).unwrap();
         statuses.read(&path);
         assert_eq!((statuses.take_news(), statuses.problems().count()), (vec![(id, vec![])], 0));
+        std::fs::remove_dir_all(&objects).unwrap();
+    }
+
+    #[test]
+    fn nodes_that_write_at_once_are_not_in_each_others_way() {
+        let objects = std::env::temp_dir().join(format!("fairway-statuses-{}", std::process::id()));
+        let statuses: [Status; 3] =
+            [1, 2, 3].map(|i| (Named::new("demo", format!("s{i}")), vec![Addr::v4([192, 0, 2, i])]));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..30).for_each(|_| write(&objects, &statuses).unwrap()));
+            }
+        });
+        let mut read = Statuses::default();
+        statuses.iter().for_each(|(id, _)| read.read(&file(&objects, id)));
+        assert_eq!(read.take_news(), statuses);
         std::fs::remove_dir_all(&objects).unwrap();
     }
 }
