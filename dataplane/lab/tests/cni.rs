@@ -72,9 +72,13 @@ impl World {
         Ok(status.workers.iter().map(|worker| worker.flows).sum())
     }
 
+    fn attachments(&self) -> Result<usize> {
+        Ok(fs::read_dir(self.lab.nodes[0].directory().join("state/attachments"))?.count())
+    }
+
     /// Addresses that are given out, and devices that the dataplane serves for pods.
     fn held(&self) -> Result<(usize, usize)> {
-        let attachments = fs::read_dir(self.lab.nodes[0].directory().join("state/attachments"))?.count();
+        let attachments = self.attachments()?;
         let interfaces = self.lab.nodes[0].fairway().interfaces()?;
         Ok((attachments, interfaces.iter().filter(|interface| interface.kind == "pod").count()))
     }
@@ -249,20 +253,33 @@ impl Drawn {
 #[test]
 fn an_add_whose_caller_is_gone_is_undone() -> Result<()> {
     let _one = lab::one_at_a_time();
-    let world = World::start()?;
-    let (netns, sandbox) = world.sandbox("unheard")?;
+    let mut world = World::start()?;
     let socket = world.lab.nodes[0].directory().join("run/control.sock");
-    let asked = json!({
-        "ask": "cni-add", "container": sandbox.id, "ifname": POD_INTERFACE, "network": world.chain.name, "netns": sandbox.netns,
-        "namespace": "", "pod": "", "wants": {"addrs": [], "mac": null, "ports": []},
-    });
-    let mut caller = UnixStream::connect(&socket)?;
-    writeln!(caller, "{asked}")?;
-    drop(caller);
+    let call = |world: &World, sandbox: &Sandbox| -> Result<UnixStream> {
+        let asked = json!({
+            "ask": "cni-add", "container": sandbox.id, "ifname": POD_INTERFACE, "network": world.chain.name,
+            "netns": sandbox.netns, "namespace": "", "pod": "", "wants": {"addrs": [], "mac": null, "ports": []},
+        });
+        let mut caller = UnixStream::connect(&socket)?;
+        writeln!(caller, "{asked}")?;
+        Ok(caller)
+    };
+    let (netns, sandbox) = world.sandbox("unheard")?;
+    drop(call(&world, &sandbox)?);
     // As long as a runtime takes to find that out and to call DEL, which then finds nothing.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(world.held()?, (0, 0));
     assert!(netns.ip("link show eth0").is_err(), "eth0 is left");
+
+    // Without a dataplane the answer waits for tables, so the caller dies when all is made.
+    world.lab.nodes[0].kill_dataplane()?;
+    world.lab.nodes[0].wait_dataplane_gone()?;
+    let caller = call(&world, &sandbox)?;
+    let is_made = || netns.ip("link show eth0").is_ok();
+    assert!(wait::until(START, is_made), "the interface was never made");
+    drop(caller);
+    let is_undone = || world.attachments().is_ok_and(|count| count == 0) && netns.ip("link show eth0").is_err();
+    assert!(wait::until(START, is_undone), "left: {:?}", world.attachments());
     Ok(())
 }
 
