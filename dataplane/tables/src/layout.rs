@@ -17,7 +17,7 @@
 use crate::limits::*;
 
 /// Changes whenever the meaning of any shared byte changes.
-pub const LAYOUT_VERSION: u64 = 8;
+pub const LAYOUT_VERSION: u64 = 9;
 pub const MAGIC_TABLES: u64 = u64::from_le_bytes(*b"FWtables");
 pub const MAGIC_STATUS: u64 = u64::from_le_bytes(*b"FWstatus");
 pub const MAGIC_FLOWS: u64 = u64::from_le_bytes(*b"FWflows\0");

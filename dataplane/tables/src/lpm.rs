@@ -12,13 +12,15 @@
 //!
 //! | bits of an entry | meaning |
 //! |---|---|
-//! | 31 | 1: the rest is a group's number; 0: a prefix |
-//! | 25-30 | length of the prefix, 1 to 32; 0 means that none but the default covers this |
-//! | 0-24 | its value |
+//! | 31 | 1: it names a group; 0: it is a prefix |
+//! | 8-30 of a group | its number: with an octet below it that is where the octet's entry stands |
+//! | 25-30 of a prefix | its length, 1 to 32; 0 means that none but the default covers this |
+//! | 0-24 of a prefix | its value |
 //!
 //! Every number read is a claim: a group's number is cut to those that exist, and a look-up loads at most three entries
 //! whatever they say. This file must not write.
 
+use crate::cpu;
 use crate::layout::Table;
 use crate::limits::{IDENTITIES_MAX, ROUTES_MAX, trie_groups};
 use crate::region::halves;
@@ -78,6 +80,7 @@ pub const NO_MATCH: u32 = u32::MAX;
 /// Values are ids of 25 bits.
 pub const VALUE_MAX: u64 = (1 << VALUE_BITS) - 1;
 const VALUE_BITS: u32 = 25;
+const OCTET_BITS: u32 = 8;
 
 /// Entries of a group, and its words.
 pub(crate) const GROUP_ENTRIES: usize = 256;
@@ -86,8 +89,6 @@ pub const GROUP_WORDS: usize = GROUP_ENTRIES / 2;
 pub const TOP_ENTRIES: usize = 1 << 16;
 const ROUTE_ENTRIES: usize = trie_groups(ROUTES_MAX) * GROUP_ENTRIES;
 const IDENTITY_ENTRIES: usize = trie_groups(IDENTITIES_MAX) * GROUP_ENTRIES;
-/// Addresses of a burst that are looked up together.
-const CHUNK: usize = 8;
 
 /// The lengths in use, and what stands aside.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq)]
@@ -115,7 +116,7 @@ impl Entry {
     }
 
     pub fn group(number: u32) -> Entry {
-        Entry(Entry::GROUP | number)
+        Entry(Entry::GROUP | number << OCTET_BITS)
     }
 
     #[inline(always)]
@@ -124,7 +125,7 @@ impl Entry {
     }
 
     fn number(self) -> usize {
-        (self.0 & !Entry::GROUP) as usize
+        ((self.0 & !Entry::GROUP) >> OCTET_BITS) as usize
     }
 
     fn length(self) -> u8 {
@@ -150,7 +151,7 @@ impl<'a, const ENTRIES: usize> Trie<'a, ENTRIES> {
     /// None if the table has another size, which attaching refuses.
     #[inline(always)]
     fn of(view: &View<'a>, table: Lpm) -> Option<Trie<'a, ENTRIES>> {
-        const { assert!(ENTRIES.is_power_of_two() && ENTRIES > TOP_ENTRIES && ENTRIES <= 1 << 32) };
+        const { assert!(ENTRIES.is_power_of_two() && ENTRIES > TOP_ENTRIES && ENTRIES <= 1 << 31) };
         let entries = halves(view.words_from(table.trie())).first_chunk()?;
         let default = view.words_from(table.lengths()).first()?.load(Ordering::Relaxed) as u32;
         Some(Trie { entries, default: default.wrapping_sub(1) })
@@ -174,58 +175,49 @@ impl<'a, const ENTRIES: usize> Trie<'a, ENTRIES> {
         let entry = self.entry(at);
         self.entry(if entry.is_group() { below(entry, addr) } else { at }).value_or(self.default)
     }
+}
 
-    /// The same for several addresses. Without a branch on each: those that end at their /24 load its entry again, which
-    /// costs less than a branch that goes wrong; where all end there, none does.
-    #[inline(always)]
-    fn find_chunk(&self, addrs: [u32; CHUNK]) -> [u32; CHUNK] {
-        let (mut at, mut entries) = ([0; CHUNK], [Entry::NONE; CHUNK]);
-        for i in 0..CHUNK {
-            at[i] = self.at_24(addrs[i]);
-        }
-        for i in 0..CHUNK {
-            entries[i] = self.entry(at[i]);
-        }
-        if entries.iter().fold(0, |any, entry| any | entry.0) & Entry::GROUP != 0 {
-            for i in 0..CHUNK {
-                at[i] = if entries[i].is_group() { below(entries[i], addrs[i]) } else { at[i] };
-            }
-            for i in 0..CHUNK {
-                entries[i] = self.entry(at[i]);
-            }
-        }
-        entries.map(|entry| entry.value_or(self.default))
-    }
+/// Look-ups of a burst's IPv4 addresses; what they find for others means nothing.
+struct Lookups<'a, const ENTRIES: usize> {
+    trie: Trie<'a, ENTRIES>,
+    addrs: &'a [Addr],
+    /// As many.
+    found: &'a mut [u32],
+}
 
-    /// The IPv4 addresses of a burst; those of IPv6 are left to `find_v6`.
+impl<const ENTRIES: usize> cpu::Work for Lookups<'_, ENTRIES> {
+    /// By short passes over all of them, so that their loads overlap. Each leaves its entries where the values will be.
     #[inline(always)]
-    fn find_burst(&self, addrs: &[Addr], found: &mut [u32], find_v6: impl Fn(Addr) -> u32) {
-        let find = |addr: &Addr| if addr.is_v4() { self.find(low(addr)) } else { find_v6(*addr) };
-        let (chunks, rest) = addrs.as_chunks();
-        let (found, found_rest) = found.as_chunks_mut();
-        for (addrs, found) in chunks.iter().zip(found) {
-            *found =
-                if all_v4(addrs) { self.find_chunk(addrs.each_ref().map(low)) } else { addrs.each_ref().map(find) };
+    fn run(self) {
+        let Lookups { trie, addrs, found } = self;
+        for (addr, found) in addrs.iter().zip(&mut *found) {
+            *found = trie.entry(trie.at_24(low(addr))).0;
         }
-        for (addr, found) in rest.iter().zip(found_rest) {
-            *found = find(addr);
+        let any = found.iter().fold(0, |any, entry| any | entry);
+        if Entry(any).is_group() {
+            for (addr, found) in addrs.iter().zip(&mut *found) {
+                let entry = Entry(*found);
+                *found = if entry.is_group() { trie.entry(below(entry, low(addr))).0 } else { entry.0 };
+            }
+        }
+        for found in found {
+            *found = Entry(*found).value_or(trie.default);
         }
     }
 }
 
-/// Where an octet's entry stands in the group that an entry names, before it is cut to the entries that exist: the shift
-/// drops the bit that says "group".
+/// Where an octet's entry stands in the group that an entry names, before it is cut to the entries that exist, which drops
+/// the bit that says "group".
 #[inline(always)]
 fn below(entry: Entry, octet: u32) -> u32 {
-    entry.0 << 8 | octet & 0xff
+    entry.0 | octet & 0xff
 }
 
-/// Without a branch on each.
+/// As `Addr::is_v4` of each.
 #[inline(always)]
-fn all_v4(addrs: &[Addr; CHUNK]) -> bool {
-    let mapped = Addr::v4([0; 4]).words();
-    let differs = |addr: &Addr| (addr.words()[0] ^ mapped[0]) | (addr.words()[1] ^ mapped[1]) >> 32;
-    addrs.iter().fold(0, |any, addr| any | differs(addr)) == 0
+fn are_v4(addrs: &[Addr]) -> bool {
+    const ALL_BUT_LOW: [u64; 2] = [u64::MAX, (u32::MAX as u64) << 32];
+    cpu::all_like(bytemuck::cast_slice(addrs), Addr::v4([0; 4]).words(), ALL_BUT_LOW)
 }
 
 /// The 32 bits of an IPv4 address.
@@ -253,11 +245,22 @@ pub(crate) fn longest_match(view: &View, table: Lpm, addr: Addr) -> Option<u64> 
 pub(crate) fn longest_match_burst(view: &View, table: Lpm, addrs: &[Addr], found: &mut [u32]) {
     let count = addrs.len().min(found.len());
     let (addrs, found) = (&addrs[..count], &mut found[..count]);
-    let find_v6 = |addr| longest_v6(view, table, addr).map_or(NO_MATCH, |value| value as u32);
     match table {
-        Lpm::Route => Trie::<ROUTE_ENTRIES>::of(view, table).map(|trie| trie.find_burst(addrs, found, find_v6)),
-        Lpm::Identity => Trie::<IDENTITY_ENTRIES>::of(view, table).map(|trie| trie.find_burst(addrs, found, find_v6)),
-    };
+        Lpm::Route => find_v4::<ROUTE_ENTRIES>(view, table, addrs, found),
+        Lpm::Identity => find_v4::<IDENTITY_ENTRIES>(view, table, addrs, found),
+    }
+    if !are_v4(addrs) {
+        for (addr, found) in addrs.iter().zip(found).filter(|(addr, _)| !addr.is_v4()) {
+            *found = longest_v6(view, table, *addr).map_or(NO_MATCH, |value| value as u32);
+        }
+    }
+}
+
+#[inline(always)]
+fn find_v4<const ENTRIES: usize>(view: &View, table: Lpm, addrs: &[Addr], found: &mut [u32]) {
+    if let Some(trie) = Trie::<ENTRIES>::of(view, table) {
+        cpu::widest(Lookups { trie, addrs, found });
+    }
 }
 
 /// Probes the lengths in use from the longest down.

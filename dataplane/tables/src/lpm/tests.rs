@@ -22,7 +22,7 @@ fn naive(model: &Model, addr: Addr) -> Option<u64> {
     model.iter().filter(|(prefix, _)| prefix.contains(addr)).max_by_key(|(prefix, _)| prefix.length()).map(|(_, v)| *v)
 }
 
-/// Single and burst look-ups of all `asked` say what the model says.
+/// Single and burst look-ups of all `asked` say what the model says, and bursts by any vectors what they say by the widest.
 fn check(view: &View, table: Lpm, model: &Model, asked: &[Addr]) -> Result<(), TestCaseError> {
     let mut found = vec![0; asked.len()];
     view.longest_match_burst(table, asked, &mut found);
@@ -31,6 +31,12 @@ fn check(view: &View, table: Lpm, model: &Model, asked: &[Addr]) -> Result<(), T
         prop_assert_eq!(view.longest_match(table, *addr), expected, "{}", addr);
         prop_assert_eq!(in_burst, expected.map_or(NO_MATCH, |value| value as u32), "{} in a burst", addr);
     }
+    let v4: Vec<Addr> = asked.iter().copied().filter(|addr| addr.is_v4()).collect();
+    let (mut by_any, mut by_widest) = (vec![0; v4.len()], vec![0; v4.len()]);
+    let trie = Trie::<ROUTE_ENTRIES>::of(view, Lpm::Route).unwrap();
+    cpu::Work::run(Lookups { trie, addrs: &v4, found: &mut by_any });
+    view.longest_match_burst(Lpm::Route, &v4, &mut by_widest);
+    prop_assert_eq!(by_any, by_widest);
     Ok(())
 }
 
