@@ -96,6 +96,28 @@ proptest! {
         prop_assert!(verify_l4(&bytes, &after));
     }
 
+    /// Where headers are plain they are written by other code: it must leave the same bytes, whatever the checksums were.
+    #[test]
+    fn the_short_way_leaves_the_bytes_of_the_long_one(
+        is_udp: bool, hop: bool, translated: bool, traffic_class: u8, ttl in 2u8.., sums: [u16; 2], payload in prop::collection::vec(any::<u8>(), 0..64),
+        src: [u8; 4], dst: [u8; 4], ports: [u16; 2],
+    ) {
+        let mut bytes = build(false, if is_udp { L4::Udp } else { L4::Tcp }, &payload);
+        (bytes[15], bytes[22]) = (traffic_class, ttl);
+        put(&mut bytes, 24, sums[0]);
+        put(&mut bytes, if is_udp { 40 } else { 50 }, sums[1]);
+        let (before, mut short) = (meta(&bytes), bytes.clone());
+        let to = Translation { src: Addr::v4(src), dst: Addr::v4(dst), src_port: ports[0], dst_port: ports[1] };
+        let change = translated.then(|| Change::of_packet(&before, &to));
+        forward(&mut bytes, &before, change.as_ref(), hop, Checksum::Unverified);
+        let class = match &change {
+            Some(change) => translate_plain(&mut short, is_udp, change, hop),
+            None => forward_plain(&mut short, hop),
+        };
+        prop_assert_eq!(class, traffic_class);
+        prop_assert_eq!(short, bytes);
+    }
+
     /// A wrong checksum stays wrong: nothing is repaired on the way.
     #[test]
     fn a_wrong_checksum_stays_wrong(l4 in l4(), flip in 1u16.., port: u16) {

@@ -55,6 +55,53 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
+/// Where chunks lie: by value, so that a pass over a burst has it in registers. To hint at what is in them, which takes no right
+/// to it.
+#[derive(Clone, Copy)]
+pub struct Chunks {
+    /// Where one would be that is numbered 0: frames count from 1.
+    before: *const u8,
+    size: usize,
+}
+
+impl Chunks {
+    #[inline(always)]
+    fn head(&self, packet: &Packet) -> *const u8 {
+        let offset = packet.head.0.get() as usize * self.size + packet.start as usize;
+        self.before.wrapping_add(offset)
+    }
+
+    /// So many bytes from the start of the packet in this place on will be read soon, at most two cache lines of them.
+    #[inline(always)]
+    pub fn prefetch_head(&self, place: &Option<Packet>, bytes: usize) {
+        if let Some(packet) = place {
+            let head = self.head(packet);
+            tables::cpu::prefetch_at(head);
+            tables::cpu::prefetch_at(head.wrapping_add(bytes - 1));
+        }
+    }
+
+    /// The same of what another worker wrote last and is written here soon.
+    #[inline(always)]
+    pub fn prefetch_handed(&self, place: &Option<Packet>, bytes: usize) {
+        if let Some(packet) = place {
+            let head = self.head(packet);
+            tables::cpu::prefetch_to_write(head);
+            tables::cpu::prefetch_to_write(head.wrapping_add(bytes - 1));
+        }
+    }
+
+    /// So many bytes in front of it will be written soon, and its headers.
+    #[inline(always)]
+    pub fn prefetch_front(&self, place: &Option<Packet>, bytes: usize) {
+        if let Some(packet) = place {
+            let head = self.head(packet);
+            tables::cpu::prefetch_at(head.wrapping_add(PLAIN_HEADERS_BYTES - 1));
+            tables::cpu::prefetch_at(head.wrapping_sub(bytes));
+        }
+    }
+}
+
 /// The link at the start of a chunk.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -151,34 +198,10 @@ impl Memory {
         start.map_or(&[], |start| self.bytes(&packet.head, start, bytes))
     }
 
-    /// So many bytes from the start of the packet in this place on will be read soon, at most two cache lines of them.
+    /// Where chunks lie.
     #[inline(always)]
-    pub fn prefetch_head(&self, place: &Option<Packet>, bytes: usize) {
-        if let Some(packet) = place {
-            let head = self.chunk(&packet.head).wrapping_add(packet.start as usize);
-            tables::cpu::prefetch_at(head);
-            tables::cpu::prefetch_at(head.wrapping_add(bytes - 1));
-        }
-    }
-
-    /// The same of what another worker wrote last and is written here soon.
-    #[inline(always)]
-    pub fn prefetch_handed(&self, place: &Option<Packet>, bytes: usize) {
-        if let Some(packet) = place {
-            let head = self.chunk(&packet.head).wrapping_add(packet.start as usize);
-            tables::cpu::prefetch_to_write(head);
-            tables::cpu::prefetch_to_write(head.wrapping_add(bytes - 1));
-        }
-    }
-
-    /// So many bytes in front of it will be written soon, and its headers.
-    #[inline(always)]
-    pub fn prefetch_front(&self, place: &Option<Packet>, bytes: usize) {
-        if let Some(packet) = place {
-            let head = self.chunk(&packet.head).wrapping_add(packet.start as usize);
-            tables::cpu::prefetch_at(head.wrapping_add(PLAIN_HEADERS_BYTES - 1));
-            tables::cpu::prefetch_at(head.wrapping_sub(bytes));
-        }
+    pub fn chunks(&self) -> Chunks {
+        Chunks { before: self.base.as_ptr().wrapping_sub(self.frame_size()), size: self.frame_size() }
     }
 
     fn link(&self, frame: &Frame) -> Link {

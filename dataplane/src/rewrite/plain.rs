@@ -13,8 +13,7 @@ const TCP_END: usize = 14 + 20 + 18;
 #[inline(always)]
 pub fn forward_plain(bytes: &mut [u8], hop: bool) -> u8 {
     let Some(head) = bytes.first_chunk_mut::<UDP_END>() else { return 0 };
-    head[22] -= hop as u8;
-    update(head, 24, |field| one_off(hop).update(field));
+    write_hop(head, one_off(hop), hop);
     head[15]
 }
 
@@ -23,18 +22,34 @@ pub fn forward_plain(bytes: &mut [u8], hop: bool) -> u8 {
 pub fn translate_plain(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
     let Some(head) = bytes.first_chunk_mut::<UDP_END>() else { return 0 };
     let traffic_class = head[15];
-    head[22] -= hop as u8;
-    update(head, 24, |field| change.addresses.and(one_off(hop)).update(field));
-    head[26..30].copy_from_slice(&change.to.src.v4_octets());
-    head[30..34].copy_from_slice(&change.to.dst.v4_octets());
-    put(head, 34, change.to.src_port);
-    put(head, 36, change.to.dst_port);
+    write_hop(head, change.addresses.and(one_off(hop)), hop);
+    let (src, dst) = (change.to.src.words()[1] as u32, change.to.dst.words()[1] as u32);
+    put_word(head, 26, (src as u64) << 32 | dst as u64);
+    put_half(head, 34, (change.to.src_port as u32) << 16 | change.to.dst_port as u32);
     if is_udp {
         update(head, 40, |field| update_udp(field, change.l4));
     } else if let Some(head) = bytes.first_chunk_mut::<TCP_END>() {
         update(head, 50, |field| change.l4.update(field));
     }
     traffic_class
+}
+
+/// The word of time to live, protocol and checksum: what `difference` does to the sum, and one off the first if this is a `hop`.
+#[inline(always)]
+fn write_hop(head: &mut [u8; UDP_END], difference: Folded, hop: bool) {
+    let before = u32::from_be_bytes([head[22], head[23], head[24], head[25]]);
+    let kept = (before & 0xffff_0000) - ((hop as u32) << 24);
+    put_half(head, 22, kept | difference.update(before as u16) as u32);
+}
+
+#[inline(always)]
+fn put_half<const SIZE: usize>(head: &mut [u8; SIZE], at: usize, value: u32) {
+    head[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+#[inline(always)]
+fn put_word<const SIZE: usize>(head: &mut [u8; SIZE], at: usize, value: u64) {
+    head[at..at + 8].copy_from_slice(&value.to_be_bytes());
 }
 
 #[inline(always)]

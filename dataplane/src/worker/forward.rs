@@ -206,13 +206,14 @@ impl Path {
 
     #[inline(always)]
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], queue: &mut [Queued]) {
+        let chunks = self.pool.memory().chunks();
         queue.iter().take(RECORDS_AHEAD).for_each(|queued| self.flows.expect_record(queued.likely));
         for i in 0..queue.len() {
             if let Some(ahead) = queue.get(i + RECORDS_AHEAD) {
                 self.flows.expect_record(ahead.likely);
             }
             if let Some(ahead) = queue.get(i + AHEAD) {
-                self.pool.memory().prefetch_front(&places[ahead.at as usize], OUTER_V4_BYTES);
+                chunks.prefetch_front(&places[ahead.at as usize], OUTER_V4_BYTES);
             }
             let queued = &mut queue[i];
             let place = &mut places[queued.at as usize];

@@ -7,12 +7,13 @@ use crate::classify::ahead::{Expected, Opens};
 use crate::flow::{FlowId, Way};
 use crate::packet::{BURST_MAX, Packet};
 use crate::parse::{self, Meta};
+use tables::Protocol;
 use tables::flow::{Hop, Tuple};
 
 /// A packet that waits for the next pass; it stands in its place of the burst.
 pub struct Queued {
-    /// By the flow's local end.
-    pub tuple: Tuple,
+    /// Of the flow's tuple by its local end: written and compared as words.
+    pub words: [u64; 5],
     /// Of the tuple.
     pub hash: u64,
     pub origin: Origin,
@@ -76,6 +77,13 @@ impl Item {
     }
 }
 
+impl Queued {
+    #[inline(always)]
+    pub fn protocol(&self) -> Protocol {
+        Tuple::of_words(self.words).protocol
+    }
+}
+
 impl Expected for Queued {
     #[inline(always)]
     fn opens(&self) -> Option<Opens> {
@@ -89,7 +97,7 @@ impl Expected for Queued {
 
     #[inline(always)]
     fn tuple(&self) -> Tuple {
-        self.tuple
+        Tuple::of_words(self.words)
     }
 
     #[inline(always)]
@@ -116,10 +124,11 @@ impl Path {
     /// The same of one whose `Meta` is kept, or is not to be.
     #[inline(always)]
     pub(super) fn queue_tuple(&mut self, at: u16, tuple: Tuple, is_plain: bool, way: Way, origin: Origin) {
-        let hash = self.flows.hash(&tuple);
+        let words = tuple.words();
+        let hash = self.flows.hash_words(&words);
         self.flows.expect(hash);
         let enters = way == Way::Out || !origin.is_here();
-        self.queue.push(Queued { tuple, hash, origin, likely: None, to: To::Nowhere, at, way, enters, is_plain });
+        self.queue.push(Queued { words, hash, origin, likely: None, to: To::Nowhere, at, way, enters, is_plain });
     }
 
     /// All that is known of a packet; None where there is none.

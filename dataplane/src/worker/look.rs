@@ -69,10 +69,11 @@ impl Path {
         let sender = self.interfaces.get(interface).map(Sender::on);
         // Inner headers are read, too.
         let bytes = if let Some(Sender::Uplink) = sender { OUTER_V4_BYTES + HEADERS_BYTES } else { HEADERS_BYTES };
-        places.iter().take(AHEAD).for_each(|place| self.pool.memory().prefetch_head(place, bytes));
+        let chunks = self.pool.memory().chunks();
+        places.iter().take(AHEAD).for_each(|place| chunks.prefetch_head(place, bytes));
         for at in 0..places.len() {
             if let Some(ahead) = places.get(at + AHEAD) {
-                self.pool.memory().prefetch_head(ahead, bytes);
+                chunks.prefetch_head(ahead, bytes);
             }
             let place = Place { packet: &mut places[at], at: at as u16 };
             match &sender {
@@ -86,10 +87,11 @@ impl Path {
 
     /// The same over what was handed over or waited.
     pub(super) fn look_at_handed(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], stages: &[Stage]) {
-        places.iter().take(AHEAD_HANDED).for_each(|place| self.pool.memory().prefetch_handed(place, HEADERS_BYTES));
+        let chunks = self.pool.memory().chunks();
+        places.iter().take(AHEAD_HANDED).for_each(|place| chunks.prefetch_handed(place, HEADERS_BYTES));
         for at in 0..places.len() {
             if let Some(ahead) = places.get(at + AHEAD_HANDED) {
-                self.pool.memory().prefetch_handed(ahead, HEADERS_BYTES);
+                chunks.prefetch_handed(ahead, HEADERS_BYTES);
             }
             let place = Place { packet: &mut places[at], at: at as u16 };
             self.look(context, place, stages[at]);

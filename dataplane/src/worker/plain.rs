@@ -106,7 +106,7 @@ impl Passing<'_> {
     fn pass<const OUT: bool>(self, front: impl Front, ip_size_max: usize) -> bool {
         let Passing { packet, record, queued, memory, now_ms } = self;
         let (way, size, total) = (way(OUT), front.size(), packet.total_size() + front.size());
-        if total - ETHERNET_BYTES > ip_size_max || !packet.push_front(size) {
+        if total - ETHERNET_BYTES > ip_size_max || !packet.push_front_simply(size) {
             return false;
         }
         let bytes = memory.head_mut(packet);
@@ -114,7 +114,7 @@ impl Passing<'_> {
             packet.pop_front(size);
             return false;
         };
-        let (is_udp, enters) = (queued.tuple.protocol == Protocol::UDP, OUT || queued.enters);
+        let (is_udp, enters) = (queued.protocol() == Protocol::UDP, OUT || queued.enters);
         let tcp = if is_udp { None } else { inner.get(PLAIN_L4 as usize..).and_then(|l4| l4.first_chunk()) };
         note_amid(record, way, tcp, now_ms);
         let traffic_class = if record.flags & FLAG_TRANSLATED != 0 {
@@ -150,14 +150,39 @@ impl Path {
         place: &mut Option<Packet>,
         queued: &mut Queued,
     ) -> bool {
-        let (Some(id), Some(packet)) = (queued.likely, place.as_mut()) else { return false };
+        let Some(id) = queued.likely else { return false };
         let record = self.flows.record(id);
-        if !record.is_of(&queued.tuple.words(), OUT) {
+        if !record.is_of(&queued.words, OUT) {
             return false;
         }
-        if !self.scopes.is_current(&record.scopes) && !self.goes_on(context, id) {
-            return false;
+        if !self.scopes.is_current(&record.scopes) {
+            return self.goes_on(context, id) && self.pass_renewed::<OUT>(context, place, queued, id);
         }
+        self.pass_by::<OUT>(context, place, queued, id)
+    }
+
+    /// By a flow that was stale until now.
+    #[inline(never)]
+    fn pass_renewed<const OUT: bool>(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        queued: &mut Queued,
+        id: FlowId,
+    ) -> bool {
+        self.pass_by::<OUT>(context, place, queued, id)
+    }
+
+    /// By the flow that it is of.
+    #[inline(always)]
+    fn pass_by<const OUT: bool>(
+        &mut self,
+        context: &Context<'_>,
+        place: &mut Option<Packet>,
+        queued: &mut Queued,
+        id: FlowId,
+    ) -> bool {
+        let Some(packet) = place.as_mut() else { return false };
         let Path { flows, tunnels, interfaces, pool, now_ms, .. } = self;
         let record = flows.record_mut(id);
         if !queued.origin.is_here() && !may_come(context, record, way(OUT), queued.origin) {

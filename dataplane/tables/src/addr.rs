@@ -18,7 +18,13 @@ impl Addr {
     pub const UNSPECIFIED: Addr = Addr([0, 0]);
 
     pub const fn v4(octets: [u8; 4]) -> Addr {
-        Addr([0, V4_MAPPED | u32::from_be_bytes(octets) as u64])
+        Addr::v4_bits(u32::from_be_bytes(octets))
+    }
+
+    /// An IPv4 address, its first octet highest.
+    #[inline(always)]
+    pub const fn v4_bits(bits: u32) -> Addr {
+        Addr([0, V4_MAPPED | bits as u64])
     }
 
     pub const fn v6(octets: [u8; 16]) -> Addr {
@@ -37,6 +43,11 @@ impl Addr {
 
     pub const fn words(self) -> [u64; 2] {
         self.0
+    }
+
+    /// The address of these [`words`](Self::words).
+    pub const fn of_words(words: [u64; 2]) -> Addr {
+        Addr(words)
     }
 
     pub const fn is_v4(self) -> bool {

@@ -40,6 +40,20 @@ impl Tuple {
         [local_high, local_low, remote_high, remote_low, last]
     }
 
+    /// The tuple that says so.
+    #[inline(always)]
+    pub fn of_words([local_high, local_low, remote_high, remote_low, last]: [u64; 5]) -> Tuple {
+        Tuple {
+            local: Addr::of_words([local_high, local_low]),
+            remote: Addr::of_words([remote_high, remote_low]),
+            local_port: last as u16,
+            remote_port: (last >> 16) as u16,
+            protocol: Protocol((last >> 32) as u8),
+            reserved: (last >> 40) as u8,
+            network: (last >> 48) as u16,
+        }
+    }
+
     /// The same flow seen from the other end.
     pub fn reversed(&self) -> Tuple {
         Tuple {
