@@ -12,6 +12,7 @@ use tables::policy::{
 };
 use tables::publish::Batch;
 use tables::route::{RouteKind, RouteRecord};
+use tables::rules::blocks_of;
 use tables::service::{BackendRecord, FLAG_MASQUERADE_ALL, Rows, ServiceKey, ServiceRecord};
 use tables::{Addr, Mac, Prefix, Protocol, Publisher};
 
@@ -35,7 +36,9 @@ pub const SERVICES_MORE: u32 = 10_000;
 const BACKENDS_EACH: u32 = 10;
 /// Covers the backends of 30,000 services with four each.
 const BACKENDS_PREFIX: u8 = 15;
-const RULES_EACH: u32 = 8;
+const RULES_EACH: u16 = 8;
+/// Where the policies' rules begin.
+const BLOCKS_FIRST: u32 = 1;
 const NODES: u32 = 5000;
 
 fn addr(first: [u8; 2], number: u32) -> Addr {
@@ -155,8 +158,7 @@ impl Shape {
 
     /// Both pods are isolated in both directions; the last of a policy's eight rules lets the measured flows through.
     fn policies(&self, batch: &mut Batch) {
-        let set = PolicySetRecord { modes: [MODE_ISOLATED; 2], ..PolicySetRecord::zeroed() };
-        batch.set(Table::PolicySet, 1, &set).expect("room");
+        batch.set(Table::PolicySet, 1, &PolicySetRecord::of_modes([MODE_ISOLATED; 2])).expect("room");
         for policy in 0..self.policies {
             allow(batch, policy);
         }
@@ -174,8 +176,8 @@ impl Shape {
 impl Shape {
     /// Lets clients outside in, and gives each service an address that they ask.
     fn outside(&self, batch: &mut Batch, balanced: Balanced) {
-        let row = PolicyRow { rules_first: 0, rules_count: RULES_EACH };
-        batch.insert(Table::Policy, &PolicyKey::new(1, Direction::Ingress, IDENTITY_WORLD), &row).expect("room");
+        let row = PolicyRow::new(BLOCKS_FIRST);
+        batch.set_policy_row(&PolicyKey::new(1, Direction::Ingress, IDENTITY_WORLD), row).expect("room");
         batch.insert(Table::Endpoint, &SNAT, &EndpointRecord::new(EndpointKind::Snat)).expect("room");
         let here = Rows { first: (self.services + self.services_more) * BACKENDS_EACH, count: 1 };
         let pod = BackendRecord { addr: POD_ADDR, port: BACKEND_PORT, weight: 1, id: 0 };
@@ -200,15 +202,15 @@ fn batch_identity(batch: &mut Batch, (prefix, identity): (Prefix, u64)) {
 
 /// Writes a policy that lets the pods' set speak with one identity.
 fn allow(batch: &mut Batch, policy: u32) {
-    let rules_first = policy * RULES_EACH;
-    for i in 0..RULES_EACH as u16 {
-        let (port_first, port_last) = if i + 1 == RULES_EACH as u16 { (80, u16::MAX) } else { (1 + i, 1 + i) };
-        let rule = RuleRecord::ports(Protocol::UDP, port_first, port_last).allowed_by(policy + 1);
-        batch.set(Table::Rule, rules_first as usize + i as usize, &rule).expect("room");
-    }
-    let row = PolicyRow { rules_first, rules_count: RULES_EACH };
+    let rule = |i: u16| {
+        let (port_first, port_last) = if i + 1 == RULES_EACH { (80, u16::MAX) } else { (1 + i, 1 + i) };
+        RuleRecord::ports(Protocol::UDP, port_first, port_last).allowed_by(policy + 1)
+    };
+    let rules: Vec<RuleRecord> = (0..RULES_EACH).map(rule).collect();
+    let first = BLOCKS_FIRST + policy * blocks_of(rules.len()) as u32;
+    let row = batch.set_rules(first, &rules).expect("room");
     for direction in [Direction::Ingress, Direction::Egress] {
-        batch.insert(Table::Policy, &PolicyKey::new(1, direction, IDENTITY_FIRST + policy), &row).expect("room");
+        batch.set_policy_row(&PolicyKey::new(1, direction, IDENTITY_FIRST + policy), row).expect("room");
     }
 }
 

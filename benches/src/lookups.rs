@@ -105,7 +105,7 @@ fn judged(publisher: Publisher, identities: Vec<u32>) -> impl Case {
     repeated(INPUTS, move |i| {
         let view = publisher.live();
         let identity = IDENTITY_FIRST + identities[i];
-        assert!(judge(&view, 1, Direction::Egress, identity, Protocol::UDP, 8080).allowed);
+        assert!(judge(&view, 1, Direction::Egress, identity, Protocol::UDP, 8080).allowed());
     })
 }
 

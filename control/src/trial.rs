@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 use tables::counters::DropReason;
 use tables::endpoint::{EndpointKind, EndpointRecord};
 use tables::flow::{self, FLAG_CLIENT, FLAG_OPENED_LOCALLY, FlowRecord, FlowRegionError, HopKind};
-use tables::judge::{self, Judged};
+use tables::judge;
+use tables::judged::Judged;
 use tables::layout::Table;
 use tables::owner::Worker;
 use tables::policy::Direction;
@@ -79,7 +80,7 @@ fn change(
 ) -> Option<FlowChange> {
     let judged: Vec<(Half, Judged)> =
         halves(record).into_iter().flatten().filter_map(|half| Some((half, judge_half(view, &half)?))).collect();
-    let denied = judged.iter().find(|(_, judged)| !judged.allowed);
+    let denied = judged.iter().find(|(_, judged)| !judged.allowed());
     let what = match (is_cut(record), denied) {
         (false, Some(_)) => "cut",
         (true, None) if !judged.is_empty() => "admitted",
@@ -95,8 +96,8 @@ fn change(
         destination_pod: pod(destination),
         source: endpoint_text(source.0, source.1),
         destination: endpoint_text(destination.0, destination.1),
-        policy: judged.policy.and_then(named),
-        rule: judged.rule.map(|rule| format!("{}[{rule}]", half.direction.name())),
+        policy: judged.policy().and_then(named),
+        rule: judged.rule().map(|rule| format!("{}[{rule}]", half.direction.name())),
         direction: half.direction.name().to_owned(),
         packets: record.packets,
     })
@@ -112,7 +113,7 @@ fn ends(record: &FlowRecord) -> [(Addr, u16); 2] {
 /// The policy that would keep a flow away and is only being tried, and the flow's ends.
 pub fn audited(view: &View, record: &FlowRecord) -> Option<(u32, [(Addr, u16); 2])> {
     let judged = halves(record).into_iter().flatten().filter_map(|half| judge_half(view, &half));
-    let policy = judged.into_iter().find(|judged| judged.is_audit)?.policy?;
+    let policy = judged.into_iter().find(|judged| judged.is_audit())?.policy()?;
     Some((policy, ends(record)))
 }
 

@@ -24,6 +24,8 @@ use tables::counters::DropReason;
 use tables::endpoint::{EndpointKind, EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::flow::{Hop, HopKind, Tuple};
 pub use tables::judge as policy;
+use tables::judge::Question;
+use tables::judged::Judged;
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
 use tables::owner::Worker;
@@ -164,10 +166,10 @@ impl Decision {
         Err(Ended)
     }
 
-    fn note_judged(&mut self, judged: policy::Judged, direction: Direction) {
-        self.rule = judged.rule.map(|rule| (direction, rule));
-        self.policy = judged.policy.and_then(NonZeroU32::new);
-        self.is_audit = judged.is_audit;
+    fn note_judged(&mut self, judged: Judged, direction: Direction) {
+        self.rule = judged.rule().map(|rule| (direction, rule));
+        self.policy = judged.policy().and_then(NonZeroU32::new);
+        self.is_audit = judged.is_audit();
     }
 
     /// What the flow must be looked at again for. Where five things would be named one goes without saying: a backend on
@@ -341,7 +343,7 @@ fn allow(
     let remote = (decision.remote, decision.remote_port, identity);
     let Some(judged) = judge_pod(context, local.policy_set, direction, tuple, remote) else { return Ok(()) };
     decision.note_judged(judged, direction);
-    match (judged.allowed, direction) {
+    match (judged.allowed(), direction) {
         (true, _) => Ok(()),
         (false, Direction::Egress) => decision.drop(DropReason::PolicyEgress),
         (false, Direction::Ingress) => decision.drop(DropReason::PolicyIngress),
@@ -357,14 +359,13 @@ fn judge_pod(
     direction: Direction,
     tuple: &Tuple,
     (remote, remote_port, identity): (Addr, u16, u32),
-) -> Option<policy::Judged> {
+) -> Option<Judged> {
     if tuple.remote == tuple.local {
         return None;
     }
     let port = if direction == Direction::Egress { remote_port } else { tuple.local_port };
-    let tag = context.known.policy_tag(policy_set, direction, identity);
-    let place = place(tuple.protocol, port);
-    let judged = policy::judge_tagged(&context.view, policy_set, direction, identity, place, tag);
+    let question = Question::new(policy_set, direction, identity, place(tuple.protocol, port));
+    let judged = context.known.judged(&context.view, &question);
     // By a service it may come back to who asked.
     Some(if remote == tuple.local { judged.of_itself() } else { judged })
 }

@@ -1,14 +1,16 @@
 //! Policy beside rte_acl: is this identity allowed to this port of a pod with this policy set, and which policy says so?
 
-use super::{Agreement, Cursor, Lookups, keys, program, resident, short};
+use super::{Agreement, BURST, Cursor, Lookups, keys, program, resident, short};
 use crate::case::{Case, Group, Planned, Target};
 use anyhow::Result;
-use bytemuck::Zeroable;
-use tables::judge::judge;
+use tables::Publisher;
+use tables::judge::Question;
+use tables::judge::burst::judge_burst;
+use tables::judged::Judged;
 use tables::layout::Table;
-use tables::policy::{Direction, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::policy::{Direction, MODE_ISOLATED, PolicyKey, PolicySetRecord, RuleRecord, place};
 use tables::publish::Batch;
-use tables::{Publisher, View};
+use tables::rules::blocks_of;
 
 const WHAT: &str = "policy look-up";
 const SIZES: [u32; 3] = [10, 1000, 10_000];
@@ -36,18 +38,14 @@ fn group(rules: u32) -> Group {
 }
 
 fn fill(batch: &mut Batch, rules: u32) -> Result<()> {
-    let mut rules_first = 0;
+    let mut block = 1;
     for first in (0..rules).step_by(keys::RULES_PER_ROW as usize) {
         let (policy_set, identity) = keys::row(first);
-        let set = PolicySetRecord { modes: [MODE_ISOLATED; 2], ..PolicySetRecord::zeroed() };
-        batch.set(Table::PolicySet, policy_set as usize, &set)?;
+        batch.set(Table::PolicySet, policy_set as usize, &PolicySetRecord::of_modes([MODE_ISOLATED; 2]))?;
         let records = disjoint(first..rules.min(first + keys::RULES_PER_ROW));
-        for (i, record) in records.iter().enumerate() {
-            batch.set(Table::Rule, rules_first as usize + i, record)?;
-        }
-        let row = PolicyRow { rules_first, rules_count: records.len() as u32 };
-        batch.insert(Table::Policy, &PolicyKey::new(policy_set, Direction::Ingress, identity), &row)?;
-        rules_first += row.rules_count;
+        let row = batch.set_rules(block, &records)?;
+        batch.set_policy_row(&PolicyKey::new(policy_set, Direction::Ingress, identity), row)?;
+        block += blocks_of(records.len()) as u32;
     }
     Ok(())
 }
@@ -67,12 +65,15 @@ fn disjoint(rules: std::ops::Range<u32>) -> Vec<RuleRecord> {
     records
 }
 
+fn question(query: keys::Query) -> Question {
+    let keys::Query { policy_set, identity, protocol, port } = query;
+    Question::new(policy_set, Direction::Ingress, identity, place(protocol, port))
+}
+
 /// The number of the policy that allows it, plus one; 0 if none does.
 #[inline(always)]
-fn answer(view: &View, query: &keys::Query) -> u64 {
-    let keys::Query { policy_set, identity, protocol, port } = *query;
-    let judged = judge(view, policy_set, Direction::Ingress, identity, protocol, port);
-    judged.policy.filter(|_| judged.allowed).map_or(0, u64::from)
+fn policy(judged: Judged) -> u64 {
+    judged.policy().filter(|_| judged.allowed()).map_or(0, u64::from)
 }
 
 fn ours(rules: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
@@ -82,14 +83,16 @@ fn ours(rules: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
     fill(&mut batch, rules)?;
     batch.publish();
     let bytes = resident().saturating_sub(before);
-    let queries: Vec<keys::Query> = (0..QUERIES).map(|i| keys::query(i, rules)).collect();
-    let view = publisher.live();
-    agreement.check(queries.iter().map(|query| answer(&view, query)).sum())?;
-    let mut cursor = Cursor::new(queries.len());
-    let bursts = move |count| {
-        let view = publisher.live();
-        let bursts = (0..count).map(|_| cursor.advance());
-        bursts.flat_map(|burst| &queries[burst]).map(|query| answer(&view, query)).sum()
+    let questions: Vec<Question> = (0..QUERIES).map(|i| question(keys::query(i, rules))).collect();
+    let (mut cursor, mut judged) = (Cursor::new(questions.len()), [Judged::CLOSED; BURST]);
+    let mut bursts = move |count| {
+        let (view, mut answers) = (publisher.live(), 0);
+        for _ in 0..count {
+            judge_burst(&view, &questions[cursor.advance()], &mut judged);
+            answers += judged.iter().map(|&judged| policy(judged)).sum::<u64>();
+        }
+        answers
     };
+    agreement.check(bursts(QUERIES as usize / BURST))?;
     Ok(Lookups { bytes, bursts })
 }

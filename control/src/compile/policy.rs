@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tables::layout::Table;
 use tables::limits::{POLICIES_MAX, POLICY_ROWS_MAX, POLICY_SETS_MAX};
-use tables::policy::{PolicyKey, PolicySetRecord};
+use tables::policy::{POLICY_SET_OPEN, PolicyKey, PolicySetRecord};
 use tables::publish::Batch;
 use tables::scope::Scope;
 
@@ -90,7 +90,7 @@ impl Policies {
             peers: Peers::default(),
             lines: HashMap::default(),
             unnumbered: BTreeSet::new(),
-            set_ids: Ids::new(Table::PolicySet.name(), 1, POLICY_SETS_MAX),
+            set_ids: Ids::new(Table::PolicySet.name(), POLICY_SET_OPEN + 1, POLICY_SETS_MAX),
             by_key: HashMap::default(),
             sets: BTreeMap::new(),
             sets_of: HashMap::default(),
@@ -350,7 +350,7 @@ impl Policies {
             (self.ids.used(), self.ids.limit()),
             (self.set_ids.used(), self.set_ids.limit()),
             (self.rows_used, POLICY_ROWS_MAX),
-            (self.lists.used(), tables::limits::RULES_MAX),
+            (self.lists.used(), tables::limits::RULE_BLOCKS_MAX),
         ]
     }
 }

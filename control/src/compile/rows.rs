@@ -12,7 +12,9 @@ use crate::state::HashMap;
 use bytemuck::Zeroable;
 use std::collections::BTreeSet;
 use tables::layout::Table;
-use tables::policy::{Direction, IDENTITY_ANY, MODE_CLOSED, MODE_OPEN, PolicyKey, PolicySetRecord, RuleRecord};
+use tables::policy::{
+    Direction, IDENTITY_ANY, MODE_CLOSED, MODE_OPEN, PolicyKey, PolicySetRecord, PolicySide, RuleRecord,
+};
 use tables::publish::{Batch, TableFull};
 use tables::scope::Scope;
 
@@ -253,7 +255,9 @@ impl Rows<'_, '_> {
         let mut is_there = false;
         if let Some(list) = list {
             let row = self.lists.acquire(list);
-            match self.batch.insert(Table::Policy, &key, &row) {
+            // That of everybody is part of the set's record.
+            let is_any = identity == IDENTITY_ANY;
+            match if is_any { Ok(()) } else { self.batch.insert(Table::Policy, &key, &row) } {
                 Ok(()) => is_there = true,
                 Err(full) => {
                     self.lists.release(list);
@@ -272,15 +276,14 @@ impl Rows<'_, '_> {
         before.into_iter().for_each(|list| self.lists.release(list));
     }
 
-    /// Writes what holds where no row says anything. Where deny rules are missing all is denied.
+    /// Writes what holds where no row of an identity says anything. Where deny rules are missing all is denied.
     fn conclude(&mut self, target: &mut Target, outcome: &Outcome) {
-        let mode = |plan: &Plan| if outcome.full.is_err() && plan.denies { MODE_CLOSED } else { plan.mode };
-        let [ingress, egress] = target.plans;
-        let record = PolicySetRecord {
-            modes: [mode(ingress), mode(egress)],
-            deny_policy: [ingress.deny_policy, egress.deny_policy],
-            ..PolicySetRecord::zeroed()
-        };
+        let sides = DIRECTIONS.map(|direction| {
+            let (plan, rows) = (&target.plans[direction as usize], &target.installed.rows[direction as usize]);
+            let mode = if outcome.full.is_err() && plan.denies { MODE_CLOSED } else { plan.mode };
+            PolicySide::new(mode, plan.deny_policy, self.lists.row(rows.get(&IDENTITY_ANY)))
+        });
+        let record = PolicySetRecord { sides };
         if record != target.installed.record {
             // Cannot fail: the index is within the table.
             let _ = self.batch.set(Table::PolicySet, target.id as usize, &record);

@@ -1,18 +1,22 @@
-//! Port rules in the rule table; equal lists are kept once, under one number.
+//! Port rules in blocks of the rule table; equal lists are kept once, under one number.
 
 use crate::alloc::{Range, Ranges};
 use crate::state::HashMap;
+use bytemuck::Zeroable;
 use std::sync::Arc;
 use tables::layout::Table;
-use tables::limits::RULES_MAX;
+use tables::limits::RULE_BLOCKS_MAX;
 use tables::policy::{PolicyRow, RuleRecord};
 use tables::publish::{Batch, TableFull};
+use tables::rules::blocks_of;
 
 pub type ListId = u32;
 
 struct List {
     rules: Arc<[RuleRecord]>,
+    /// Its blocks.
     range: Range,
+    row: PolicyRow,
     users: usize,
 }
 
@@ -27,13 +31,10 @@ pub struct RuleLists {
 
 impl RuleLists {
     pub fn new() -> RuleLists {
-        RuleLists {
-            ids: HashMap::default(),
-            lists: Vec::new(),
-            free: Vec::new(),
-            idle: Vec::new(),
-            ranges: Ranges::new(Table::Rule.name(), RULES_MAX),
-        }
+        let mut ranges = Ranges::new(Table::Rule.name(), RULE_BLOCKS_MAX);
+        // The first block is that of all rows without rules.
+        let _ = ranges.alloc(1);
+        RuleLists { ids: HashMap::default(), lists: Vec::new(), free: Vec::new(), idle: Vec::new(), ranges }
     }
 
     /// The number of this list. It stays while it has users, and until the next sweep.
@@ -41,16 +42,14 @@ impl RuleLists {
         if let Some(&id) = self.ids.get(rules) {
             return Ok(id);
         }
-        let range = self.ranges.alloc(rules.len())?;
-        for (i, rule) in rules.iter().enumerate() {
-            batch.set(Table::Rule, range.first as usize + i, rule)?;
-        }
+        let range = self.ranges.alloc(blocks_of(rules.len()))?;
+        let row = batch.set_rules(range.first, rules)?;
         let rules: Arc<[RuleRecord]> = rules.into();
         let id = self.free.pop().unwrap_or_else(|| {
             self.lists.push(None);
             self.lists.len() as ListId - 1
         });
-        self.lists[id as usize] = Some(List { rules: rules.clone(), range, users: 0 });
+        self.lists[id as usize] = Some(List { rules: rules.clone(), range, row, users: 0 });
         self.ids.insert(rules, id);
         self.idle.push(id);
         Ok(id)
@@ -64,7 +63,13 @@ impl RuleLists {
     pub fn acquire(&mut self, id: ListId) -> PolicyRow {
         let list = self.list(id);
         list.users += 1;
-        PolicyRow { rules_first: list.range.first, rules_count: list.range.count }
+        list.row
+    }
+
+    /// The row of a list that has users; without one that of no rules.
+    pub fn row(&self, id: Option<&ListId>) -> PolicyRow {
+        let list = id.and_then(|id| self.lists[*id as usize].as_ref());
+        list.map_or(PolicyRow::zeroed(), |list| list.row)
     }
 
     pub fn release(&mut self, id: ListId) {
@@ -88,6 +93,7 @@ impl RuleLists {
         }
     }
 
+    /// Blocks in use.
     pub fn used(&self) -> usize {
         self.ranges.used()
     }

@@ -21,11 +21,9 @@ use tables::endpoint::{EndpointRecord, FLAG_POLICY_IN_FORCE};
 use tables::layout::Table;
 use tables::lpm::Lpm;
 use tables::neighbour::NeighbourRecord;
-use tables::policy::{
-    Direction, IDENTITY_ANY, IDENTITY_WORLD, MODE_OPEN, MODE_TIERED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord,
-    place,
-};
+use tables::policy::{Direction, IDENTITY_WORLD, MODE_OPEN, MODE_TIERED, PolicyKey, PolicyRow, PolicySetRecord, place};
 use tables::route::{RouteKind, RouteRecord};
+use tables::rules::rules_of;
 use tables::scope::{Scope, ScopeCounters, Scopes};
 use tables::service::*;
 use tables::status::Status;
@@ -142,19 +140,19 @@ fn judged(
     (protocol, port): (Protocol, u16),
 ) -> (bool, Option<(u32, Option<u16>)>) {
     let set: PolicySetRecord = view.row(Table::PolicySet, own.policy_set as usize);
-    let mode = set.modes[direction as usize];
+    let side = set.side(direction);
+    let mode = side.mode();
     if mode == MODE_OPEN {
         return (true, None);
     }
     let row = |identity| view.find(Table::Policy, &PolicyKey::new(own.policy_set, direction, identity));
-    let row: Option<PolicyRow> = row(identity(view, peer)).or_else(|| row(IDENTITY_ANY));
-    let rules = row.map_or(0..0, |row| row.rules_first..row.rules_first + row.rules_count);
-    let mut rules = rules.map(|i| view.row::<RuleRecord>(Table::Rule, i as usize));
+    let row: PolicyRow = row(identity(view, peer)).unwrap_or(side.any);
+    let mut rules = rules_of(view, row).into_iter();
     match rules.find(|rule| rule.holds(place(protocol, port))) {
         Some(rule) if rule.policy == 0 => (rule.allows(), None),
         Some(rule) => (rule.allows(), Some((rule.policy, Some(rule.rule)))),
         None if mode == MODE_TIERED => (true, None),
-        None => (false, Some((set.deny_policy[direction as usize], None))),
+        None => (false, Some((side.deny_policy(), None))),
     }
 }
 

@@ -9,7 +9,7 @@ use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
 use tables::node::{Encapsulation, NodeRecord, PeerRecord};
 use tables::policy::{
     Direction, IDENTITY_FIRST, IDENTITY_NODE, MODE_ISOLATED, MODE_OPEN, PolicyKey, PolicyRow, PolicySetRecord,
-    RuleRecord,
+    PolicySide, RuleRecord,
 };
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
@@ -208,15 +208,13 @@ fn policies(batch: &mut Batch) {
     for node in NODE {
         batch.insert_prefix(Lpm::Identity, &Prefix::host(node), IDENTITY_NODE as u64).expect("room");
     }
-    let set = PolicySetRecord { modes: [MODE_ISOLATED, MODE_OPEN], deny_policy: [1, 0], ..PolicySetRecord::zeroed() };
-    batch.set(Table::PolicySet, 1, &set).expect("room");
+    let (isolated, open) =
+        (PolicySide::new(MODE_ISOLATED, 1, PolicyRow::new(0)), PolicySide::new(MODE_OPEN, 0, PolicyRow::new(0)));
+    batch.set(Table::PolicySet, 1, &PolicySetRecord { sides: [isolated, open] }).expect("room");
     let rules = [(Protocol::UDP, 80, 90), (Protocol::TCP, 8080, 8080)];
-    for (i, (protocol, port_first, port_last)) in rules.into_iter().enumerate() {
+    for (i, (identity, (protocol, port_first, port_last))) in [IDENTITY_FIRST, 0].into_iter().zip(rules).enumerate() {
         let rule = RuleRecord::ports(protocol, port_first, port_last).allowed_by(1);
-        batch.set(Table::Rule, i, &rule).expect("room");
-    }
-    for (identity, rules_first) in [(IDENTITY_FIRST, 0), (0, 1)] {
-        let row = PolicyRow { rules_first, rules_count: 1 };
-        batch.insert(Table::Policy, &PolicyKey::new(1, Direction::Ingress, identity), &row).expect("room");
+        let row = batch.set_rules(1 + i as u32, &[rule]).expect("room");
+        batch.set_policy_row(&PolicyKey::new(1, Direction::Ingress, identity), row).expect("room");
     }
 }

@@ -162,7 +162,7 @@ fn judge(context: &Context, record: &FlowRecord, direction: Direction, identity:
     let ends = (remote.remote, remote.remote_port, identity);
     let judged = judge_pod(context, pod.policy_set, direction, &record.inside, ends);
     let slots = [Scope::PolicySet(pod.policy_set), Scope::Identity(identity)].map(Scope::slot);
-    let passes = may_speak && judged.is_none_or(|judged| judged.allowed);
+    let passes = may_speak && judged.is_none_or(|judged| judged.allowed());
     passes.then_some(Standing { interface: pod.interface, slots })
 }
 

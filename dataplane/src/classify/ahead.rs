@@ -1,13 +1,17 @@
 //! What the first packets of a burst will be judged by, fetched step by step for all of them, so that none waits for each
-//! row by itself: service, backend, policy, rules, and where the flow will stand. Only guesses: a row is found by its tag
-//! alone, the backend by the flow's hash. Must not decide anything.
+//! row by itself: service, backend, and where the flow will stand. Only guesses: a row is found by its tag alone, the backend
+//! by the flow's hash. What policies say if a guess is right is asked for all of them at once, and kept with the question, so
+//! that it is the answer to no other one. Must not decide anything.
 
 use super::{Context, egress, policy, service};
 use crate::packet::BURST_MAX;
 use tables::endpoint::EndpointRecord;
 use tables::flow::Tuple;
+use tables::judge::Question;
+use tables::judge::burst::judge_burst;
+use tables::judged::Judged;
 use tables::layout::Table;
-use tables::policy::Direction;
+use tables::policy::{Direction, IDENTITY_ANY, POLICY_SET_OPEN, place};
 use tables::service::{BackendRecord, ServiceKey, ServiceRecord};
 use tables::{Addr, View};
 
@@ -51,11 +55,10 @@ struct First {
 pub struct Known {
     /// The tag of the service's key that is asked; 0: not known.
     service: u64,
-    /// The tag of a policy row; 0: not known, and neither is what follows.
-    policy: u64,
-    policy_set: u32,
-    direction: Direction,
-    /// Of this address.
+    /// What was asked of policies, and what they said.
+    question: Question,
+    judged: Judged,
+    /// Of this address; that of everybody, which no address has: not known.
     identity: u32,
     remote: Addr,
 }
@@ -63,10 +66,9 @@ pub struct Known {
 /// Nothing.
 pub static UNKNOWN: Known = Known {
     service: 0,
-    policy: 0,
-    policy_set: 0,
-    direction: Direction::Ingress,
-    identity: 0,
+    question: Question::NONE,
+    judged: Judged::CLOSED,
+    identity: IDENTITY_ANY,
     remote: Addr::UNSPECIFIED,
 };
 
@@ -78,14 +80,13 @@ impl Known {
 
     #[inline(always)]
     pub(super) fn identity(&self, view: &View, addr: Addr) -> u32 {
-        let is_known = self.policy != 0 && self.remote == addr;
+        let is_known = self.identity != IDENTITY_ANY && self.remote == addr;
         if is_known { self.identity } else { policy::identity(view, addr) }
     }
 
     #[inline(always)]
-    pub(super) fn policy_tag(&self, policy_set: u32, direction: Direction, identity: u32) -> Option<u64> {
-        let own = (self.policy_set, self.direction, self.identity);
-        (self.policy != 0 && own == (policy_set, direction, identity)).then_some(self.policy)
+    pub(super) fn judged(&self, view: &View, question: &Question) -> Judged {
+        if self.question == *question { self.judged } else { policy::answer(view, question) }
     }
 }
 
@@ -109,7 +110,7 @@ pub fn expect<E: Expected>(
     knowns: &mut [Known; BURST_MAX],
     mut expect_flow: impl FnMut(&E, Likely),
 ) {
-    let (view, mut all, mut sets) = (&context.view, [First::default(); BURST_MAX], PolicySets::default());
+    let (view, mut all) = (&context.view, [First::default(); BURST_MAX]);
     let count = find_firsts(burst, &mut all);
     let firsts = &mut all[..count];
     for step in 0..count + LAG {
@@ -123,13 +124,52 @@ pub fn expect<E: Expected>(
         }
     }
     // Short steps each by itself: a processor begins several at once, and each waits for what it reads.
+    let (mut asked, mut sets) = (Asked::default(), PolicySets::default());
     for first in &*firsts {
         let item = &burst[first.at as usize];
-        expect_flow(item, find_identity(view, first, item.tuple(), &mut knowns[item.place()]));
+        let (tuple, known) = (item.tuple(), &mut knowns[item.place()]);
+        let likely = likely(view, first, tuple);
+        // A client outside is judged at its backend, if at all.
+        if first.opens != Opens::Outside {
+            known.question = ask(view, first, tuple, &likely.outside, sets.of(view, tuple.local), known);
+            asked.add(item.place(), known.question);
+        }
+        expect_flow(item, likely);
     }
-    let judged = || firsts.iter().filter(|first| first.opens != Opens::Outside).map(|first| &burst[first.at as usize]);
-    judged().for_each(|item| expect_policy(view, item.tuple().local, &mut sets, &mut knowns[item.place()]));
-    judged().for_each(|item| policy::expect_rules(view, knowns[item.place()].policy));
+    asked.judge(view, knowns);
+}
+
+/// What is asked of policies for a burst.
+struct Asked {
+    questions: [Question; BURST_MAX],
+    /// The packets' places in the burst.
+    places: [u8; BURST_MAX],
+    count: usize,
+}
+
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked { questions: [Question::NONE; BURST_MAX], places: [0; BURST_MAX], count: 0 }
+    }
+}
+
+impl Asked {
+    #[inline(always)]
+    fn add(&mut self, place: usize, question: Question) {
+        let at = self.count % BURST_MAX;
+        (self.questions[at], self.places[at]) = (question, place as u8);
+        self.count += 1;
+    }
+
+    #[inline(always)]
+    fn judge(&self, view: &View, knowns: &mut [Known; BURST_MAX]) {
+        let mut judged = [Judged::CLOSED; BURST_MAX];
+        let count = self.count.min(BURST_MAX);
+        judge_burst(view, &self.questions[..count], &mut judged);
+        for (&place, &judged) in self.places[..count].iter().zip(&judged) {
+            knowns[place as usize % BURST_MAX].judged = judged;
+        }
+    }
 }
 
 /// So many packets later a service is read that was fetched. Both take turns, so that a processor has something to do while
@@ -174,26 +214,25 @@ fn expect_backend(view: &View, first: &mut First, tag: u64, pick: u64) {
     }
 }
 
-/// Who is at the other end.
 #[inline(always)]
-fn find_identity(view: &View, first: &First, tuple: Tuple, known: &mut Known) -> Likely {
+fn likely(view: &View, first: &First, tuple: Tuple) -> Likely {
     let mut outside = tuple;
     if first.backend != 0 {
         let backend: BackendRecord = view.row(Table::Backend, first.backend as usize - 1);
         (outside.remote, outside.remote_port) = (backend.addr, backend.port);
     }
-    // A client outside is judged at its backend, if at all.
-    if first.opens != Opens::Outside {
-        known.direction = if first.opens == Opens::Local { Direction::Egress } else { Direction::Ingress };
-        (known.identity, known.remote) = (policy::identity(view, outside.remote), outside.remote);
-    }
     Likely { outside, is_masqueraded: first.is_masqueraded }
 }
 
+/// Who is at the other end, and what its local end's policies will be asked.
 #[inline(always)]
-fn expect_policy(view: &View, local: Addr, sets: &mut PolicySets, known: &mut Known) {
-    known.policy_set = sets.of(view, local);
-    known.policy = policy::expect(view, known.policy_set, known.direction, known.identity);
+fn ask(view: &View, first: &First, tuple: Tuple, outside: &Tuple, policy_set: u32, known: &mut Known) -> Question {
+    let (direction, port) = match first.opens {
+        Opens::Local => (Direction::Egress, outside.remote_port),
+        Opens::Outside | Opens::Towards => (Direction::Ingress, tuple.local_port),
+    };
+    (known.identity, known.remote) = (policy::identity(view, outside.remote), outside.remote);
+    Question::new(policy_set, direction, known.identity, place(tuple.protocol, port))
 }
 
 /// The policy set of the last address that was asked for: packets of one pod come together.
@@ -208,7 +247,7 @@ impl PolicySets {
     fn of(&mut self, view: &View, addr: Addr) -> u32 {
         if self.addr != addr {
             let endpoint: Option<EndpointRecord> = view.find(Table::Endpoint, &addr);
-            *self = PolicySets { addr, set: endpoint.map_or(0, |endpoint| endpoint.policy_set) };
+            *self = PolicySets { addr, set: endpoint.map_or(POLICY_SET_OPEN, |endpoint| endpoint.policy_set) };
         }
         self.set
     }

@@ -1,12 +1,12 @@
 use super::*;
 use crate::classify::service::ByHash;
-use crate::classify::{Masquerade, Origin, from_local, outside, to_local};
+use crate::classify::{Masquerade, Origin, Verdict, from_local, outside, to_local};
 use bytemuck::Zeroable;
 use proptest::prelude::*;
 use tables::endpoint::{EndpointKind, FLAG_POLICY_IN_FORCE};
 use tables::lpm::Lpm;
 use tables::node::NodeRecord;
-use tables::policy::{MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord};
+use tables::policy::{MODE_ISOLATED, PolicyKey, PolicySetRecord, RuleRecord};
 use tables::publish::Batch;
 use tables::route::{RouteKind, RouteRecord};
 use tables::service::{FLAG_MASQUERADE_OUTSIDE, Rows};
@@ -74,17 +74,15 @@ fn publisher() -> Publisher {
 
 /// By policies the pod speaks with half of the backends and with whoever asks it from a service's address.
 fn isolate(batch: &mut Batch) {
-    let set = PolicySetRecord { modes: [MODE_ISOLATED; 2], ..PolicySetRecord::zeroed() };
-    batch.set(Table::PolicySet, 1, &set).unwrap();
-    batch.set(Table::Rule, 0, &RuleRecord::everything().allowed_by(5)).unwrap();
-    let row = PolicyRow { rules_first: 0, rules_count: 1 };
+    batch.set(Table::PolicySet, 1, &PolicySetRecord::of_modes([MODE_ISOLATED; 2])).unwrap();
+    let row = batch.set_rules(1, &[RuleRecord::everything().allowed_by(5)]).unwrap();
     for (net, identity, direction) in
         [(9, 20, Direction::Egress), (8, 21, Direction::Egress), (30, 22, Direction::Ingress)]
     {
         let first = if net == 30 { 172 } else { 10 };
         batch.insert_prefix(Lpm::Identity, &prefix([first, net, 0, 0], 16), identity as u64).unwrap();
         if net != 8 {
-            batch.insert(Table::Policy, &PolicyKey::new(1, direction, identity), &row).unwrap();
+            batch.set_policy_row(&PolicyKey::new(1, direction, identity), row).unwrap();
         }
     }
 }
@@ -138,6 +136,11 @@ proptest! {
             };
             // Also where another backend is chosen than the one that was likely.
             prop_assert_eq!(judge(&Context { known, ..context }), judge(&context));
+            let is_judged = packet.opens != Some(Opens::Outside) && judge(&context).policy_set.is_some();
+            if packet.opens.is_some() && is_judged {
+                let closed = judge(&Context { known: &Known { judged: Judged::CLOSED, ..*known }, ..context });
+                prop_assert!(closed.verdict != Verdict::Forward, "what was judged ahead is asked again");
+            }
             let other = |context: &Context| from_local(context, &packet.tuple, 3, &mut ByHash(packet.hash + 1), None);
             prop_assert_eq!(other(&Context { known, ..context }), other(&context));
         }

@@ -109,7 +109,7 @@ pub(super) fn judge_at_backend(context: &Context, tuple: &Tuple, decision: &mut 
     } else {
         (decision.policy_set, decision.identity) = (Some(set), asker);
     }
-    if judged.allowed {
+    if judged.allowed() {
         return Ok(());
     }
     decision.note_judged(judged, Direction::Ingress);

@@ -2,6 +2,10 @@
 //! where it has them. Hints and plain arithmetic; each has a portable form beside it. Must not know what the bytes mean.
 #![allow(unsafe_code)] // vendor intrinsics
 
+use std::sync::atomic::AtomicU32;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+use std::sync::atomic::Ordering;
+
 /// Cache lines that may be on their way when one more is asked for. A processor has few places for them (AMD's Zen 4: about
 /// sixteen before the first hints are lost), and drops hints that find none: who asks for more at once gets less.
 pub const LINES_AT_ONCE: usize = 16;
@@ -134,9 +138,60 @@ fn by_avx2(work: impl Work) {
     work.run();
 }
 
+/// A bit for each of four ranges that holds `at`: the firsts of all of them, then what each ends before.
+#[inline(always)]
+pub fn holding_ranges(bounds: &[AtomicU32; 8], at: i32) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reads the 32 bytes of `bounds` and nothing else. SSE2 is part of x86_64. Others may write there meanwhile: that
+    // is why it is no intrinsic, which would have to be the only one; each bound is read as a whole.
+    unsafe {
+        let found: u32;
+        std::arch::asm!(
+            "movd {at}, {at_word:e}",
+            "pshufd {at}, {at}, 0",
+            "movdqu {firsts}, [{bounds}]",
+            "movdqu {ends}, [{bounds} + 16]",
+            "pcmpgtd {firsts}, {at}",
+            "pcmpgtd {ends}, {at}",
+            "pandn {firsts}, {ends}",
+            "movmskps {found:e}, {firsts}",
+            bounds = in(reg) bounds.as_ptr(),
+            at_word = in(reg) at,
+            at = out(xmm_reg) _,
+            firsts = out(xmm_reg) _,
+            ends = out(xmm_reg) _,
+            found = lateout(reg) found,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+        found
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    holding_ranges_portable(bounds, at)
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn holding_ranges_portable(bounds: &[AtomicU32; 8], at: i32) -> u32 {
+    let bound = |i: usize| bounds[i].load(Ordering::Relaxed) as i32;
+    (0..4).fold(0, |bits, i| bits | u32::from(bound(i) <= at && at < bound(4 + i)) << i)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_ways_of_looking_into_ranges_agree() {
+        let values = [i32::MIN, -1, 0, 1, 2, 3, i32::MAX - 1, i32::MAX];
+        for seed in 0..1u64 << 12 {
+            let random = |i: u32| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(8 * i) as usize & 7;
+            let bounds: [AtomicU32; 8] = std::array::from_fn(|i| AtomicU32::new(values[random(i as u32)] as u32));
+            for at in values {
+                assert_eq!(holding_ranges(&bounds, at), holding_ranges_portable(&bounds, at), "{bounds:?} {at}");
+            }
+        }
+        let ranges = [1, 5, 7, 9, 5, 6, 9, 9].map(AtomicU32::new);
+        assert_eq!([0, 1, 4, 5, 6, 8, 9].map(|at| holding_ranges(&ranges, at)), [0, 1, 1, 2, 0, 4, 0]);
+    }
 
     #[test]
     fn both_ways_of_comparing_agree() {

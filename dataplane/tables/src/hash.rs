@@ -20,6 +20,9 @@ pub fn fold(a: u64, b: u64) -> u64 {
 pub fn hash<K: Pod>(key: &K, seed: u64) -> u64 {
     const { assert!(size_of::<K>().is_multiple_of(8)) };
     let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("a word"));
+    if size_of::<K>() == 8 {
+        return fold(word(bytemuck::bytes_of(key)) ^ seed, SECRET);
+    }
     let pairs = bytemuck::bytes_of(key).chunks(16).map(|pair| {
         let (one, other) = pair.split_at(8);
         (word(one), if other.is_empty() { 0 } else { word(other) })
@@ -62,11 +65,10 @@ fn hash_pairs(pairs: impl Iterator<Item = (u64, u64)>, seed: u64) -> u64 {
     fold(state ^ seed, SECRET)
 }
 
-/// The hash with its lowest bit free of meaning and never zero, as it stands in a slot.
+/// The hash with its highest bit free of meaning and never zero, as it stands in a slot.
 #[inline(always)]
 pub fn tag<K: Pod>(key: &K, seed: u64) -> u64 {
-    let hash = hash(key, seed);
-    if hash == 0 { 1 } else { hash }
+    hash(key, seed) | 1 << 63
 }
 
 #[cfg(test)]
@@ -81,6 +83,17 @@ mod tests {
         }
         // 64 expected in each; a standard deviation is 8.
         assert!(counts.iter().all(|&c| (24..=112).contains(&c)), "{counts:?}");
+    }
+
+    #[test]
+    fn words_that_differ_in_either_half_spread_over_buckets() {
+        for (low, high) in [(1, 0), (0, 1), (37, 1), (1, 2)] {
+            let mut counts = [0u32; 256];
+            for i in 0..256 * 64u64 {
+                counts[(hash(&((i * low) | ((i / 8 * high) << 32)), 3) & 255) as usize] += 1;
+            }
+            assert!(counts.iter().all(|&c| (24..=112).contains(&c)), "{low} {high}: {counts:?}");
+        }
     }
 
     #[test]
@@ -113,5 +126,6 @@ mod tests {
     #[test]
     fn the_seed_matters() {
         assert_ne!(hash(&[1u64, 2], 1), hash(&[1u64, 2], 2));
+        assert_ne!(hash(&1u64, 1), hash(&1u64, 2));
     }
 }

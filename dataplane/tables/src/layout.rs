@@ -31,6 +31,8 @@ pub const WORD_SEED: usize = 5;
 pub const WORD_GENERATION: usize = 8;
 const DIRECTORY_START: usize = 16;
 const DIRECTORY_ENTRY_WORDS: usize = 3;
+/// A slot of the policy table: tag, key, value, and a word of padding, so that none reaches over two cache lines.
+pub(crate) const POLICY_SLOT_WORDS: usize = 4;
 /// One bitmap of touched scopes for each of the last publishes.
 pub const JOURNAL_START: usize = 128;
 pub const SCOPE_BITMAP_WORDS: usize = SCOPE_SLOTS / 64;
@@ -133,11 +135,8 @@ impl Table {
             Table::Backend => (words(size_of::<crate::service::BackendRecord>()), BACKENDS_MAX),
             Table::Source => (words(size_of::<crate::service::SourceRecord>()), SOURCES_MAX),
             Table::PolicySet => (words(size_of::<crate::policy::PolicySetRecord>()), POLICY_SETS_MAX),
-            Table::Policy => (
-                hash(size_of::<crate::policy::PolicyKey>(), size_of::<crate::policy::PolicyRow>()),
-                2 * POLICY_ROWS_MAX,
-            ),
-            Table::Rule => (words(size_of::<crate::policy::RuleRecord>()), RULES_MAX),
+            Table::Policy => (POLICY_SLOT_WORDS, 2 * POLICY_ROWS_MAX),
+            Table::Rule => (words(size_of::<crate::rules::RuleBlock>()), RULE_BLOCKS_MAX),
             Table::Revision => (1, 1),
             Table::Ring => (1, RING_WORDS_MAX),
             Table::TakenPorts => (1, crate::taken::WORDS),

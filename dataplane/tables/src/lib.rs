@@ -6,7 +6,7 @@
 //! the [`status`] region, which only the dataplane writes. When every live worker has acknowledged, the old copy is
 //! brought up to date and becomes the idle one.
 //!
-//! What a row means is said once, here: [`endpoint`], [`route`], [`service`], [`policy`], [`neighbour`], [`node`], [`taken`];
+//! What a row means is said once, here: [`endpoint`], [`route`], [`service`], [`policy`] and [`rules`], [`neighbour`], [`node`], [`taken`];
 //! which worker keeps a flow is [`owner`]; the records of flows that outlive a process are [`flow`], and of clients'
 //! backends [`affinity`]; what the two processes tell each other is [`message`], and [`channel`] carries it with its
 //! file descriptors.
@@ -28,6 +28,7 @@ pub mod flow;
 pub mod hash;
 pub mod image;
 pub mod judge;
+pub mod judged;
 pub mod layout;
 pub mod limits;
 pub mod lock;
@@ -41,6 +42,7 @@ pub mod policy;
 pub mod publish;
 pub mod region;
 pub mod route;
+pub mod rules;
 pub mod scope;
 pub mod service;
 pub mod status;

@@ -32,8 +32,8 @@ pub const PEERS_MAX: usize = 1 << 14;
 pub const POLICY_SETS_MAX: usize = 1 << 12;
 /// (policy set, direction, identity) rows.
 pub const POLICY_ROWS_MAX: usize = 1 << 20;
-/// Port rules of all rows; equal lists are shared.
-pub const RULES_MAX: usize = 1 << 18;
+/// Blocks of port rules of all rows; equal lists are shared. The first one stays empty.
+pub const RULE_BLOCKS_MAX: usize = 1 << 18;
 /// Policies that can have a drop counter of their own.
 pub const POLICIES_MAX: usize = 1 << 14;
 /// Workers of one dataplane.
@@ -48,5 +48,5 @@ pub const SCOPE_SLOTS: usize = 2048;
 pub const JOURNAL_PUBLISHES: usize = 64;
 /// Unknown on-link neighbours that may be asked for at once.
 pub const REQUESTS_MAX: usize = 256;
-/// Rules read for one policy row; more are refused by control.
+/// Rules of one policy row, a power of four; more are refused by control.
 pub const RULES_PER_ROW_MAX: usize = 256;

@@ -3,9 +3,11 @@
 //! a worker never weighs one policy against another.
 //!
 //! An address's identity is `longest_match(Lpm::Identity, address)`, [`IDENTITY_WORLD`] if nothing matches. The row of
-//! [`IDENTITY_ANY`] answers for identities without a row of their own, and only for these.
+//! [`IDENTITY_ANY`] answers for identities without a row of their own, and only for these; it is part of the set's record.
+//! Rules lie in blocks (rules.rs).
 
 use crate::Protocol;
+use crate::judged::Judged;
 use bytemuck::{Pod, Zeroable};
 
 /// The row of everybody without one.
@@ -25,6 +27,9 @@ pub const MODE_ISOLATED: u16 = 1;
 pub const MODE_TIERED: u16 = 2;
 /// All is denied, whatever the rows say: they could not be written.
 pub const MODE_CLOSED: u16 = 3;
+
+/// The set of nobody, which nobody writes: it is open.
+pub const POLICY_SET_OPEN: u32 = 0;
 
 /// It allows; else it denies.
 pub const FLAG_ALLOW: u16 = 1;
@@ -53,37 +58,97 @@ impl Direction {
     }
 }
 
-/// What holds where no rule says anything.
+/// What a policy set says in one direction where no row of an identity says anything.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct PolicySetRecord {
-    /// `MODE_*`, by direction.
-    pub modes: [u16; 2],
-    pub reserved: u32,
-    /// The policy that a packet is counted for which no rule allows, by direction (index of the first that isolates).
-    pub deny_policy: [u32; 2],
+pub struct PolicySide {
+    /// What is said where no rule says anything, and whether rules are looked at.
+    pub(crate) unsaid: u64,
+    /// The row of everybody without one.
+    pub any: PolicyRow,
 }
 
-#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct PolicyKey {
-    pub policy_set: u32,
-    pub identity: u32,
-    pub direction: u64,
-}
+impl PolicySide {
+    /// `deny_policy`: the policy that a packet is counted for which no rule allows (index of the first that isolates).
+    pub fn new(mode: u16, deny_policy: u32, any: PolicyRow) -> PolicySide {
+        PolicySide { unsaid: Judged::unsaid(mode, deny_policy).to_side(), any }
+    }
 
-impl PolicyKey {
-    pub fn new(policy_set: u32, direction: Direction, identity: u32) -> PolicyKey {
-        PolicyKey { policy_set, identity, direction: direction as u64 }
+    pub fn mode(&self) -> u16 {
+        Judged::of_side(self.unsaid).mode()
+    }
+
+    pub fn deny_policy(&self) -> u32 {
+        Judged::of_side(self.unsaid).policy().unwrap_or(0)
     }
 }
 
-/// A run of rules, at most `RULES_PER_ROW_MAX`: sorted, none reaches into another.
+/// A policy set, by direction. Zeroes are a set that is open.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PolicySetRecord {
+    pub sides: [PolicySide; 2],
+}
+
+impl PolicySetRecord {
+    /// A set without rows for everybody, which denies for nobody in particular.
+    pub fn of_modes(modes: [u16; 2]) -> PolicySetRecord {
+        PolicySetRecord { sides: modes.map(|mode| PolicySide::new(mode, 0, PolicyRow::zeroed())) }
+    }
+
+    pub fn side(&self, direction: Direction) -> &PolicySide {
+        &self.sides[direction as usize]
+    }
+}
+
+/// Policy set, direction and identity in one word, which is never zero. In the upper half is the number of the set's side.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PolicyKey(u64);
+
+impl PolicyKey {
+    /// What no row has.
+    pub(crate) const NONE: PolicyKey = PolicyKey(0);
+    const IN_USE: u64 = 1 << 63;
+
+    #[inline(always)]
+    pub fn new(policy_set: u32, direction: Direction, identity: u32) -> PolicyKey {
+        PolicyKey(PolicyKey::IN_USE | (policy_set as u64) << 33 | (direction as u64) << 32 | identity as u64)
+    }
+
+    /// The number of the set's side, to be cut to those that there are.
+    #[inline(always)]
+    pub(crate) fn side(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+
+    pub fn policy_set(self) -> u32 {
+        ((self.0 & !PolicyKey::IN_USE) >> 33) as u32
+    }
+
+    pub fn identity(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn word(self) -> u64 {
+        self.0
+    }
+}
+
+/// Where the rules of a row begin.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PolicyRow {
-    pub rules_first: u32,
-    pub rules_count: u32,
+    /// The block with the rules, or with their blocks. The first block of all has none.
+    pub block: u32,
+    pub reserved: u32,
+}
+
+impl PolicyRow {
+    pub fn new(block: u32) -> PolicyRow {
+        PolicyRow { block, reserved: 0 }
+    }
 }
 
 /// Protocols and destination ports stand in one line: the ports of TCP, of UDP, of SCTP, then all else as one.

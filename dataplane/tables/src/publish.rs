@@ -291,7 +291,8 @@ impl Batch<'_> {
                 hole = slot;
             }
         }
-        self.publisher.put(place.offset + hole * place.record_words, &0u64);
+        // The key, too: some readers go by it alone.
+        self.publisher.put(place.offset + hole * place.record_words, &[0u64; 2]);
         true
     }
 

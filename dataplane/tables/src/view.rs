@@ -193,16 +193,6 @@ impl<'a> View<'a> {
         read_record(self.words, place.offset + slot * place.record_words + 1 + key_bytes / 8)
     }
 
-    /// Words of a run of rows of an array table; none if it reaches beyond its end.
-    #[inline(always)]
-    pub(crate) fn run(&self, table: Table, first: usize, count: usize) -> &'a [AtomicU64] {
-        let Place { record_words, capacity, offset } = self.layout.place(table);
-        if first.saturating_add(count) > capacity {
-            return &[];
-        }
-        self.words.get(offset + first * record_words..offset + (first + count) * record_words).unwrap_or(&[])
-    }
-
     /// Longest match of `addr` in one of the two prefix tables.
     #[inline]
     pub fn longest_match(&self, table: lpm::Lpm, addr: crate::Addr) -> Option<u64> {

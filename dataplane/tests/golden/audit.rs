@@ -8,7 +8,9 @@ use tables::Protocol;
 use tables::layout::Table;
 use tables::policy::Direction::Ingress;
 use tables::policy::RuleRecord;
-use tables::policy::{FLAG_ALLOW, FLAG_AUDIT, IDENTITY_ANY, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord};
+use tables::policy::{
+    FLAG_ALLOW, FLAG_AUDIT, IDENTITY_ANY, MODE_ISOLATED, PolicyKey, PolicyRow, PolicySetRecord, PolicySide,
+};
 use tables::scope::Scope;
 use tables::status::PolicyFlows;
 
@@ -21,17 +23,14 @@ fn counted(node: &Node, what: PolicyFlows) -> u64 {
 /// Port 80 is allowed by the policy, all else by its being tried.
 fn rows(rows: &mut Rows) {
     let mut record: PolicySetRecord = rows.batch.view().row(Table::PolicySet, 1);
-    record.modes[Ingress as usize] = MODE_ISOLATED;
+    record.sides[Ingress as usize] = PolicySide::new(MODE_ISOLATED, 0, PolicyRow::new(0));
     rows.batch.set(Table::PolicySet, 1, &record).unwrap();
     let tried = RuleRecord { flags: FLAG_ALLOW | FLAG_AUDIT, ..RuleRecord::everything().allowed_by(POLICY) };
     let port = RuleRecord::ports(Protocol::TCP, 80, 80).allowed_by(POLICY);
     let before = RuleRecord { last: port.first - 1, ..tried };
     let after = RuleRecord { first: port.last + 1, ..tried };
-    for (i, rule) in [before, port, after].iter().enumerate() {
-        rows.batch.set(Table::Rule, i, rule).unwrap();
-    }
-    let row = PolicyRow { rules_first: 0, rules_count: 3 };
-    rows.batch.insert(Table::Policy, &PolicyKey::new(1, Ingress, IDENTITY_ANY), &row).unwrap();
+    let row = rows.batch.set_rules(1, &[before, port, after]).unwrap();
+    rows.batch.set_policy_row(&PolicyKey::new(1, Ingress, IDENTITY_ANY), row).unwrap();
     rows.batch.touch(Scope::PolicySet(1));
     rows.pod(5, 0, 1);
 }

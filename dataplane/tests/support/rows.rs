@@ -8,7 +8,7 @@ use tables::lpm::Lpm;
 use tables::neighbour::{FLAG_RESOLVED, NeighbourRecord};
 use tables::node::{Encapsulation, NodeRecord, PeerRecord, family};
 use tables::policy::{
-    Direction, IDENTITY_NODE, MODE_ISOLATED, MODE_TIERED, PolicyKey, PolicyRow, PolicySetRecord, RuleRecord,
+    Direction, IDENTITY_NODE, MODE_ISOLATED, MODE_TIERED, PolicyKey, PolicySetRecord, PolicySide, RuleRecord,
 };
 use tables::publish::Batch;
 use tables::route::{FLAG_MASQUERADE, RouteKind, RouteRecord};
@@ -273,21 +273,18 @@ impl Rows<'_, '_> {
     /// A policy set that isolates in one direction and allows what the rules say.
     pub fn policy(&mut self, set: u32, direction: Direction, rules: &[Rule]) {
         let mut record: PolicySetRecord = self.batch.view().row(Table::PolicySet, set as usize);
-        record.modes[direction as usize] = MODE_ISOLATED;
-        record.deny_policy[direction as usize] = DENYING;
+        record.sides[direction as usize] = PolicySide::new(MODE_ISOLATED, DENYING, record.side(direction).any);
         self.batch.set(Table::PolicySet, set as usize, &record).unwrap();
         for (i, rule) in rules.iter().enumerate() {
-            let at = set as usize * 64 + direction as usize * 32 + i;
+            let at = 1 + set * 64 + direction as u32 * 32 + i as u32;
             let Rule { identity, protocol, port, policy } = *rule;
             let places = if protocol == Protocol(0) {
                 RuleRecord::everything()
             } else {
                 RuleRecord::ports(protocol, port, port)
             };
-            let row = places.allowed_by(policy);
-            self.batch.set(Table::Rule, at, &row).unwrap();
-            let row = PolicyRow { rules_first: at as u32, rules_count: 1 };
-            self.batch.insert(Table::Policy, &PolicyKey::new(set, direction, identity), &row).unwrap();
+            let row = self.batch.set_rules(at, &[places.allowed_by(policy)]).unwrap();
+            self.batch.set_policy_row(&PolicyKey::new(set, direction, identity), row).unwrap();
         }
         self.batch.touch(Scope::PolicySet(set));
     }
@@ -302,13 +299,12 @@ impl Rows<'_, '_> {
         policy: u32,
     ) {
         let mut record: PolicySetRecord = self.batch.view().row(Table::PolicySet, set as usize);
-        record.modes[direction as usize] = MODE_TIERED;
+        record.sides[direction as usize] = PolicySide::new(MODE_TIERED, 0, record.side(direction).any);
         self.batch.set(Table::PolicySet, set as usize, &record).unwrap();
-        let at = set as usize * 64 + direction as usize * 32;
+        let at = 1 + set * 64 + direction as u32 * 32;
         let rule = RuleRecord { policy, ..RuleRecord::ports(protocol, port, port) };
-        self.batch.set(Table::Rule, at, &rule).unwrap();
-        let row = PolicyRow { rules_first: at as u32, rules_count: 1 };
-        self.batch.insert(Table::Policy, &PolicyKey::new(set, direction, identity), &row).unwrap();
+        let row = self.batch.set_rules(at, &[rule]).unwrap();
+        self.batch.set_policy_row(&PolicyKey::new(set, direction, identity), row).unwrap();
         self.batch.touch(Scope::PolicySet(set));
     }
 

@@ -81,8 +81,8 @@ impl Rig {
         let web: EndpointRecord = view.find(Table::Endpoint, &addr("web")).unwrap();
         let identity = judge::identity(&view, addr(from));
         let judged = judge::judge(&view, web.policy_set, Direction::Ingress, identity, Protocol::TCP, port);
-        let name = judged.policy.and_then(|index| self.compiler.policy_name(index)).unwrap_or_default();
-        let what = match (judged.allowed, judged.is_audit) {
+        let name = judged.policy().and_then(|index| self.compiler.policy_name(index)).unwrap_or_default();
+        let what = match (judged.allowed(), judged.is_audit()) {
             (true, false) => "allowed",
             (true, true) => "tried",
             (false, _) => "denied",

@@ -355,7 +355,7 @@ fn listings_name_what_ids_mean() {
     rig.update();
     let own = endpoint(&rig.view(), addr("10.1.0.4")).unwrap();
     let set: PolicySetRecord = rig.view().row(Table::PolicySet, own.policy_set as usize);
-    assert_eq!(rig.compiler.policy_name(set.deny_policy[0]).as_deref(), Some("a/deny"));
+    assert_eq!(rig.compiler.policy_name(set.sides[0].deny_policy()).as_deref(), Some("a/deny"));
     assert_eq!(rig.compiler.identity_name(own.identity), "pods a[]");
     assert_eq!(rig.compiler.route_name(own.route).as_deref(), Some("10.1.0.4/32"));
     let (id, _) = ids(&rig, ServiceKey::new(addr("172.30.0.1"), 80, Protocol::TCP));
