@@ -3,14 +3,15 @@
 //!
 //! A record is reached by its inside tuple (packets from the local end) and, if translated, by its outside tuple
 //! (packets towards it). A burst asks in steps, so that memory is fetched while other packets are worked on: `expect`
-//! the bucket of each hash, then find the `likely` record of each; `expect_record` a few packets before each is
-//! `confirm`ed. This file must not decide what becomes of a packet.
+//! the bucket of each hash, then find the `likely` record of each and `expect_record` it, then `confirm` each. This file
+//! must not decide what becomes of a packet.
 //!
 //! A packet amid a connection whose flow is not known (after a restart without the predecessor's memory, or after expiry)
 //! is picked up: it is classified as a first one would be. Untranslated flows go on as they were; one to a service gets
 //! the backend that the same hash picks, which is the same one while the backends are; a reply to a translated port finds
 //! nobody (`NoFlow`), and SCTP that would have to be translated is dropped (`SctpOutOfBlue`).
 
+mod burst;
 mod gone;
 mod in_use;
 mod index;
@@ -27,7 +28,7 @@ use in_use::InUse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tables::counters::DropReason;
-use tables::cpu::prefetch;
+use tables::cpu::{prefetch, prefetch_far};
 use tables::flow::{
     Bucket, FLAG_ANSWERED, FLAG_CONFIRMED, FLAG_COUNTED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout,
     FlowRecord, FlowRegionError, HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
@@ -227,19 +228,22 @@ impl FlowTable {
         index::likely(self.parts.first(), hash).filter(|&id| (id as usize) < self.capacity())
     }
 
-    /// A packet that goes this way through a likely record will ask soon whether it is its flow.
+    /// All of a likely record will be used, after those of the packets before it.
     #[inline(always)]
-    pub fn expect_half(&self, likely: Option<FlowId>, way: Way) {
+    pub fn expect_record(&self, likely: Option<FlowId>) {
         if let Some(record) = likely.and_then(|id| self.parts.second().get(id as usize)) {
-            prefetch(record.half(way == Way::Out));
+            prefetch_far(record.half(true));
+            prefetch_far(record.half(false));
         }
     }
 
-    /// All of a likely record will be used soon.
+    /// It is nearly time for one that was expected.
     #[inline(always)]
-    pub fn expect_record(&self, likely: Option<FlowId>) {
-        self.expect_half(likely, Way::Out);
-        self.expect_half(likely, Way::Back);
+    pub fn expect_soon(&self, likely: Option<FlowId>) {
+        if let Some(record) = likely.and_then(|id| self.parts.second().get(id as usize)) {
+            prefetch(record.half(true));
+            prefetch(record.half(false));
+        }
     }
 
     /// The record whose tuple in this way has these words, given the one that was likely before other packets were

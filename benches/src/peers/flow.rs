@@ -4,9 +4,8 @@ use super::{Agreement, BURST, Cursor, Lookups, keys, program, short};
 use crate::case::{By, Case, Group, Planned, Target};
 use crate::node::shuffled;
 use anyhow::{Result, anyhow};
-use dataplane::flow::{FlowId, FlowTable, Way};
+use dataplane::flow::{FlowTable, Way};
 use hashbrown::HashMap;
-use tables::cpu::LINES_AT_ONCE;
 use tables::flow::{FlowLayout, FlowRecord, Hop, HopKind, Tuple};
 
 const WHAT: &str = "flow look-up";
@@ -53,26 +52,6 @@ fn tuples(flows: u32) -> Vec<Tuple> {
     shuffled(flows).into_iter().map(keys::tuple).collect()
 }
 
-/// A burst's flows in three passes, as a worker finds them.
-#[inline(always)]
-fn find_burst(table: &FlowTable, tuples: &[Tuple], found: &mut [Option<FlowId>; BURST]) {
-    let mut hashes = [0; BURST];
-    for (tuple, hash) in tuples.iter().zip(&mut hashes) {
-        *hash = table.hash(tuple);
-        table.expect(*hash);
-    }
-    for (&hash, likely) in hashes.iter().zip(&mut *found) {
-        *likely = table.likely(hash);
-    }
-    found[..LINES_AT_ONCE].iter().for_each(|&likely| table.expect_half(likely, Way::Out));
-    for (i, (tuple, hash)) in tuples.iter().zip(hashes).enumerate() {
-        if let Some(&likely) = found.get(i + LINES_AT_ONCE) {
-            table.expect_half(likely, Way::Out);
-        }
-        found[i] = table.confirm(found[i], &tuple.words(), Way::Out, hash);
-    }
-}
-
 fn ours(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
     let layout = FlowLayout::for_capacity(flows as usize * 5 / 4);
     let mut table = FlowTable::new(layout.create(0, 1, 7, 0)?)?;
@@ -86,7 +65,7 @@ fn ours(flows: u32, agreement: &Agreement) -> Result<impl Case + use<>> {
     let bursts = move |count| {
         let mut answers = 0;
         for _ in 0..count {
-            find_burst(&table, &tuples[cursor.advance()], &mut found);
+            table.find_burst(&tuples[cursor.advance()], Way::Out, &mut found);
             answers += found.iter().flatten().map(|&id| table.record(id).out.target as u64).sum::<u64>();
         }
         answers

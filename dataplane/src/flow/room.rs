@@ -7,7 +7,7 @@ use super::{FlowId, FlowTable, NONE};
 use crate::flow::timeouts::{FlowState, Timeouts};
 use std::ops::Range;
 use tables::Protocol;
-use tables::cpu::prefetch;
+use tables::cpu::prefetch_far;
 use tables::flow::{FLAG_ANSWERED, FLAG_CONFIRMED, FlowRecord};
 
 /// Records that are looked at for one that makes room.
@@ -90,12 +90,12 @@ impl FlowTable {
     #[inline(always)]
     fn expire_lot(&mut self, lot: Range<usize>, rule: &Rule) -> usize {
         let (records, next) = (self.parts.second(), self.lot(lot.end, LOT));
-        places(self.in_use.bits(&next)).for_each(|place| prefetch(records[next.start + place].half(false)));
+        places(self.in_use.bits(&next)).for_each(|place| prefetch_far(records[next.start + place].half(false)));
         let (mut old, mut found) = ([0; LOT], 0);
         for id in places(self.in_use.bits(&lot)).map(|place| lot.start + place) {
             // A record that was used of late is judged by one of its lines alone.
             if rule.age_ms(&records[id]) >= rule.shortest_ms {
-                prefetch(records[id].half(true));
+                prefetch_far(records[id].half(true));
                 old[found % LOT] = id as FlowId;
                 found += 1;
             }

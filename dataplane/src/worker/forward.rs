@@ -28,7 +28,6 @@ use crate::worker::uplink::{NextHop, address, next_hop, room_in_front, too_big};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tables::counters::{DropReason, WorkStage, WorkerCounter};
-use tables::cpu::LINES_AT_ONCE;
 use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, Hop, HopKind};
 use tables::layout::Table;
 use tables::node::{NodeRecord, family};
@@ -43,9 +42,8 @@ use tables::{Addr, Protocol};
 /// burst drive each other out of the first-level cache.
 pub(super) const AHEAD: usize = 6;
 
-/// Records that are fetched ahead, two cache lines each: as many as a processor takes at once. Asked for all of a burst it
-/// fetches half of them, and the others when they are read.
-const RECORDS_AHEAD: usize = LINES_AT_ONCE / 2;
+/// Records that are fetched into the first-level cache ahead: the second-level cache has been asked for all of the burst's.
+const RECORDS_AHEAD: usize = 4;
 
 /// Everything one worker forwards with. Owned by its thread alone.
 pub struct Path {
@@ -183,6 +181,7 @@ impl Path {
             let mut unknown = 0;
             for queued in &mut queue {
                 queued.likely = self.flows.likely(queued.hash);
+                self.flows.expect_record(queued.likely);
                 unknown += queued.likely.is_none() as usize;
             }
             if unknown > 1 {
@@ -207,10 +206,9 @@ impl Path {
     #[inline(always)]
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], queue: &mut [Queued]) {
         let chunks = self.pool.memory().chunks();
-        queue.iter().take(RECORDS_AHEAD).for_each(|queued| self.flows.expect_record(queued.likely));
         for i in 0..queue.len() {
             if let Some(ahead) = queue.get(i + RECORDS_AHEAD) {
-                self.flows.expect_record(ahead.likely);
+                self.flows.expect_soon(ahead.likely);
             }
             if let Some(ahead) = queue.get(i + AHEAD) {
                 chunks.prefetch_front(&places[ahead.at as usize], OUTER_V4_BYTES);

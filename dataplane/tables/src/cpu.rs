@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicU32;
 #[cfg(any(test, not(target_arch = "x86_64")))]
 use std::sync::atomic::Ordering;
 
-/// Cache lines that may be on their way when one more is asked for. A processor has few places for them (AMD's Zen 4: about
-/// sixteen before the first hints are lost), and drops hints that find none: who asks for more at once gets less.
+/// Cache lines that may be on their way to the first-level cache when one more is asked for. A processor has few places for
+/// them (AMD's Zen 4: about sixteen before the first hints are lost), and drops hints that find none: who asks for more at
+/// once gets less.
 pub const LINES_AT_ONCE: usize = 16;
 
 /// Asks the processor to fetch what is about to be read: a hint, nothing else.
@@ -16,7 +17,22 @@ pub fn prefetch<T>(value: &T) {
     prefetch_at(std::ptr::from_ref(value).cast());
 }
 
-/// The same of any address, which need not even exist.
+/// The same of what is read after many others, all of which are asked for at once: into the second-level cache, which has
+/// places for many more on their way (Zen 4: for two lines of each of 64 packets). Not for what is written soon: asked for
+/// in this way where a new flow will stand, it takes longer.
+#[inline(always)]
+pub fn prefetch_far<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which never faults; SSE is part of x86_64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+/// As `prefetch`, of any address, which need not even exist.
 #[inline(always)]
 pub fn prefetch_at(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
