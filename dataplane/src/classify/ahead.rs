@@ -127,12 +127,14 @@ pub fn expect<E: Expected>(
     let (mut asked, mut sets) = (Asked::default(), PolicySets::default());
     for first in &*firsts {
         let item = &burst[first.at as usize];
-        let (tuple, known) = (item.tuple(), &mut knowns[item.place()]);
-        let likely = likely(view, first, tuple);
+        let (tuple, likely) = (item.tuple(), likely(view, first, item.tuple()));
         // A client outside is judged at its backend, if at all.
         if first.opens != Opens::Outside {
-            known.question = ask(view, first, tuple, &likely.outside, sets.of(view, tuple.local), known);
-            asked.add(item.place(), known.question);
+            asked.add(
+                item.place(),
+                likely.outside.remote,
+                question(first, tuple, &likely.outside, sets.of(view, tuple.local)),
+            );
         }
         expect_flow(item, likely);
     }
@@ -141,6 +143,8 @@ pub fn expect<E: Expected>(
 
 /// What is asked of policies for a burst.
 struct Asked {
+    remotes: [Addr; BURST_MAX],
+    /// Of nobody yet.
     questions: [Question; BURST_MAX],
     /// The packets' places in the burst.
     places: [u8; BURST_MAX],
@@ -149,25 +153,32 @@ struct Asked {
 
 impl Default for Asked {
     fn default() -> Asked {
-        Asked { questions: [Question::NONE; BURST_MAX], places: [0; BURST_MAX], count: 0 }
+        let questions = [Question::NONE; BURST_MAX];
+        Asked { remotes: [Addr::UNSPECIFIED; BURST_MAX], questions, places: [0; BURST_MAX], count: 0 }
     }
 }
 
 impl Asked {
     #[inline(always)]
-    fn add(&mut self, place: usize, question: Question) {
+    fn add(&mut self, place: usize, remote: Addr, question: Question) {
         let at = self.count % BURST_MAX;
-        (self.questions[at], self.places[at]) = (question, place as u8);
+        (self.remotes[at], self.questions[at], self.places[at]) = (remote, question, place as u8);
         self.count += 1;
     }
 
+    /// Finds out who is at the other ends, and what policies say of them.
     #[inline(always)]
-    fn judge(&self, view: &View, knowns: &mut [Known; BURST_MAX]) {
-        let mut judged = [Judged::CLOSED; BURST_MAX];
+    fn judge(&mut self, view: &View, knowns: &mut [Known; BURST_MAX]) {
+        let (mut identities, mut judged) = ([0; BURST_MAX], [Judged::CLOSED; BURST_MAX]);
         let count = self.count.min(BURST_MAX);
-        judge_burst(view, &self.questions[..count], &mut judged);
-        for (&place, &judged) in self.places[..count].iter().zip(&judged) {
-            knowns[place as usize % BURST_MAX].judged = judged;
+        policy::identities(view, &self.remotes[..count], &mut identities[..count]);
+        let questions = &mut self.questions[..count];
+        questions.iter_mut().zip(&identities).for_each(|(question, identity)| *question = question.of(*identity));
+        judge_burst(view, questions, &mut judged);
+        for at in 0..count {
+            let known = &mut knowns[self.places[at] as usize % BURST_MAX];
+            (known.question, known.judged) = (self.questions[at], judged[at]);
+            (known.identity, known.remote) = (identities[at], self.remotes[at]);
         }
     }
 }
@@ -224,15 +235,14 @@ fn likely(view: &View, first: &First, tuple: Tuple) -> Likely {
     Likely { outside, is_masqueraded: first.is_masqueraded }
 }
 
-/// Who is at the other end, and what its local end's policies will be asked.
+/// What a packet's local end's policies will be asked of whom it speaks with.
 #[inline(always)]
-fn ask(view: &View, first: &First, tuple: Tuple, outside: &Tuple, policy_set: u32, known: &mut Known) -> Question {
+fn question(first: &First, tuple: Tuple, outside: &Tuple, policy_set: u32) -> Question {
     let (direction, port) = match first.opens {
         Opens::Local => (Direction::Egress, outside.remote_port),
         Opens::Outside | Opens::Towards => (Direction::Ingress, tuple.local_port),
     };
-    (known.identity, known.remote) = (policy::identity(view, outside.remote), outside.remote);
-    Question::new(policy_set, direction, known.identity, place(tuple.protocol, port))
+    Question::new(policy_set, direction, IDENTITY_ANY, place(tuple.protocol, port))
 }
 
 /// The policy set of the last address that was asked for: packets of one pod come together.

@@ -5,10 +5,8 @@
 use crate::judged::Judged;
 use crate::layout::{POLICY_SLOT_WORDS, Table};
 use crate::limits::{POLICY_ROWS_MAX, POLICY_SETS_MAX, RULE_BLOCKS_MAX};
-use crate::lpm::Lpm;
-use crate::policy::{
-    Direction, IDENTITY_NODE, IDENTITY_WORLD, POLICY_SET_OPEN, PolicyKey, PolicyRow, PolicySide, place,
-};
+use crate::lpm::{Lpm, NO_MATCH};
+use crate::policy::{Direction, IDENTITY_ANY, IDENTITY_NODE, IDENTITY_WORLD, PolicyKey, PolicyRow, PolicySide, place};
 use crate::rules::{self, DEPTH_MAX, Line, block_at};
 use crate::{Addr, Protocol, View};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,10 +34,15 @@ impl Question {
     /// `place` as from [`place`].
     #[inline(always)]
     pub fn new(policy_set: u32, direction: Direction, identity: u32, place: u32) -> Question {
+        Question { key: PolicyKey::new(policy_set, direction, IDENTITY_ANY), place }.of(identity)
+    }
+
+    /// The same of another identity, if it was of everybody.
+    #[inline(always)]
+    pub fn of(self, identity: u32) -> Question {
         // The kubelet's probes: a node reaches its own pods.
-        let is_node = identity == IDENTITY_NODE && direction == Direction::Ingress;
-        let policy_set = if is_node { POLICY_SET_OPEN } else { policy_set };
-        Question { key: PolicyKey::new(policy_set, direction, identity), place }
+        let is_open = identity == IDENTITY_NODE && self.key.direction() == Direction::Ingress;
+        Question { key: if is_open { PolicyKey::OPEN } else { self.key.of(identity) }, ..self }
     }
 }
 
@@ -47,6 +50,13 @@ impl Question {
 #[inline]
 pub fn identity(view: &View, addr: Addr) -> u32 {
     view.longest_match(Lpm::Identity, addr).map_or(IDENTITY_WORLD, |identity| identity as u32)
+}
+
+/// The same of many: `identities[i]` becomes that of `addrs[i]`.
+#[inline]
+pub fn identities(view: &View, addrs: &[Addr], identities: &mut [u32]) {
+    view.longest_match_burst(Lpm::Identity, addrs, identities);
+    identities.iter_mut().filter(|identity| **identity == NO_MATCH).for_each(|identity| *identity = IDENTITY_WORLD);
 }
 
 /// The tables that policies are in, of the sizes that they have: an index is only cut to them.

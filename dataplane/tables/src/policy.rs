@@ -122,6 +122,20 @@ impl PolicyKey {
         (self.0 >> 32) as usize
     }
 
+    /// Of nobody's set, which is open.
+    pub(crate) const OPEN: PolicyKey = PolicyKey(PolicyKey::IN_USE | (POLICY_SET_OPEN as u64) << 33);
+
+    /// The same of another identity, of a key of everybody.
+    #[inline(always)]
+    pub(crate) fn of(self, identity: u32) -> PolicyKey {
+        PolicyKey(self.0 | identity as u64)
+    }
+
+    #[inline(always)]
+    pub(crate) fn direction(self) -> Direction {
+        if self.0 >> 32 & 1 == 0 { Direction::Ingress } else { Direction::Egress }
+    }
+
     pub fn policy_set(self) -> u32 {
         ((self.0 & !PolicyKey::IN_USE) >> 33) as u32
     }

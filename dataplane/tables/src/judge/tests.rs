@@ -123,6 +123,18 @@ fn answers(view: &View, questions: &[(u32, usize, u32, u32)]) -> Vec<Judged> {
     judged
 }
 
+#[test]
+fn a_question_of_everybody_becomes_that_of_anybody() {
+    for (direction, identity) in
+        DIRECTIONS.into_iter().flat_map(|direction| [(direction, IDENTITY_NODE), (direction, 77)])
+    {
+        let whole = Question::new(5, direction, identity, 9);
+        assert_eq!(Question::new(5, direction, IDENTITY_ANY, 9).of(identity), whole);
+        let is_open = whole.key.policy_set() == POLICY_SET_OPEN;
+        assert_eq!(is_open, identity == IDENTITY_NODE && direction == Direction::Ingress);
+    }
+}
+
 proptest! {
     #[test]
     fn one_by_one_and_in_bursts_rows_say_what_they_were_made_of(model in model(), questions in questions(150)) {
