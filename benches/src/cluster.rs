@@ -41,6 +41,12 @@ const RULES_EACH: u16 = 8;
 const BLOCKS_FIRST: u32 = 1;
 const NODES: u32 = 5000;
 
+/// The IPv6 address that stands for one of IPv4 where a cluster is of that family.
+pub fn v6(addr: Addr) -> Addr {
+    let [a, b, c, d] = addr.v4_octets();
+    Addr::v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d])
+}
+
 fn addr(first: [u8; 2], number: u32) -> Addr {
     Addr::v4([first[0], first[1], (number >> 8) as u8, number as u8])
 }
@@ -81,6 +87,8 @@ pub struct Shape {
     pub policies: u32,
     /// The backends are reached without a tunnel.
     pub is_routed: bool,
+    /// Pods and services have IPv6 addresses; the nodes' own are IPv4 all the same.
+    pub is_v6: bool,
     /// Who serves clients outside at a load balancer's addresses, one for each of the services; None: there are none.
     pub balanced: Option<Balanced>,
 }
@@ -101,6 +109,7 @@ impl Default for Shape {
             services_more: SERVICES_MORE,
             policies: 1,
             is_routed: false,
+            is_v6: false,
             balanced: None,
         }
     }
@@ -115,7 +124,7 @@ impl Shape {
     pub fn publisher(self) -> Publisher {
         let mut publisher = Publisher::create(7).expect("memory for tables");
         let mut batch = publisher.batch([]).expect("nobody reads yet");
-        local(&mut batch);
+        self.local(&mut batch);
         self.routes(&mut batch);
         self.services(&mut batch);
         self.policies(&mut batch);
@@ -126,14 +135,25 @@ impl Shape {
         publisher
     }
 
+    /// Of the cluster's family.
+    fn addr(&self, addr: Addr) -> Addr {
+        if self.is_v6 { v6(addr) } else { addr }
+    }
+
+    fn prefix(&self, addr: Addr, length: u8) -> Prefix {
+        Prefix::new(self.addr(addr), if self.is_v6 { 96 + length } else { length }).expect("a prefix")
+    }
+
     fn services(&self, batch: &mut Batch) {
+        let set = |batch: &mut Batch, i: u32, backends: Vec<Addr>| {
+            let backends: Vec<Addr> = backends.into_iter().map(|backend| self.addr(backend)).collect();
+            set_service(batch, i, self.addr(service(i)), &backends);
+        };
         for i in 0..self.services {
-            let backends: Vec<Addr> = (0..self.backends).map(|b| backend(i * self.backends + b)).collect();
-            set_service(batch, i, service(i), &backends);
+            set(batch, i, (0..self.backends).map(|b| backend(i * self.backends + b)).collect());
         }
         for i in self.services..self.services + self.services_more {
-            let backends: Vec<Addr> = (0..BACKENDS_EACH).map(|b| addr([12, b as u8], i)).collect();
-            set_service(batch, i, service(i), &backends);
+            set(batch, i, (0..BACKENDS_EACH).map(|b| addr([12, b as u8], i)).collect());
         }
     }
 
@@ -144,15 +164,15 @@ impl Shape {
         plain.next_hop = 1;
         let services = RouteRecord::new(RouteKind::Services);
         let rows = [
-            (RouteRecord::new(RouteKind::Local), Prefix::new(POD_ADDR, 24)),
-            (if self.is_routed { plain } else { tunnel }, Prefix::new(backend(0), BACKENDS_PREFIX)),
-            (services, Prefix::new(service(0), 16)),
-            (plain, Prefix::new(Addr::v4([0; 4]), 0)),
+            (RouteRecord::new(RouteKind::Local), self.prefix(POD_ADDR, 24)),
+            (if self.is_routed { plain } else { tunnel }, self.prefix(backend(0), BACKENDS_PREFIX)),
+            (services, self.prefix(service(0), 16)),
+            (plain, self.prefix(Addr::v4([0; 4]), 0)),
         ];
-        let others = (0..NODES).map(|i| (tunnel, Prefix::new(node_range(i), 24)));
+        let others = (0..NODES).map(|i| (tunnel, self.prefix(node_range(i), 24)));
         for (i, (row, prefix)) in rows.into_iter().chain(others).enumerate() {
             batch.set(Table::Route, i + 1, &row).expect("room");
-            batch.insert_prefix(Lpm::Route, &prefix.expect("a prefix"), i as u64 + 1).expect("room");
+            batch.insert_prefix(Lpm::Route, &prefix, i as u64 + 1).expect("room");
         }
     }
 
@@ -162,13 +182,26 @@ impl Shape {
         for policy in 0..self.policies {
             allow(batch, policy);
         }
-        let one = |prefix: Option<Prefix>, policy: u32| (prefix.expect("a prefix"), (IDENTITY_FIRST + policy) as u64);
-        batch_identity(batch, one(Prefix::new(POD_ADDR, 24), 0));
+        let mut identify = |prefix: Prefix, policy: u32| {
+            batch.insert_prefix(Lpm::Identity, &prefix, (IDENTITY_FIRST + policy) as u64).expect("room");
+        };
+        identify(self.prefix(POD_ADDR, 24), 0);
         if self.policies == 1 {
-            return batch_identity(batch, one(Prefix::new(backend(0), BACKENDS_PREFIX), 0));
+            return identify(self.prefix(backend(0), BACKENDS_PREFIX), 0);
         }
         for i in 0..self.services * self.backends {
-            batch_identity(batch, one(Prefix::new(backend(i), 32), i % self.policies));
+            identify(self.prefix(backend(i), 32), i % self.policies);
+        }
+    }
+
+    fn local(&self, batch: &mut Batch) {
+        batch.set(Table::Node, 0, &node()).expect("room");
+        let neighbour = NeighbourRecord { addr: PEER, mac: Mac([2, 0, 0, 0, 9, 9]), flags: FLAG_RESOLVED };
+        batch.set(Table::Neighbour, 1, &neighbour).expect("room");
+        for (addr, interface) in [(POD_ADDR, POD), (OTHER_POD_ADDR, OTHER_POD)] {
+            let mut record = EndpointRecord::new(EndpointKind::Pod);
+            (record.interface, record.flags, record.policy_set) = (interface, FLAG_POLICY_IN_FORCE, 1);
+            batch.insert(Table::Endpoint, &self.addr(addr), &record).expect("room");
         }
     }
 }
@@ -194,10 +227,6 @@ impl Shape {
                 .expect("room");
         }
     }
-}
-
-fn batch_identity(batch: &mut Batch, (prefix, identity): (Prefix, u64)) {
-    batch.insert_prefix(Lpm::Identity, &prefix, identity).expect("room");
 }
 
 /// Writes a policy that lets the pods' set speak with one identity.
@@ -226,8 +255,8 @@ pub fn set_service(batch: &mut Batch, id: u32, addr: Addr, backends: &[Addr]) {
     batch.insert(Table::Service, &ServiceKey::new(addr, SERVICE_PORT, Protocol::UDP), &record).expect("room");
 }
 
-fn local(batch: &mut Batch) {
-    let node = NodeRecord {
+fn node() -> NodeRecord {
+    NodeRecord {
         node: [NODE, Addr::UNSPECIFIED],
         gateway: [Addr::v4([10, 1, 0, 1]), Addr::UNSPECIFIED],
         host: [Addr::v4([10, 1, 0, 2]), Addr::UNSPECIFIED],
@@ -240,13 +269,5 @@ fn local(batch: &mut Batch) {
         ready: 1,
         host_interface: HOST,
         ..NodeRecord::zeroed()
-    };
-    batch.set(Table::Node, 0, &node).expect("room");
-    let neighbour = NeighbourRecord { addr: PEER, mac: Mac([2, 0, 0, 0, 9, 9]), flags: FLAG_RESOLVED };
-    batch.set(Table::Neighbour, 1, &neighbour).expect("room");
-    for (addr, interface) in [(POD_ADDR, POD), (OTHER_POD_ADDR, OTHER_POD)] {
-        let mut record = EndpointRecord::new(EndpointKind::Pod);
-        (record.interface, record.flags, record.policy_set) = (interface, FLAG_POLICY_IN_FORCE, 1);
-        batch.insert(Table::Endpoint, &addr, &record).expect("room");
     }
 }

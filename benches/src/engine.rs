@@ -49,7 +49,14 @@ const WAYS: [(Kind, &str); 5] = [
     (Kind::Local, LOCAL),
 ];
 
-/// Of clients outside; the short run asks this of one size.
+/// Of IPv6, each with its place in `WAYS`; the short run asks this, as what follows, of one size.
+const WAYS_V6: [(Kind, &str, usize); 3] = [
+    (Kind::EncapV6, "IPv6 pod to ClusterIP, encap", 0),
+    (Kind::DecapV6, "IPv6 decap, policy, deliver", 2),
+    (Kind::LocalV6, "IPv6 local pod to pod, both halves", 4),
+];
+
+/// Of clients outside.
 const WAYS_OUTSIDE: [(Kind, &str); 4] = [
     (Kind::Outside, OUTSIDE),
     (Kind::OutsideBack, "local pod to client outside"),
@@ -58,7 +65,7 @@ const WAYS_OUTSIDE: [(Kind, &str); 4] = [
 ];
 pub const OUTSIDE: &str = "client outside to local pod";
 pub const RELAY: &str = "client outside to remote, masquerade, encap";
-const OUTSIDE_SIZE: &str = "10k flows";
+const ONE_SIZE: &str = "10k flows";
 
 pub fn groups(full: bool) -> Vec<Group> {
     SIZES.iter().map(|size| Group { title: TITLE, about: ABOUT, cases: cases(size, full) }).collect()
@@ -66,18 +73,25 @@ pub fn groups(full: bool) -> Vec<Group> {
 
 fn cases(size: &'static Size, full: bool) -> Vec<Planned> {
     let is_full = full || size.is_always_full;
-    let (mut cases, mut seen) = (Vec::new(), Vec::new());
-    let outside = if is_full && (full || size.name == OUTSIDE_SIZE) { &WAYS_OUTSIDE[..] } else { &[] };
-    for &(kind, what) in WAYS[..if is_full { WAYS.len() } else { 1 }].iter().chain(outside) {
-        let (off, all) = (Seen::default(), Seen::default());
-        cases.push(empty_burst(kind, what, size, off.clone()));
-        cases.push(established(kind, what, size, all.clone()));
-        seen.push([all, off]);
-    }
+    let mut cases = Vec::new();
+    let mut measure = |kind, what| {
+        let seen = [Seen::default(), Seen::default()];
+        cases.push(empty_burst(kind, what, size, seen[1].clone()));
+        cases.push(established(kind, what, size, seen[0].clone()));
+        seen
+    };
+    let ways = &WAYS[..if is_full { WAYS.len() } else { 1 }];
+    let seen: Vec<[Seen; 2]> = ways.iter().map(|&(kind, what)| measure(kind, what)).collect();
+    let is_chosen = is_full && (full || size.name == ONE_SIZE);
+    let (v6, outside) = if is_chosen { (&WAYS_V6[..], &WAYS_OUTSIDE[..]) } else { (&[][..], &[][..]) };
+    let seen_v6: Vec<[Seen; 2]> = v6.iter().map(|&(kind, what, _)| measure(kind, what)).collect();
+    outside.iter().for_each(|&(kind, what)| drop(measure(kind, what)));
     if let [encap, plain, decap, back, ..] = &seen[..] {
         cases.push(added("what encap adds", size, encap, plain));
         cases.push(added("what decap adds", size, decap, back));
     }
+    let beside = |(&(_, what, v4), seen_v6)| times(&format!("{what}, in times of IPv4"), size, seen_v6, &seen[v4]);
+    cases.extend(v6.iter().zip(&seen_v6).map(beside));
     cases
 }
 
@@ -104,6 +118,13 @@ fn added(what: &str, size: &Size, more: &[Seen; 2], less: &[Seen; 2]) -> Planned
     let how = |costs: &[f64]| costs[0] - costs[1] - (costs[2] - costs[3]);
     let target = Target { aim: Some(ADDED_NS_AIM), ..Target::default() };
     Planned::ours(what, size.name, move || Ok(Derived { of, how, is_time: true })).unit("ns more").target(target)
+}
+
+/// How many times as much one way costs as another, each less its own empty burst.
+fn times(what: &str, size: &Size, one: &[Seen; 2], other: &[Seen; 2]) -> Planned {
+    let of = one.iter().chain(other).cloned().collect();
+    let how = |costs: &[f64]| (costs[0] - costs[1]) / (costs[2] - costs[3]);
+    Planned::ours(what, size.name, move || Ok(Derived { of, how, is_time: false })).unit("ratio")
 }
 
 struct Established {

@@ -12,7 +12,7 @@ use dataplane::worker::interfaces::{Interfaces, Slot};
 use dataplane::worker::{Polling, Worker};
 use etherparse::PacketBuilder;
 use std::sync::Arc;
-use tables::counters::{DropReason, WorkerCounter};
+use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
 use tables::flow::FlowLayout;
 use tables::message::InterfaceKind;
 use tables::owner::SnatPorts;
@@ -21,6 +21,7 @@ use tables::status::Status;
 use tables::{Addr, Mac, Publisher};
 
 mod outside;
+mod v6;
 
 /// Packets of one round: bursts of 64, two from one interface.
 pub const ROUND: u64 = 128;
@@ -44,6 +45,10 @@ pub enum Kind {
     PlainBack,
     /// Pod to pod on this node, both halves of the flow.
     Local,
+    /// `Encap`, `Decap` and `Local` of IPv6, in the same tunnel.
+    EncapV6,
+    DecapV6,
+    LocalV6,
     /// Client outside to a load balancer's address to a pod of this node, which sees the client's address.
     Outside,
     /// The way back of such flows.
@@ -58,20 +63,22 @@ impl Kind {
     /// The cluster whose flows these are. Packets that come back to a pod bear the backend's address, so it must be known:
     /// one each.
     pub fn shape(self) -> Shape {
-        let backends = if matches!(self, Kind::Decap | Kind::PlainBack) { 1 } else { BACKENDS };
+        let backends = if matches!(self, Kind::Decap | Kind::DecapV6 | Kind::PlainBack) { 1 } else { BACKENDS };
         let is_routed = matches!(self, Kind::Plain | Kind::PlainBack);
         let balanced = match self {
             Kind::Outside | Kind::OutsideBack => Some(Balanced::Here),
             Kind::Relay | Kind::RelayBack => Some(Balanced::There),
             _ => None,
         };
-        Shape { backends, is_routed, balanced, ..Shape::default() }
+        let is_v6 = matches!(self, Kind::EncapV6 | Kind::DecapV6 | Kind::LocalV6);
+        Shape { backends, is_routed, is_v6, balanced, ..Shape::default() }
     }
 
     /// What opens such flows.
     fn opening(self) -> Kind {
         match self {
             Kind::Decap => Kind::Encap,
+            Kind::DecapV6 => Kind::EncapV6,
             Kind::PlainBack => Kind::Plain,
             Kind::OutsideBack => Kind::Outside,
             Kind::RelayBack => Kind::Relay,
@@ -81,13 +88,23 @@ impl Kind {
 
     fn comes_by(self) -> u32 {
         match self {
-            Kind::Encap | Kind::Plain | Kind::Local | Kind::OutsideBack => POD,
-            Kind::Decap | Kind::PlainBack | Kind::Outside | Kind::Relay | Kind::RelayBack => UPLINK,
+            Kind::Encap | Kind::EncapV6 | Kind::Plain | Kind::Local | Kind::LocalV6 | Kind::OutsideBack => POD,
+            Kind::Decap | Kind::DecapV6 | Kind::PlainBack | Kind::Outside | Kind::Relay | Kind::RelayBack => UPLINK,
+        }
+    }
+
+    /// Where it leaves, and of what size.
+    fn leaves_by(self) -> (u32, usize) {
+        match self {
+            Kind::Encap | Kind::EncapV6 | Kind::Relay => (UPLINK, OUTER + PACKET_BYTES),
+            Kind::Plain | Kind::OutsideBack | Kind::RelayBack => (UPLINK, PACKET_BYTES),
+            Kind::Decap | Kind::DecapV6 | Kind::PlainBack | Kind::Outside => (POD, PACKET_BYTES),
+            Kind::Local | Kind::LocalV6 => (OTHER_POD, PACKET_BYTES),
         }
     }
 
     pub fn flows_each(self) -> usize {
-        if matches!(self.opening(), Kind::Local | Kind::Outside) { 2 } else { 1 }
+        if matches!(self.opening(), Kind::Local | Kind::LocalV6 | Kind::Outside) { 2 } else { 1 }
     }
 }
 
@@ -117,9 +134,20 @@ impl Node {
         node.run(flows as u64 + 1024);
         assert_eq!(node.count(WorkerCounter::FlowsInserted), (flows as usize * kind.flows_each()) as u64);
         node.connect(kind, shuffled(flows));
+        let before = node.sent(kind);
         node.run(flows as u64);
         node.assert_all_forwarded();
+        let ([packets, bytes], (_, size)) = (node.sent(kind), kind.leaves_by());
+        assert!(packets - before[0] >= flows as u64, "packets left elsewhere");
+        assert_eq!(bytes - before[1], (packets - before[0]) * size as u64, "packets left with other headers");
         node
+    }
+
+    /// Packets and bytes that left where those of this kind do.
+    fn sent(&self, kind: Kind) -> [u64; 2] {
+        let (interface, _) = kind.leaves_by();
+        let counters = [InterfaceCounter::TxPackets, InterfaceCounter::TxBytes];
+        counters.map(|counter| self.status.block(0).interface(interface as usize, counter))
     }
 
     /// Replaces all interfaces by ones that deliver traffic of this kind.
@@ -151,7 +179,7 @@ impl Node {
             slot.device = Some(Box::new(device));
             return;
         }
-        let (mac, addrs) = (POD_MAC, vec![POD_ADDR]);
+        let (mac, addrs) = (POD_MAC, vec![POD_ADDR, cluster::v6(POD_ADDR)]);
         let device: Option<Box<dyn dataplane::io::Interface>> = Some(Box::new(device));
         self.worker.add_interface(Slot { id, kind, owner: 0, mac, addrs, device, out: Burst::default(), gone: false });
     }
@@ -240,7 +268,11 @@ pub fn shuffled(count: u32) -> Vec<u32> {
 }
 
 fn udp(src_mac: Mac, src: Addr, dst: Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(src_mac.0, GATEWAY_MAC.0).ipv4(src.v4_octets(), dst.v4_octets(), 64);
+    let builder = PacketBuilder::ethernet2(src_mac.0, GATEWAY_MAC.0);
+    let builder = match src.is_v4() {
+        true => builder.ipv4(src.v4_octets(), dst.v4_octets(), 64),
+        false => builder.ipv6(src.v6_octets(), dst.v6_octets(), 64),
+    };
     let mut bytes = Vec::new();
     builder.udp(ports.0, ports.1).write(&mut bytes, payload).expect("a vector takes all bytes");
     bytes
@@ -272,6 +304,9 @@ pub fn traffic(kind: Kind, services: u32) -> (Vec<u8>, Patch) {
                 put(bytes, 36, 80 + i / 60_000);
             }),
         ),
+        Kind::EncapV6 => v6::asking(services),
+        Kind::DecapV6 => v6::answering(services),
+        Kind::LocalV6 => v6::between_pods(),
         Kind::Outside | Kind::Relay => outside::asking(payload, services),
         Kind::OutsideBack => outside::answered_here(payload),
         Kind::RelayBack => {
