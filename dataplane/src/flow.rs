@@ -56,6 +56,20 @@ impl Way {
 /// A record's number.
 pub type FlowId = u32;
 
+/// The record that a tuple most likely has, to be confirmed, or none: one word, so that it is kept and asked for by one
+/// comparison. None is a number that no table has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Likely(FlowId);
+
+impl Likely {
+    pub const NONE: Likely = Likely(NONE);
+
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        self == Likely::NONE
+    }
+}
+
 pub struct FlowTable {
     parts: Parts<Bucket, FlowRecord>,
     masks: hash::Masks,
@@ -224,14 +238,20 @@ impl FlowTable {
 
     /// The record that a tuple with this hash most likely has: to be confirmed, and fetched before.
     #[inline(always)]
-    pub fn likely(&self, hash: u64) -> Option<FlowId> {
-        index::likely(self.parts.first(), hash).filter(|&id| (id as usize) < self.capacity())
+    pub fn likely(&self, hash: u64) -> Likely {
+        Likely(index::likely(self.parts.first(), hash).unwrap_or(NONE))
+    }
+
+    /// The number of a likely record that this table has.
+    #[inline(always)]
+    pub fn known(&self, likely: Likely) -> Option<FlowId> {
+        ((likely.0 as usize) < self.capacity()).then_some(likely.0)
     }
 
     /// All of a likely record will be used, after those of the packets before it.
     #[inline(always)]
-    pub fn expect_record(&self, likely: Option<FlowId>) {
-        if let Some(record) = likely.and_then(|id| self.parts.second().get(id as usize)) {
+    pub fn expect_record(&self, likely: Likely) {
+        if let Some(record) = self.parts.second().get(likely.0 as usize) {
             prefetch_far(record.half(true));
             prefetch_far(record.half(false));
         }
@@ -239,8 +259,8 @@ impl FlowTable {
 
     /// It is nearly time for one that was expected.
     #[inline(always)]
-    pub fn expect_soon(&self, likely: Option<FlowId>) {
-        if let Some(record) = likely.and_then(|id| self.parts.second().get(id as usize)) {
+    pub fn expect_soon(&self, likely: Likely) {
+        if let Some(record) = self.parts.second().get(likely.0 as usize) {
             prefetch(record.half(true));
             prefetch(record.half(false));
         }
@@ -249,8 +269,8 @@ impl FlowTable {
     /// The record whose tuple in this way has these words, given the one that was likely before other packets were
     /// handled.
     #[inline(always)]
-    pub fn confirm(&self, likely: Option<FlowId>, words: &[u64; 5], way: Way, hash: u64) -> Option<FlowId> {
-        likely
+    pub fn confirm(&self, likely: Likely, words: &[u64; 5], way: Way, hash: u64) -> Option<FlowId> {
+        self.known(likely)
             .filter(|&id| self.record(id).is_of(words, way == Way::Out))
             .or_else(|| self.find_hashed(words, way, hash))
     }
@@ -400,12 +420,18 @@ pub fn note_amid(record: &mut FlowRecord, way: Way, tcp: Option<&tcp::Header>, n
     note_seen(record, way, is_life, now_ms);
 }
 
+/// No packet says more of who answered whom.
+const SETTLED: u8 = FLAG_ANSWERED | FLAG_CONFIRMED;
+
 #[inline(always)]
 fn note_seen(record: &mut FlowRecord, way: Way, is_life: bool, now_ms: u32) {
     if is_life {
         record.last_seen_ms = now_ms;
     }
     record.packets = record.packets.wrapping_add(1);
+    if record.flags & SETTLED == SETTLED {
+        return;
+    }
     // Confirmed is an answer after which the opener spoke on.
     let answered = record.flags & FLAG_ANSWERED;
     let news = if is_by_opener(record, way) { answered * (FLAG_CONFIRMED / FLAG_ANSWERED) } else { FLAG_ANSWERED };

@@ -7,6 +7,7 @@ mod read;
 pub use read::{Geneve, ecn, geneve, may_change, must_be_known, vni};
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
+use tables::checksum::Folded;
 use tables::{Addr, Mac};
 
 /// A VXLAN header, and a Geneve header without options.
@@ -81,7 +82,7 @@ pub struct OuterHeaders {
     form: Form,
     size: u8,
     /// The IPv4 header's sum, uncomplemented, without what differs between packets.
-    sum: u32,
+    sum: Folded,
     template: [u8; TEMPLATE_V6_BYTES],
 }
 
@@ -154,7 +155,7 @@ impl OuterHeaders {
         headers[TEMPLATE_V4_BYTES - 32..].copy_from_slice(&self.template[TEMPLATE_V4_BYTES - 32..TEMPLATE_V4_BYTES]);
         let ip_size = (total - 14) as u16;
         let [high, low] = ip_size.to_be_bytes();
-        headers[14..18].copy_from_slice(&[0x45, traffic_class, high, low]);
+        headers[15..18].copy_from_slice(&[traffic_class, high, low]);
         headers[24..26].copy_from_slice(&self.checksum(ip_size, traffic_class, 0).to_be_bytes());
         headers[34..36].copy_from_slice(&source_port(flow_hash).to_be_bytes());
         headers[38..40].copy_from_slice(&(ip_size - 20).to_be_bytes());
@@ -203,16 +204,14 @@ impl OuterHeaders {
         headers[20] = protocol;
     }
 
-    /// At most 0xffff + 0xffff + 0xff + 0xff: two folds leave no carry.
     #[inline(always)]
     fn checksum(&self, ip_size: u16, traffic_class: u8, protocol: u8) -> u16 {
-        let sum = self.sum + ip_size as u32 + traffic_class as u32 + protocol as u32;
-        let sum = (sum & 0xffff) + (sum >> 16);
-        !(((sum & 0xffff) + (sum >> 16)) as u16)
+        let class_and_protocol = Folded(traffic_class as u16 + protocol as u16);
+        !self.sum.and(Folded(ip_size)).and(class_and_protocol).0
     }
 }
 
-fn ipv4(template: &mut [u8], outer: &Outer, protocol: IpProtocol) -> u32 {
+fn ipv4(template: &mut [u8], outer: &Outer, protocol: IpProtocol) -> Folded {
     let mut ip = Ipv4Packet::new_unchecked(&mut template[14..]);
     ip.set_version(4);
     ip.set_header_len(20);
@@ -222,17 +221,17 @@ fn ipv4(template: &mut [u8], outer: &Outer, protocol: IpProtocol) -> u32 {
     ip.set_src_addr(outer.src.v4_octets().into());
     ip.set_dst_addr(outer.dst.v4_octets().into());
     ip.fill_checksum();
-    !ip.checksum() as u32
+    Folded(!ip.checksum())
 }
 
 /// There is no sum.
-fn ipv6(template: &mut [u8], outer: &Outer, protocol: IpProtocol) -> u32 {
+fn ipv6(template: &mut [u8], outer: &Outer, protocol: IpProtocol) -> Folded {
     let mut ip = Ipv6Packet::new_unchecked(&mut template[14..]);
     ip.set_hop_limit(OUTER_TTL);
     ip.set_next_header(protocol);
     ip.set_src_addr(outer.src.v6_octets().into());
     ip.set_dst_addr(outer.dst.v6_octets().into());
-    0
+    Folded::default()
 }
 
 /// UDP, the tunnel's own header, and the inner Ethernet addresses.

@@ -1,7 +1,7 @@
 //! Many flows found at once, for whoever has all tuples at hand and nothing to do between its steps: all that a step reads is
 //! asked for before the next one. A worker takes the same steps one by one. Must not change the table.
 
-use super::{FlowId, FlowTable, Way, index};
+use super::{FlowId, FlowTable, Likely, Way, index};
 use crate::packet::BURST_MAX;
 use tables::cpu::prefetch_far;
 use tables::flow::Tuple;
@@ -17,19 +17,20 @@ impl FlowTable {
 
     #[inline(always)]
     fn find_together(&self, tuples: &[Tuple], way: Way, found: &mut [Option<FlowId>]) {
-        let (buckets, records, mut hashes) = (self.parts.first(), self.parts.second(), [0; BURST_MAX]);
+        let (buckets, records) = (self.parts.first(), self.parts.second());
+        let (mut hashes, mut likely) = ([0; BURST_MAX], [Likely::NONE; BURST_MAX]);
         for (tuple, hash) in tuples.iter().zip(&mut hashes) {
             *hash = self.hash(tuple);
             prefetch_far(&buckets[index::home(buckets, *hash)]);
         }
-        for (&hash, likely) in hashes.iter().zip(&mut *found) {
+        for (&hash, likely) in hashes[..tuples.len()].iter().zip(&mut likely) {
             *likely = self.likely(hash);
-            if let Some(record) = likely.and_then(|id| records.get(id as usize)) {
+            if let Some(record) = records.get(likely.0 as usize) {
                 prefetch_far(record.half(way == Way::Out));
             }
         }
-        for ((tuple, hash), found) in tuples.iter().zip(hashes).zip(found) {
-            *found = self.confirm(*found, &tuple.words(), way, hash);
+        for (((tuple, hash), likely), found) in tuples.iter().zip(hashes).zip(likely).zip(found) {
+            *found = self.confirm(likely, &tuple.words(), way, hash);
         }
     }
 }

@@ -20,9 +20,6 @@ pub const LINK_BYTES: usize = 16;
 /// Where received bytes begin: XDP_PACKET_HEADROOM, of which the outer headers take up to 128.
 pub const HEADROOM: usize = 256;
 
-/// Headers that most packets have at their start: Ethernet, IPv4, TCP or UDP as far as it is written.
-const PLAIN_HEADERS_BYTES: usize = 14 + 20 + 18;
-
 /// The exclusive right to one chunk. The number is the chunk's index plus one, so that an `Option<Frame>` is four bytes.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a dropped frame is lost: give it back to the pool"]
@@ -71,13 +68,15 @@ impl Chunks {
         self.before.wrapping_add(offset)
     }
 
-    /// So many bytes from the start of the packet in this place on will be read soon, at most two cache lines of them.
+    /// So many bytes from the start of the packet in this place on will be read soon, at most two cache lines of them, and
+    /// as many `front` of it be written after that.
     #[inline(always)]
-    pub fn prefetch_head(&self, place: &Option<Packet>, bytes: usize) {
+    pub fn prefetch_head(&self, place: &Option<Packet>, bytes: usize, front: usize) {
         if let Some(packet) = place {
             let head = self.head(packet);
             tables::cpu::prefetch_at(head);
             tables::cpu::prefetch_at(head.wrapping_add(bytes - 1));
+            tables::cpu::prefetch_at(head.wrapping_sub(front));
         }
     }
 
@@ -88,16 +87,6 @@ impl Chunks {
             let head = self.head(packet);
             tables::cpu::prefetch_to_write(head);
             tables::cpu::prefetch_to_write(head.wrapping_add(bytes - 1));
-        }
-    }
-
-    /// So many bytes in front of it will be written soon, and its headers.
-    #[inline(always)]
-    pub fn prefetch_front(&self, place: &Option<Packet>, bytes: usize) {
-        if let Some(packet) = place {
-            let head = self.head(packet);
-            tables::cpu::prefetch_at(head.wrapping_add(PLAIN_HEADERS_BYTES - 1));
-            tables::cpu::prefetch_at(head.wrapping_sub(bytes));
         }
     }
 }

@@ -8,7 +8,6 @@ use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::fragments::Fragments;
 use crate::handoff::{Handed, Stage};
 use crate::io::pool::FramePool;
-use crate::overlay::OUTER_V4_BYTES;
 use crate::packet::{BURST_MAX, Burst, Packet};
 use crate::parse::{Kind, Meta, tcp_flag};
 use crate::punt;
@@ -205,13 +204,9 @@ impl Path {
 
     #[inline(always)]
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], queue: &mut [Queued]) {
-        let chunks = self.pool.memory().chunks();
         for i in 0..queue.len() {
             if let Some(ahead) = queue.get(i + RECORDS_AHEAD) {
                 self.flows.expect_soon(ahead.likely);
-            }
-            if let Some(ahead) = queue.get(i + AHEAD) {
-                chunks.prefetch_front(&places[ahead.at as usize], OUTER_V4_BYTES);
             }
             let queued = &mut queue[i];
             let place = &mut places[queued.at as usize];

@@ -4,7 +4,7 @@
 use super::forward::Path;
 use crate::classify::Origin;
 use crate::classify::ahead::{Expected, Opens};
-use crate::flow::{FlowId, Way};
+use crate::flow::{Likely, Way};
 use crate::packet::{BURST_MAX, Packet};
 use crate::parse::{self, Meta};
 use tables::Protocol;
@@ -16,9 +16,10 @@ pub struct Queued {
     pub words: [u64; 5],
     /// Of the tuple.
     pub hash: u64,
+    pub protocol: Protocol,
     pub origin: Origin,
     /// The flow that it most likely belongs to.
-    pub likely: Option<FlowId>,
+    pub likely: Likely,
     /// Where it goes at the end.
     pub to: To,
     /// Where in the burst it stands.
@@ -40,7 +41,7 @@ pub struct Item {
     pub enters: bool,
     pub is_plain: bool,
     pub at: u16,
-    pub likely: Option<FlowId>,
+    pub likely: Likely,
     pub to: To,
 }
 
@@ -64,7 +65,7 @@ impl Item {
 
     /// Of a packet that is not in a burst.
     pub(super) fn of(meta: Meta, way: Way, origin: Origin) -> Item {
-        Item { meta, hash: 0, way, origin, enters: true, is_plain: false, at: 0, likely: None, to: To::Nowhere }
+        Item { meta, hash: 0, way, origin, enters: true, is_plain: false, at: 0, likely: Likely::NONE, to: To::Nowhere }
     }
 
     /// Whether all of the packet's bytes lie in its head frame.
@@ -74,13 +75,6 @@ impl Item {
 
     pub(super) fn place(&self) -> usize {
         self.at as usize % BURST_MAX
-    }
-}
-
-impl Queued {
-    #[inline(always)]
-    pub fn protocol(&self) -> Protocol {
-        Tuple::of_words(self.words).protocol
     }
 }
 
@@ -124,11 +118,12 @@ impl Path {
     /// The same of one whose `Meta` is kept, or is not to be.
     #[inline(always)]
     pub(super) fn queue_tuple(&mut self, at: u16, tuple: Tuple, is_plain: bool, way: Way, origin: Origin) {
-        let words = tuple.words();
+        let (words, protocol) = (tuple.words(), tuple.protocol);
         let hash = self.flows.hash_words(&words);
         self.flows.expect(hash);
         let enters = way == Way::Out || !origin.is_here();
-        self.queue.push(Queued { words, hash, origin, likely: None, to: To::Nowhere, at, way, enters, is_plain });
+        let (likely, to) = (Likely::NONE, To::Nowhere);
+        self.queue.push(Queued { words, hash, protocol, origin, likely, to, at, way, enters, is_plain });
     }
 
     /// All that is known of a packet; None where there is none.

@@ -12,19 +12,19 @@ use crate::rewrite;
 use crate::worker::interfaces::Slot;
 use crate::worker::owners::NO_OWNER;
 use crate::worker::plain::may_pass;
+use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::flow::Tuple;
 use tables::message::InterfaceKind;
 use tables::node::{NodeRecord, family};
 use tables::owner::{Worker, of_answered_client, of_node_port, owner};
-use tables::{Addr, Mac};
 
 /// Who may speak on an interface, read once a burst.
 pub(super) enum Sender {
     Uplink,
     Host,
-    /// Its own Ethernet address, and its addresses: one stands twice.
-    Pod(Mac, [Addr; 2]),
+    /// Its own Ethernet address as a word, and its addresses: one stands twice.
+    Pod(u64, [Addr; 2]),
 }
 
 impl Sender {
@@ -34,7 +34,7 @@ impl Sender {
             InterfaceKind::Host => Sender::Host,
             InterfaceKind::Pod => {
                 let first = slot.addrs.first().copied().unwrap_or(NOBODY);
-                Sender::Pod(slot.mac, [first, slot.addrs.get(1).copied().unwrap_or(first)])
+                Sender::Pod(slot.mac.word(), [first, slot.addrs.get(1).copied().unwrap_or(first)])
             }
         }
     }
@@ -67,13 +67,16 @@ impl Path {
     #[inline(always)]
     pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, places: &mut [Option<Packet>]) {
         let sender = self.interfaces.get(interface).map(Sender::on);
-        // Inner headers are read, too.
-        let bytes = if let Some(Sender::Uplink) = sender { OUTER_V4_BYTES + HEADERS_BYTES } else { HEADERS_BYTES };
+        // Inner headers are read, too; or outer ones are written in front, where nothing lies yet.
+        let (bytes, front) = match sender {
+            Some(Sender::Uplink) => (OUTER_V4_BYTES + HEADERS_BYTES, 0),
+            _ => (HEADERS_BYTES, OUTER_V4_BYTES),
+        };
         let chunks = self.pool.memory().chunks();
-        places.iter().take(AHEAD).for_each(|place| chunks.prefetch_head(place, bytes));
+        places.iter().take(AHEAD).for_each(|place| chunks.prefetch_head(place, bytes, front));
         for at in 0..places.len() {
             if let Some(ahead) = places.get(at + AHEAD) {
-                chunks.prefetch_head(ahead, bytes);
+                chunks.prefetch_head(ahead, bytes, front);
             }
             let place = Place { packet: &mut places[at], at: at as u16 };
             match &sender {
@@ -432,7 +435,7 @@ pub(super) fn stage(way: Way, origin: Origin) -> Stage {
 #[inline(always)]
 fn forbidden(sender: &Sender, meta: &Meta) -> Option<DropReason> {
     let Sender::Pod(mac, addrs) = sender else { return None };
-    let is_its_mac = meta.src_mac == *mac;
+    let is_its_mac = meta.src_mac.word() == *mac;
     (!is_its_mac || meta.src != addrs[0] && meta.src != addrs[1]).then(|| spoofed(is_its_mac, meta))
 }
 

@@ -90,7 +90,7 @@ impl Path {
 fn may_ask(sender: &Sender, meta: &Meta) -> Result<(), DropReason> {
     let Sender::Pod(mac, addrs) = sender else { return Ok(()) };
     let may_be_anybodys = classify::is_link_local(meta.src) && !meta.src.is_multicast();
-    match (meta.src_mac == *mac, may_be_anybodys || addrs.contains(&meta.src)) {
+    match (meta.src_mac.word() == *mac, may_be_anybodys || addrs.contains(&meta.src)) {
         (false, _) => Err(DropReason::SpoofedMac),
         (true, false) => Err(DropReason::SpoofedAddress),
         (true, true) => Ok(()),

@@ -114,7 +114,7 @@ impl Passing<'_> {
             packet.pop_front(size);
             return false;
         };
-        let (is_udp, enters) = (queued.protocol() == Protocol::UDP, OUT || queued.enters);
+        let (is_udp, enters) = (queued.protocol == Protocol::UDP, OUT || queued.enters);
         let tcp = if is_udp { None } else { inner.get(PLAIN_L4 as usize..).and_then(|l4| l4.first_chunk()) };
         note_amid(record, way, tcp, now_ms);
         let traffic_class = if record.flags & FLAG_TRANSLATED != 0 {
@@ -150,7 +150,7 @@ impl Path {
         place: &mut Option<Packet>,
         queued: &mut Queued,
     ) -> bool {
-        let Some(id) = queued.likely else { return false };
+        let Some(id) = self.flows.known(queued.likely) else { return false };
         let record = self.flows.record(id);
         if !record.is_of(&queued.words, OUT) {
             return false;
@@ -201,11 +201,7 @@ impl Path {
             let next: NeighbourRecord = context.view.row(Table::Neighbour, hop.target as usize);
             (next.is_resolved() && passing.pass::<OUT>(Ethernet(node.uplink_mac, next.mac), mtu), node.uplink)
         } else {
-            let is_passed = hop.is(HopKind::Endpoint) && passing.pass::<OUT>(Same, unlimited);
-            if is_passed {
-                self.go_on_to::<OUT>(place, queued, id);
-            }
-            return is_passed;
+            return self.pass_inside::<OUT>(place, queued, id);
         };
         if is_passed {
             queued.to = To::Interface(to);
@@ -213,17 +209,25 @@ impl Path {
         is_passed
     }
 
-    /// To the other half of a flow that was applied, of another local end.
+    /// To another local end, whose half of the flow is next. The only other way on.
     #[inline(never)]
-    fn go_on_to<const OUT: bool>(&mut self, place: &mut Option<Packet>, queued: &Queued, id: FlowId) {
+    fn pass_inside<const OUT: bool>(&mut self, place: &mut Option<Packet>, queued: &Queued, id: FlowId) -> bool {
+        let Some(packet) = place.as_mut() else { return false };
+        let (record, memory) = (self.flows.record_mut(id), self.pool.memory());
+        let hop = record.hop(OUT);
+        let passing = Passing { packet, record, queued, memory, now_ms: self.now_ms };
+        if !hop.is(HopKind::Endpoint) || !passing.pass::<OUT>(Same, usize::MAX) {
+            return false;
+        }
         let record = self.flows.record(id);
-        let (hop, sent) = (record.hop(OUT), if OUT { record.outside() } else { record.inside.reversed() });
+        let sent = if OUT { record.outside() } else { record.inside.reversed() };
         let origin = self.origin_inside(queued.origin);
         if hop.worker == self.id {
             self.queue_tuple(queued.at, sent.reversed(), true, Way::Back, origin);
         } else {
             self.hand(hop.worker, place, Stage::Back(origin));
         }
+        true
     }
 }
 

@@ -34,8 +34,9 @@ impl Tuple {
     /// just written.
     #[inline(always)]
     pub fn words(&self) -> [u64; 5] {
-        let ports = self.local_port as u64 | (self.remote_port as u64) << 16;
-        let last = ports | (self.protocol.0 as u64) << 32 | (self.reserved as u64) << 40 | (self.network as u64) << 48;
+        let ports = self.local_port as u32 | (self.remote_port as u32) << 16;
+        let last =
+            ports as u64 | (self.protocol.0 as u64) << 32 | (self.reserved as u64) << 40 | (self.network as u64) << 48;
         let ([local_high, local_low], [remote_high, remote_low]) = (self.local.words(), self.remote.words());
         [local_high, local_low, remote_high, remote_low, last]
     }
