@@ -125,7 +125,7 @@ fn pods_of_both_nodes_see_the_clients_own_address() {
     for (address, port) in all.chain(balancer().map(|address| (address, 80))) {
         let (client, echo) = (of_family(&FAMILIES.client(), address), if port == 80 { 7 } else { port + 1 });
         let mut answered = BTreeSet::new();
-        for _ in 0..16 {
+        for _ in 0..32 {
             let ran = lab::stage::curl(stage.0.client(), &format!("http://{}/", SocketAddr::new(address, port)));
             let ran = ran.run().expect("curl runs");
             let (name, saw) = lab::traffic::seen(&ran.stdout).unwrap_or_else(|| panic!("{address}: {}", ran.stderr));
