@@ -5,8 +5,10 @@
 //! RFC 7348 (VXLAN).
 
 mod fragment;
+mod plain;
 
 pub use fragment::{Fragment, HEADER_V6_BYTES, UNIT_BYTES};
+pub use plain::{PLAIN_L4, PLAIN_L4_V6, PLAIN_OUTER_BYTES, PlainOuter, parse_plain, parse_plain_outer, parse_plain_v6};
 
 use crate::flow::sctp::chunk;
 use crate::overlay;
@@ -119,93 +121,6 @@ impl Parsed {
     pub fn ip(self) -> Option<Meta> {
         if let Parsed::Ip(meta) = self { Some(meta) } else { None }
     }
-}
-
-/// Offsets of the headers of a plain packet.
-pub const PLAIN_L3: u16 = ETHERNET_BYTES as u16;
-pub const PLAIN_L4: u16 = PLAIN_L3 + 20;
-
-/// The short way for most packets: TCP or UDP over IPv4 without options or fragments. None: `parse` is to say what it is.
-/// What is taken apart further is read as a word, what is compared by itself.
-#[inline(always)]
-pub fn parse_plain(head: &[u8], total: usize) -> Option<Meta> {
-    let bytes: &[u8; L4_END] = head.first_chunk()?;
-    let (protocol, ttl, end) = plain_ip(bytes).filter(|&(_, _, end)| end <= total)?;
-    let (addrs, ports) = (be_word(bytes, 26), u32::from_be_bytes(*bytes[34..].first_chunk()?));
-    let udp_size = u16::from_be_bytes([bytes[38], bytes[39]]) as usize;
-    let tcp_flags = match protocol {
-        Protocol::UDP if udp_size >= 8 && PLAIN_L4 as usize + udp_size <= end => 0,
-        Protocol::TCP => plain_tcp_flags(head.get(PLAIN_L4 as usize..end.min(head.len()))?)?,
-        _ => return None,
-    };
-    Some(Meta {
-        src: Addr::v4_bits((addrs >> 32) as u32),
-        dst: Addr::v4_bits(addrs as u32),
-        src_port: (ports >> 16) as u16,
-        dst_port: ports as u16,
-        protocol,
-        kind: Kind::Transport,
-        tcp_flags,
-        ttl,
-        is_v4: true,
-        l3: PLAIN_L3,
-        l4: PLAIN_L4,
-        end: end as u32,
-        src_mac: Mac(*bytes[6..].first_chunk()?),
-    })
-}
-
-/// As much of a plain packet as one of UDP has in front of its payload.
-const L4_END: usize = PLAIN_L4 as usize + 8;
-
-/// Protocol, time to live and end of an IPv4 packet without options that is no fragment.
-#[inline(always)]
-fn plain_ip<const SIZE: usize>(bytes: &[u8; SIZE]) -> Option<(Protocol, u8, usize)> {
-    let half = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-    let is_plain = half(12) == 0x0800 && bytes[14] == 0x45 && half(20) & 0x3fff == 0;
-    let end = ETHERNET_BYTES + half(16) as usize;
-    is_plain.then_some((Protocol(bytes[23]), bytes[22], end))
-}
-
-/// Eight bytes, the first one highest.
-#[inline(always)]
-fn be_word<const SIZE: usize>(bytes: &[u8; SIZE], at: usize) -> u64 {
-    u64::from_be_bytes(std::array::from_fn(|i| bytes[at + i]))
-}
-
-/// What the outer headers of a plain VXLAN packet say.
-pub struct PlainOuter {
-    pub src: Addr,
-    pub traffic_class: u8,
-    pub vni: u32,
-    /// As of a [`Meta`].
-    pub end: usize,
-}
-
-/// Bytes in front of the inner packet of such a one.
-pub const PLAIN_OUTER_BYTES: usize = L4_END + overlay::TUNNEL_BYTES;
-
-/// The same for VXLAN over IPv4 to this address and port, of which no more is asked than what its inner packet goes by.
-#[inline(always)]
-pub fn parse_plain_outer(head: &[u8], total: usize, dst: Addr, port: u16) -> Option<PlainOuter> {
-    let bytes: &[u8; PLAIN_OUTER_BYTES] = head.first_chunk()?;
-    let (protocol, _, end) = plain_ip(bytes).filter(|&(_, _, end)| end <= total)?;
-    let (addrs, udp) = (be_word(bytes, 26), be_word(bytes, 34));
-    let is_to_us = (udp >> 32) as u16 == port && Addr::v4_bits(addrs as u32) == dst && protocol == Protocol::UDP;
-    let udp_size = (udp >> 16) as u16 as usize;
-    if !is_to_us || udp_size < 8 || PLAIN_L4 as usize + udp_size > end {
-        return None;
-    }
-    let vni = overlay::vni(&bytes[L4_END..])?;
-    Some(PlainOuter { src: Addr::v4_bits((addrs >> 32) as u32), traffic_class: bytes[15], vni, end })
-}
-
-/// The flags of a TCP header that is all there.
-#[inline(always)]
-fn plain_tcp_flags(l4: &[u8]) -> Option<u8> {
-    let header: &[u8; 20] = l4.first_chunk()?;
-    let size = (header[12] >> 4) as usize * 4;
-    (size >= 20 && size <= l4.len()).then_some(header[13])
 }
 
 /// Parses an Ethernet frame. `head` are the bytes at hand, `total` counts those in further frames too.

@@ -7,7 +7,7 @@ mod mss;
 mod plain;
 
 pub use mss::clamp_mss;
-pub use plain::{forward_plain, translate_plain};
+pub use plain::{forward_plain, forward_plain_v6, translate_plain, translate_plain_v6};
 
 use crate::flow::Way;
 use crate::fragments::Ends;

@@ -26,6 +26,16 @@ fn build(v6: bool, l4: L4, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Writes what the builder does not: the traffic class, a flow label where there is one, and the time to live.
+fn set_plain(bytes: &mut [u8], v6: bool, traffic_class: u8, ttl: u8) {
+    if v6 {
+        bytes[14..18].copy_from_slice(&(6 << 28 | (traffic_class as u32) << 20 | 0x5_4321).to_be_bytes());
+        bytes[21] = ttl;
+    } else {
+        (bytes[15], bytes[22]) = (traffic_class, ttl);
+    }
+}
+
 fn meta(bytes: &[u8]) -> Meta {
     match parse(bytes, bytes.len()) {
         Parsed::Ip(meta) => meta,
@@ -99,20 +109,26 @@ proptest! {
     /// Where headers are plain they are written by other code: it must leave the same bytes, whatever the checksums were.
     #[test]
     fn the_short_way_leaves_the_bytes_of_the_long_one(
-        is_udp: bool, hop: bool, translated: bool, traffic_class: u8, ttl in 2u8.., sums: [u16; 2], payload in prop::collection::vec(any::<u8>(), 0..64),
-        src: [u8; 4], dst: [u8; 4], ports: [u16; 2],
+        v6: bool, is_udp: bool, hop: bool, translated: bool, traffic_class: u8, ttl in 2u8.., sums: [u16; 2], no_sum: bool,
+        payload in prop::collection::vec(any::<u8>(), 0..64), src: [u8; 16], dst: [u8; 16], ports: [u16; 2],
     ) {
-        let mut bytes = build(false, if is_udp { L4::Udp } else { L4::Tcp }, &payload);
-        (bytes[15], bytes[22]) = (traffic_class, ttl);
-        put(&mut bytes, 24, sums[0]);
-        put(&mut bytes, if is_udp { 40 } else { 50 }, sums[1]);
-        let (before, mut short) = (meta(&bytes), bytes.clone());
-        let to = Translation { src: Addr::v4(src), dst: Addr::v4(dst), src_port: ports[0], dst_port: ports[1] };
+        let mut bytes = build(v6, if is_udp { L4::Udp } else { L4::Tcp }, &payload);
+        set_plain(&mut bytes, v6, traffic_class, ttl);
+        let (before, addr) = (meta(&bytes), |a: [u8; 16]| if v6 { Addr::v6(a) } else { Addr::v4(*a.first_chunk().unwrap()) });
+        if !v6 {
+            put(&mut bytes, 24, sums[0]);
+        }
+        let at = before.l4 as usize + if is_udp { 6 } else { 16 };
+        put(&mut bytes, at, if no_sum { 0 } else { sums[1] });
+        let mut short = bytes.clone();
+        let to = Translation { src: addr(src), dst: addr(dst), src_port: ports[0], dst_port: ports[1] };
         let change = translated.then(|| Change::of_packet(&before, &to));
         forward(&mut bytes, &before, change.as_ref(), hop, Checksum::Unverified);
-        let class = match &change {
-            Some(change) => translate_plain(&mut short, is_udp, change, hop),
-            None => forward_plain(&mut short, hop),
+        let class = match (&change, v6) {
+            (Some(change), false) => translate_plain(&mut short, is_udp, change, hop),
+            (Some(change), true) => translate_plain_v6(&mut short, is_udp, change, hop),
+            (None, false) => forward_plain(&mut short, hop),
+            (None, true) => forward_plain_v6(&mut short, hop),
         };
         prop_assert_eq!(class, traffic_class);
         prop_assert_eq!(short, bytes);

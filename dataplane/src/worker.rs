@@ -17,6 +17,7 @@ mod neighbours;
 mod open;
 mod owners;
 mod plain;
+mod plain_v6;
 mod renew;
 mod renewals;
 pub mod runtime;

@@ -1,9 +1,10 @@
-//! Arbitrary frames into the parser: what it accepts lies in the frame, and etherparse reads the same from it.
+//! Arbitrary frames into the parser: what it accepts lies in the frame, etherparse reads the same from it, and so do the short
+//! ways.
 
 use super::cluster::INTERFACES;
 use super::frames;
 use super::input::Input;
-use dataplane::parse::{Kind, Meta, Parsed, parse, quoted};
+use dataplane::parse::{Kind, Meta, Parsed, parse, parse_plain, parse_plain_v6, quoted};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use tables::Addr;
 
@@ -12,14 +13,23 @@ pub fn run(input: &[u8]) {
     let interface = INTERFACES[input.byte() as usize % 4];
     let behind_head = input.byte() as usize * 8;
     let frame = frames::chosen(&mut input, interface);
-    if let Parsed::Ip(meta) = parse(&frame, frame.len() + behind_head) {
-        check_bounds(&frame, frame.len() + behind_head, &meta);
+    let total = frame.len() + behind_head;
+    check_short_ways(&frame, total);
+    if let Parsed::Ip(meta) = parse(&frame, total) {
+        check_bounds(&frame, total, &meta);
         if meta.kind == Kind::IcmpError {
             quoted(&frame, &meta);
         }
         if meta.kind == Kind::Transport {
             check_reading(&frame, &meta);
         }
+    }
+}
+
+/// What a short way says, the long one says.
+fn check_short_ways(frame: &[u8], total: usize) {
+    for meta in [parse_plain(frame, total), parse_plain_v6(frame, total)].into_iter().flatten() {
+        assert_eq!(format!("{:?}", Parsed::Ip(meta)), format!("{:?}", parse(frame, total)));
     }
 }
 

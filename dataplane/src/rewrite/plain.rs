@@ -4,12 +4,14 @@
 use super::{Change, get, one_off, put};
 use tables::checksum::Folded;
 
-/// From the Ethernet header to the end of UDP's.
+/// From the Ethernet header to the end of UDP's, of IPv4 and of IPv6.
 const UDP_END: usize = 14 + 20 + 8;
+const UDP_V6_END: usize = 14 + 40 + 8;
 /// As much of a TCP header as is written.
 const TCP_END: usize = 14 + 20 + 18;
+const TCP_V6_END: usize = 14 + 40 + 18;
 
-/// As [`forward`](super::forward) without a change. Returns the traffic class, which is read on the way.
+/// As [`forward`](super::forward) without a change, over IPv4. Returns the traffic class, which is read on the way.
 #[inline(always)]
 pub fn forward_plain(bytes: &mut [u8], hop: bool) -> u8 {
     let Some(head) = bytes.first_chunk_mut::<UDP_END>() else { return 0 };
@@ -30,6 +32,32 @@ pub fn translate_plain(bytes: &mut [u8], is_udp: bool, change: &Change, hop: boo
         update(head, 40, |field| update_udp(field, change.l4));
     } else if let Some(head) = bytes.first_chunk_mut::<TCP_END>() {
         update(head, 50, |field| change.l4.update(field));
+    }
+    traffic_class
+}
+
+/// As `forward_plain`, over IPv6.
+#[inline(always)]
+pub fn forward_plain_v6(bytes: &mut [u8], hop: bool) -> u8 {
+    let Some(head) = bytes.first_chunk_mut::<UDP_V6_END>() else { return 0 };
+    head[21] -= hop as u8;
+    (get(head, 14) >> 4) as u8
+}
+
+/// As `translate_plain`, over IPv6.
+#[inline(always)]
+pub fn translate_plain_v6(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
+    let traffic_class = forward_plain_v6(bytes, hop);
+    let Some(head) = bytes.first_chunk_mut::<UDP_V6_END>() else { return 0 };
+    let ([src_high, src_low], [dst_high, dst_low]) = (change.to.src.words(), change.to.dst.words());
+    for (at, word) in [(22, src_high), (30, src_low), (38, dst_high), (46, dst_low)] {
+        put_word(head, at, word);
+    }
+    put_half(head, 54, (change.to.src_port as u32) << 16 | change.to.dst_port as u32);
+    if is_udp {
+        update(head, 60, |field| update_udp(field, change.l4));
+    } else if let Some(head) = bytes.first_chunk_mut::<TCP_V6_END>() {
+        update(head, 70, |field| change.l4.update(field));
     }
     traffic_class
 }

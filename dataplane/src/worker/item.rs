@@ -27,8 +27,17 @@ pub struct Queued {
     pub way: Way,
     /// It enters this node here: one hop is counted for each node that it passes.
     pub enters: bool,
-    /// It may go the short way: its `Meta` is not kept.
-    pub is_plain: bool,
+    pub headers: Headers,
+}
+
+/// What is known of a packet's headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Headers {
+    /// Its `Meta` is kept.
+    Any,
+    /// It may go the short way, and its `Meta` is not kept.
+    PlainV4,
+    PlainV6,
 }
 
 /// All that is known of a packet on its way; the packet itself stands beside it.
@@ -39,6 +48,7 @@ pub struct Item {
     pub way: Way,
     pub origin: Origin,
     pub enters: bool,
+    /// It may go the short way.
     pub is_plain: bool,
     pub at: u16,
     pub likely: Likely,
@@ -109,32 +119,40 @@ impl Path {
     /// Queues a packet for the next passes.
     #[inline(always)]
     pub(super) fn queue(&mut self, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
-        if !is_plain {
+        let headers = match (is_plain, meta.is_v4) {
+            (true, true) => Headers::PlainV4,
+            (true, false) => Headers::PlainV6,
+            (false, _) => Headers::Any,
+        };
+        if headers == Headers::Any {
             self.metas[at as usize % BURST_MAX] = meta;
         }
-        self.queue_tuple(at, tuple(&meta, way), is_plain, way, origin);
+        self.queue_tuple(at, tuple(&meta, way), headers, way, origin);
     }
 
     /// The same of one whose `Meta` is kept, or is not to be.
     #[inline(always)]
-    pub(super) fn queue_tuple(&mut self, at: u16, tuple: Tuple, is_plain: bool, way: Way, origin: Origin) {
+    pub(super) fn queue_tuple(&mut self, at: u16, tuple: Tuple, headers: Headers, way: Way, origin: Origin) {
         let (words, protocol) = (tuple.words(), tuple.protocol);
         let hash = self.flows.hash_words(&words);
         self.flows.expect(hash);
         let enters = way == Way::Out || !origin.is_here();
         let (likely, to) = (Likely::NONE, To::Nowhere);
-        self.queue.push(Queued { words, hash, protocol, origin, likely, to, at, way, enters, is_plain });
+        self.queue.push(Queued { words, hash, protocol, origin, likely, to, at, way, enters, headers });
     }
 
     /// All that is known of a packet; None where there is none.
     #[inline(always)]
     pub(super) fn item(&self, place: &Option<Packet>, queued: &Queued) -> Option<Item> {
         let packet = place.as_ref()?;
-        let meta = match queued.is_plain {
-            true => parse::parse_plain(self.pool.memory().head(packet), packet.total_size())?,
-            false => self.metas[queued.place()],
+        let (head, total) = (self.pool.memory().head(packet), packet.total_size());
+        let meta = match queued.headers {
+            Headers::PlainV4 => parse::parse_plain(head, total)?,
+            Headers::PlainV6 => parse::parse_plain_v6(head, total)?,
+            Headers::Any => self.metas[queued.place()],
         };
-        let Queued { hash, way, origin, enters, is_plain, at, likely, to, .. } = *queued;
+        let Queued { hash, way, origin, enters, headers, at, likely, to, .. } = *queued;
+        let is_plain = headers != Headers::Any;
         Some(Item { meta, hash, way, origin, enters, is_plain, at, likely, to })
     }
 
@@ -145,7 +163,7 @@ impl Path {
         // What is yet to be cut is another packet than it was.
         if let To::Wire(_) = item.to {
             self.metas[item.place()] = item.meta;
-            queued.is_plain = false;
+            queued.headers = Headers::Any;
         }
     }
 }

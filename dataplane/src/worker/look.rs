@@ -138,12 +138,12 @@ impl Path {
     fn look_local(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
         match self.parse_plain(place.packet) {
             Some(meta) => self.admit(place, meta, true, sender),
-            None => self.look_local_any(context, place, sender),
+            None => self.look_local_v6(context, place, sender),
         }
     }
 
     #[inline(never)]
-    fn look_local_any(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
+    pub(super) fn look_local_any(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
         match self.parse(place.packet) {
             Parsed::Ip(meta) if self.is_between_neighbours(place.packet, &meta) => {
                 self.neighbour_discovery(context, place.packet, &meta, sender);
@@ -160,7 +160,7 @@ impl Path {
 
     /// A local end speaks from its own addresses only.
     #[inline(always)]
-    fn admit(&mut self, place: Place<'_>, meta: Meta, is_plain: bool, sender: &Sender) {
+    pub(super) fn admit(&mut self, place: Place<'_>, meta: Meta, is_plain: bool, sender: &Sender) {
         if let Some(reason) = forbidden(sender, &meta) {
             return self.drop_from(place.packet, reason);
         }
@@ -175,12 +175,12 @@ impl Path {
         }
         match self.parse_plain(place.packet) {
             Some(meta) => self.take_out(context, place, meta, true),
-            None => self.look_uplink_any(context, place),
+            None => self.look_uplink_v6(context, place),
         }
     }
 
     #[inline(never)]
-    fn look_uplink_any(&mut self, context: &Context<'_>, place: Place<'_>) {
+    pub(super) fn look_uplink_any(&mut self, context: &Context<'_>, place: Place<'_>) {
         match self.parse_ip(place.packet) {
             Some((meta, None)) if parse::is_ip_in_ip(&meta, &context.node.node) => {
                 self.take_out_of_ip(context, place, &meta)
@@ -192,7 +192,7 @@ impl Path {
     }
 
     #[inline(always)]
-    fn take_out(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool) {
+    pub(super) fn take_out(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool) {
         if parse::is_tunnel(&meta, &context.node.node, context.node.tunnel_port) {
             return self.take_out_any(context, place, meta);
         }
@@ -208,12 +208,12 @@ impl Path {
         }
         match self.parse_plain(place.packet) {
             Some(inner) => self.queue_at_owner(context, place, inner, true, origin),
-            None => self.look_inside_any(context, place, origin),
+            None => self.look_inside_v6(context, place, origin),
         }
     }
 
     #[inline(never)]
-    fn look_inside_any(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
+    pub(super) fn look_inside_any(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
         match self.parse_ip(place.packet) {
             Some((inner, None)) => self.queue_at_owner(context, place, inner, false, origin),
             Some((inner, Some(fragment))) => self.look_at_fragment(context, place, inner, &fragment, origin),
@@ -222,10 +222,14 @@ impl Path {
     }
 
     fn look_owned(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
-        if let Some(meta) = self.parse_plain(place.packet) {
-            self.queue(place.at, meta, true, way, origin);
-            return;
+        match self.parse_plain(place.packet) {
+            Some(meta) => self.queue(place.at, meta, true, way, origin),
+            None => self.look_owned_v6(context, place, way, origin),
         }
+    }
+
+    #[inline(never)]
+    pub(super) fn look_owned_any(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
         match self.parse_ip(place.packet) {
             Some((meta, None)) => self.queue(place.at, meta, false, way, origin),
             Some((meta, Some(fragment))) => {
@@ -237,7 +241,14 @@ impl Path {
 
     /// Keeps a packet that this worker owns, hands over one that it does not.
     #[inline(always)]
-    fn queue_at_owner(&mut self, context: &Context<'_>, place: Place<'_>, meta: Meta, is_plain: bool, origin: Origin) {
+    pub(super) fn queue_at_owner(
+        &mut self,
+        context: &Context<'_>,
+        place: Place<'_>,
+        meta: Meta,
+        is_plain: bool,
+        origin: Origin,
+    ) {
         if self.status.workers() == 1 && origin != Origin::Uplink {
             return self.queue(place.at, meta, is_plain, Way::Back, origin);
         }
@@ -287,7 +298,8 @@ impl Path {
     /// and the usual way would wait for that.
     #[inline(never)]
     fn queue_or_hand(&mut self, context: &Context<'_>, place: Place<'_>, origin: Origin) {
-        let (meta, is_plain) = match self.parse_plain(place.packet) {
+        let plain = self.parse_plain(place.packet).or_else(|| self.parse_plain_v6(place.packet));
+        let (meta, is_plain) = match plain {
             Some(meta) => (meta, true),
             None => match self.parse_ip(place.packet) {
                 Some((meta, _)) => (meta, false),

@@ -1,22 +1,68 @@
-//! The short way of most packets: TCP or UDP over IPv4 in one frame, amid a flow that is known and goes on as it does, and
-//! that goes out of an interface as it is. All that would make it another kind of packet is asked first, here and when it is
-//! first looked at, so that what is left is a straight run of stores. Decides nothing that [`forward`](super::forward) would
-//! decide otherwise: where it says no, nothing was done to the packet, and that way is taken.
+//! The short way of most packets: TCP or UDP directly over IP in one frame, amid a flow that is known and goes on as it does,
+//! and that goes out of an interface as it is. All that would make it another kind of packet is asked first, here and when it
+//! is first looked at, so that what is left is a straight run of stores. Decides nothing that [`forward`](super::forward)
+//! would decide otherwise: where it says no, nothing was done to the packet, and that way is taken.
 
 use super::forward::{Path, came_forged};
-use super::item::{Queued, To};
+use super::item::{Headers, Queued, To};
 use crate::classify::{Context, Origin};
 use crate::flow::{FlowId, Way, note_amid};
 use crate::handoff::Stage;
 use crate::io::frames::Memory;
 use crate::overlay::{OUTER_V4_BYTES, OuterHeaders};
 use crate::packet::Packet;
-use crate::parse::{ETHERNET_BYTES, Meta, PLAIN_L4, tcp_flag};
+use crate::parse::{ETHERNET_BYTES, Meta, PLAIN_L4, PLAIN_L4_V6, tcp_flag};
 use crate::rewrite::{self, Change};
 use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, HopKind};
 use tables::layout::Table;
 use tables::neighbour::NeighbourRecord;
 use tables::{Mac, Protocol};
+
+/// What differs between IPv4 and IPv6. One type for each, so that the compiler makes a run of each.
+pub(super) trait Family {
+    const HEADERS: Headers;
+    const L4: u16;
+
+    /// As `rewrite::forward_plain`.
+    fn forward(bytes: &mut [u8], hop: bool) -> u8;
+
+    /// As `rewrite::translate_plain`.
+    fn translate(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8;
+}
+
+pub(super) struct V4;
+
+impl Family for V4 {
+    const HEADERS: Headers = Headers::PlainV4;
+    const L4: u16 = PLAIN_L4;
+
+    #[inline(always)]
+    fn forward(bytes: &mut [u8], hop: bool) -> u8 {
+        rewrite::forward_plain(bytes, hop)
+    }
+
+    #[inline(always)]
+    fn translate(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
+        rewrite::translate_plain(bytes, is_udp, change, hop)
+    }
+}
+
+pub(super) struct V6;
+
+impl Family for V6 {
+    const HEADERS: Headers = Headers::PlainV6;
+    const L4: u16 = PLAIN_L4_V6;
+
+    #[inline(always)]
+    fn forward(bytes: &mut [u8], hop: bool) -> u8 {
+        rewrite::forward_plain_v6(bytes, hop)
+    }
+
+    #[inline(always)]
+    fn translate(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
+        rewrite::translate_plain_v6(bytes, is_udp, change, hop)
+    }
+}
 
 /// What stands in front of a packet where it goes. One type for each kind, so that the compiler makes a run of each.
 trait Front {
@@ -93,17 +139,17 @@ struct Passing<'p> {
 impl Passing<'_> {
     /// As `pass`, into a tunnel.
     #[inline(always)]
-    fn pass_into<const OUT: bool>(self, headers: &OuterHeaders, ip_size_max: usize) -> bool {
+    fn pass_into<F: Family, const OUT: bool>(self, headers: &OuterHeaders, ip_size_max: usize) -> bool {
         match headers.is_udp_v4() {
-            true => self.pass::<OUT>(UdpV4(headers), ip_size_max),
-            false => self.pass::<OUT>(headers, ip_size_max),
+            true => self.pass::<F, OUT>(UdpV4(headers), ip_size_max),
+            false => self.pass::<F, OUT>(headers, ip_size_max),
         }
     }
 
     /// Notes the packet in its flow and writes all its headers. False, and nothing done: there is no room in front, or it
     /// would be larger than `ip_size_max`.
     #[inline(always)]
-    fn pass<const OUT: bool>(self, front: impl Front, ip_size_max: usize) -> bool {
+    fn pass<F: Family, const OUT: bool>(self, front: impl Front, ip_size_max: usize) -> bool {
         let Passing { packet, record, queued, memory, now_ms } = self;
         let (way, size, total) = (way(OUT), front.size(), packet.total_size() + front.size());
         if total - ETHERNET_BYTES > ip_size_max || !packet.push_front_simply(size) {
@@ -115,12 +161,12 @@ impl Passing<'_> {
             return false;
         };
         let (is_udp, enters) = (queued.protocol == Protocol::UDP, OUT || queued.enters);
-        let tcp = if is_udp { None } else { inner.get(PLAIN_L4 as usize..).and_then(|l4| l4.first_chunk()) };
+        let tcp = if is_udp { None } else { inner.get(F::L4 as usize..).and_then(|l4| l4.first_chunk()) };
         note_amid(record, way, tcp, now_ms);
         let traffic_class = if record.flags & FLAG_TRANSLATED != 0 {
-            rewrite::translate_plain(inner, is_udp, &Change::of_flow(record, way), enters)
+            F::translate(inner, is_udp, &Change::of_flow(record, way), enters)
         } else {
-            rewrite::forward_plain(inner, enters)
+            F::forward(inner, enters)
         };
         front.write(bytes, total, queued.hash, traffic_class);
         true
@@ -130,7 +176,7 @@ impl Passing<'_> {
 impl Path {
     /// Does all that is to be done to a packet whose headers are plain. False: nothing was done to it, it is not one of these.
     #[inline(always)]
-    pub(super) fn pass_plainly(
+    pub(super) fn pass_plainly<F: Family>(
         &mut self,
         context: &Context<'_>,
         place: &mut Option<Packet>,
@@ -138,13 +184,13 @@ impl Path {
     ) -> bool {
         // Once for each, so that the compiler knows which half of a record is meant.
         match queued.way {
-            Way::Out => self.pass::<true>(context, place, queued),
-            Way::Back => self.pass::<false>(context, place, queued),
+            Way::Out => self.pass::<F, true>(context, place, queued),
+            Way::Back => self.pass::<F, false>(context, place, queued),
         }
     }
 
     #[inline(always)]
-    fn pass<const OUT: bool>(
+    fn pass<F: Family, const OUT: bool>(
         &mut self,
         context: &Context<'_>,
         place: &mut Option<Packet>,
@@ -156,26 +202,26 @@ impl Path {
             return false;
         }
         if !self.scopes.is_current(&record.scopes) {
-            return self.goes_on(context, id) && self.pass_renewed::<OUT>(context, place, queued, id);
+            return self.goes_on(context, id) && self.pass_renewed::<F, OUT>(context, place, queued, id);
         }
-        self.pass_by::<OUT>(context, place, queued, id)
+        self.pass_by::<F, OUT>(context, place, queued, id)
     }
 
     /// By a flow that was stale until now.
     #[inline(never)]
-    fn pass_renewed<const OUT: bool>(
+    fn pass_renewed<F: Family, const OUT: bool>(
         &mut self,
         context: &Context<'_>,
         place: &mut Option<Packet>,
         queued: &mut Queued,
         id: FlowId,
     ) -> bool {
-        self.pass_by::<OUT>(context, place, queued, id)
+        self.pass_by::<F, OUT>(context, place, queued, id)
     }
 
     /// By the flow that it is of.
     #[inline(always)]
-    fn pass_by<const OUT: bool>(
+    fn pass_by<F: Family, const OUT: bool>(
         &mut self,
         context: &Context<'_>,
         place: &mut Option<Packet>,
@@ -193,15 +239,15 @@ impl Path {
         let passing = Passing { packet, record, queued, memory: pool.memory(), now_ms: *now_ms };
         let (is_passed, to) = if hop.is(HopKind::Tunnel) {
             let headers = tunnels.kept(context, hop.target);
-            (headers.is_some_and(|headers| passing.pass_into::<OUT>(headers, mtu)), node.uplink)
+            (headers.is_some_and(|headers| passing.pass_into::<F, OUT>(headers, mtu)), node.uplink)
         } else if hop.is(HopKind::Interface) {
             let front = interfaces.get(hop.target).map(|slot| Ethernet(node.gateway_mac, slot.mac));
-            (front.is_some_and(|front| passing.pass::<OUT>(front, unlimited)), hop.target)
+            (front.is_some_and(|front| passing.pass::<F, OUT>(front, unlimited)), hop.target)
         } else if hop.is(HopKind::Uplink) {
             let next: NeighbourRecord = context.view.row(Table::Neighbour, hop.target as usize);
-            (next.is_resolved() && passing.pass::<OUT>(Ethernet(node.uplink_mac, next.mac), mtu), node.uplink)
+            (next.is_resolved() && passing.pass::<F, OUT>(Ethernet(node.uplink_mac, next.mac), mtu), node.uplink)
         } else {
-            return self.pass_inside::<OUT>(place, queued, id);
+            return self.pass_inside::<F, OUT>(place, queued, id);
         };
         if is_passed {
             queued.to = To::Interface(to);
@@ -211,19 +257,24 @@ impl Path {
 
     /// To another local end, whose half of the flow is next. The only other way on.
     #[inline(never)]
-    fn pass_inside<const OUT: bool>(&mut self, place: &mut Option<Packet>, queued: &Queued, id: FlowId) -> bool {
+    fn pass_inside<F: Family, const OUT: bool>(
+        &mut self,
+        place: &mut Option<Packet>,
+        queued: &Queued,
+        id: FlowId,
+    ) -> bool {
         let Some(packet) = place.as_mut() else { return false };
         let (record, memory) = (self.flows.record_mut(id), self.pool.memory());
         let hop = record.hop(OUT);
         let passing = Passing { packet, record, queued, memory, now_ms: self.now_ms };
-        if !hop.is(HopKind::Endpoint) || !passing.pass::<OUT>(Same, usize::MAX) {
+        if !hop.is(HopKind::Endpoint) || !passing.pass::<F, OUT>(Same, usize::MAX) {
             return false;
         }
         let record = self.flows.record(id);
         let sent = if OUT { record.outside() } else { record.inside.reversed() };
         let origin = self.origin_inside(queued.origin);
         if hop.worker == self.id {
-            self.queue_tuple(queued.at, sent.reversed(), true, Way::Back, origin);
+            self.queue_tuple(queued.at, sent.reversed(), F::HEADERS, Way::Back, origin);
         } else {
             self.hand(hop.worker, place, Stage::Back(origin));
         }

@@ -1,15 +1,14 @@
-//! Packets amid a flow take a short way (`worker/plain.rs`). What it makes of them must be what the general way makes of the
-//! flow's first packet, which always takes that; other golden packets say what this is.
+//! Packets amid a flow take a short way (`worker/plain.rs`), over IPv4 and over IPv6. What it makes of them must be what the
+//! general way makes of the flow's first packet, which always takes that; other golden packets say what this is.
 
 use crate::support::packets::{ACK, PSH, tcp};
 use crate::support::*;
 use proptest::prelude::*;
 use tables::Protocol;
 
-const REMOTE_HTTP: (Addr, u16, Protocol) = (SERVICE, 80, Protocol::TCP);
-const REMOTE_DNS: (Addr, u16, Protocol) = (SERVICE, 53, Protocol::UDP);
-const LOCAL_HTTP: (Addr, u16, Protocol) = (SERVICE, 81, Protocol::TCP);
-const LOCAL_DNS: (Addr, u16, Protocol) = (SERVICE, 54, Protocol::UDP);
+/// Ports of a service with a backend elsewhere, and of one with a backend here.
+const REMOTE_PORTS: [(u16, Protocol); 2] = [(80, Protocol::TCP), (53, Protocol::UDP)];
+const LOCAL_PORTS: [(u16, Protocol); 2] = [(81, Protocol::TCP), (54, Protocol::UDP)];
 const URG: u8 = 32;
 
 /// Where packets go from pod A, or from the remote pod to it.
@@ -36,7 +35,10 @@ const JOURNEYS: [Journey; 6] = [
 #[derive(Clone, Debug)]
 struct Case {
     journey: Journey,
+    ends: Family,
     wrapped: Wrapped,
+    /// Of the addresses between nodes.
+    underlay: usize,
     is_tcp: bool,
     flags: u8,
     ttl: u8,
@@ -52,10 +54,13 @@ fn cases() -> impl Strategy<Value = Case> {
     // ECN is left out: what it says may change on the way.
     let ttl = prop_oneof![1u8..4, 1u8..];
     let headers = (ttl, any::<u8>().prop_map(|class| class & 0xfc));
-    (prop::sample::select(JOURNEYS.to_vec()), wrapped, any::<bool>(), flags, headers, payload, any::<bool>()).prop_map(
-        |(journey, wrapped, is_tcp, flags, (ttl, traffic_class), payload, has_checksum)| Case {
+    let way = (prop::sample::select(JOURNEYS.to_vec()), prop::sample::select(FAMILIES.to_vec()), wrapped, 0usize..2);
+    (way, any::<bool>(), flags, headers, payload, any::<bool>()).prop_map(
+        |((journey, ends, wrapped, underlay), is_tcp, flags, (ttl, traffic_class), payload, has_checksum)| Case {
             journey,
+            ends,
             wrapped,
+            underlay,
             is_tcp,
             flags,
             ttl,
@@ -68,25 +73,28 @@ fn cases() -> impl Strategy<Value = Case> {
 
 impl Case {
     fn node(&self) -> Node {
-        let mut node = Node::new(Shape { wrapped: self.wrapped, ..Shape::default() });
+        let Family { b, remote, service, .. } = self.ends;
+        let mut node = Node::new(Shape { wrapped: self.wrapped, underlay: self.underlay, ..Shape::default() });
         node.publish(|rows| {
-            rows.service(1, REMOTE_HTTP, &[(REMOTE, 8080)]);
-            rows.service(2, REMOTE_DNS, &[(REMOTE, 8080)]);
-            rows.service(3, LOCAL_HTTP, &[(B, 8080)]);
-            rows.service(4, LOCAL_DNS, &[(B, 8080)]);
+            let asked = [(REMOTE_PORTS, remote), (LOCAL_PORTS, b)];
+            let asked = asked.into_iter().flat_map(|(ports, backend)| ports.map(|port| (port, backend)));
+            for (id, ((port, protocol), backend)) in (1..).zip(asked) {
+                rows.service(id, (service, port, protocol), &[(backend, 8080)]);
+            }
         });
         node
     }
 
     fn packet(&self) -> Spec {
         let port = |tcp, udp| if self.is_tcp { tcp } else { udp };
+        let Family { a, b, remote, service, client, .. } = self.ends;
         let (src, dst) = match self.journey {
-            Journey::ToRemote => ((A, 1000), (REMOTE, 80)),
-            Journey::ToLocal => ((A, 1000), (B, 80)),
-            Journey::ToServiceElsewhere => ((A, 1000), (SERVICE, port(80, 53))),
-            Journey::ToServiceHere => ((A, 1000), (SERVICE, port(81, 54))),
-            Journey::ToOutside => ((A, 1000), (CLIENT, 80)),
-            Journey::FromRemote => ((REMOTE, 1000), (A, 80)),
+            Journey::ToRemote => ((a, 1000), (remote, 80)),
+            Journey::ToLocal => ((a, 1000), (b, 80)),
+            Journey::ToServiceElsewhere => ((a, 1000), (service, port(80, 53))),
+            Journey::ToServiceHere => ((a, 1000), (service, port(81, 54))),
+            Journey::ToOutside => ((a, 1000), (client, 80)),
+            Journey::FromRemote => ((remote, 1000), (a, 80)),
         };
         let packet = if self.is_tcp { tcp(src, dst, self.flags) } else { udp(src, dst) };
         packet.ttl(self.ttl).traffic_class(self.traffic_class).payload(&self.payload)
@@ -98,8 +106,9 @@ impl Case {
             _ => node.dressed(POD_A, &self.packet()).bytes(),
         };
         if !self.is_tcp && !self.has_checksum {
-            // RFC 768: there is none.
-            bytes[40..42].fill(0);
+            // RFC 768: there is none. Over IPv6 nobody may leave it out (RFC 8200, 8.1), which its receiver sees.
+            let checksum = if self.ends.a.is_v4() { 40 } else { 60 };
+            bytes[checksum..checksum + 2].fill(0);
         }
         match self.journey {
             Journey::FromRemote => packets::encapsulate(&node.shape.outer(2, 1), 50_000, &bytes).bytes(),
