@@ -2,9 +2,8 @@
 //! the process (`tables::flow`), so that a successor adopts it.
 //!
 //! A record is reached by its inside tuple (packets from the local end) and, if translated, by its outside tuple
-//! (packets towards it). A burst asks in steps, so that memory is fetched while other packets are worked on: `expect`
-//! the bucket of each hash, then find the `likely` record of each and `expect_record` it, then `confirm` each. This file
-//! must not decide what becomes of a packet.
+//! (packets towards it). A burst asks in steps, so that memory is fetched while other packets are worked on: `look_up`
+//! finds the likely record of each packet, and each is then confirmed. This file must not decide what becomes of a packet.
 //!
 //! A packet amid a connection whose flow is not known (after a restart without the predecessor's memory, or after expiry)
 //! is picked up: it is classified as a first one would be. Untranslated flows go on as they were; one to a service gets
@@ -23,12 +22,13 @@ pub mod timeouts;
 use crate::balance::affinity::Affinities;
 use crate::balance::loads::Loads;
 use crate::parse::{Kind, Meta, tcp_flag};
+pub use burst::Asked;
 use bytemuck::Zeroable;
 use in_use::InUse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tables::counters::DropReason;
-use tables::cpu::{prefetch, prefetch_far};
+use tables::cpu::prefetch;
 use tables::flow::{
     Bucket, FLAG_ANSWERED, FLAG_CONFIRMED, FLAG_COUNTED, FLAG_OPENED_LOCALLY, FLAG_TRANSLATED, FLAG_USED, FlowLayout,
     FlowRecord, FlowRegionError, HopKind, INDEX_START, Tuple, WORD_FLOW_SEED, WORD_WORKER, WORD_WORKERS,
@@ -60,6 +60,13 @@ pub type FlowId = u32;
 /// comparison. None is a number that no table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Likely(FlowId);
+
+impl From<Option<FlowId>> for Likely {
+    #[inline(always)]
+    fn from(id: Option<FlowId>) -> Likely {
+        Likely(id.unwrap_or(NONE))
+    }
+}
 
 impl Likely {
     pub const NONE: Likely = Likely(NONE);
@@ -236,25 +243,10 @@ impl FlowTable {
         prefetch(&buckets[index::home(buckets, hash)]);
     }
 
-    /// The record that a tuple with this hash most likely has: to be confirmed, and fetched before.
-    #[inline(always)]
-    pub fn likely(&self, hash: u64) -> Likely {
-        Likely(index::likely(self.parts.first(), hash).unwrap_or(NONE))
-    }
-
     /// The number of a likely record that this table has.
     #[inline(always)]
     pub fn known(&self, likely: Likely) -> Option<FlowId> {
         ((likely.0 as usize) < self.capacity()).then_some(likely.0)
-    }
-
-    /// All of a likely record will be used, after those of the packets before it.
-    #[inline(always)]
-    pub fn expect_record(&self, likely: Likely) {
-        if let Some(record) = self.parts.second().get(likely.0 as usize) {
-            prefetch_far(record.half(true));
-            prefetch_far(record.half(false));
-        }
     }
 
     /// It is nearly time for one that was expected.

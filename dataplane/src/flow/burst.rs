@@ -1,36 +1,74 @@
-//! Many flows found at once, for whoever has all tuples at hand and nothing to do between its steps: all that a step reads is
-//! asked for before the next one. A worker takes the same steps one by one. Must not change the table.
+//! The flows of many packets found at once: all that a step reads is asked for before the next one, into the second-level
+//! cache, which has places enough for a burst. Must not change the table.
 
 use super::{FlowId, FlowTable, Likely, Way, index};
 use crate::packet::BURST_MAX;
 use tables::cpu::prefetch_far;
 use tables::flow::Tuple;
 
+/// What is asked for one packet, and what was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Of its tuple: written and compared as words.
+    pub words: [u64; 5],
+    /// Of these, once they were looked up.
+    pub hash: u64,
+    /// The flow that the packet most likely belongs to.
+    pub likely: Likely,
+}
+
+impl Asked {
+    #[inline(always)]
+    pub fn new(words: [u64; 5]) -> Asked {
+        Asked { words, hash: 0, likely: Likely::NONE }
+    }
+}
+
 impl FlowTable {
+    /// Finds the likely record of each, and fetches all of these. Returns how many have none.
+    #[inline(always)]
+    pub fn look_up<T>(&self, burst: &mut [T], asked: impl Fn(&mut T) -> &mut Asked) -> usize {
+        burst.chunks_mut(BURST_MAX).map(|burst| self.look_up_together(burst, &asked)).sum()
+    }
+
+    #[inline(always)]
+    fn look_up_together<T>(&self, burst: &mut [T], asked: impl Fn(&mut T) -> &mut Asked) -> usize {
+        // Of its own, so that they stay in registers while the burst is written.
+        let (masks, buckets, records) = (self.masks, self.parts.first(), self.parts.second());
+        let mut homes = [0; BURST_MAX];
+        for (item, home) in burst.iter_mut().zip(&mut homes) {
+            let asked = asked(item);
+            asked.hash = masks.hash_words(&asked.words);
+            *home = index::home(buckets, asked.hash) as u32;
+            prefetch_far(&buckets[*home as usize]);
+        }
+        let mut unknown = 0;
+        for (item, home) in burst.iter_mut().zip(homes) {
+            let asked = asked(item);
+            let likely = index::likely_at(&buckets[home as usize], asked.hash);
+            match likely.and_then(|id| records.get(id as usize)) {
+                Some(record) => {
+                    prefetch_far(record.half(true));
+                    prefetch_far(record.half(false));
+                }
+                None => unknown += 1,
+            }
+            asked.likely = Likely::from(likely);
+        }
+        unknown
+    }
+
     /// As `find` of each tuple; of the two slices the shorter counts.
     pub fn find_burst(&self, tuples: &[Tuple], way: Way, found: &mut [Option<FlowId>]) {
         let count = tuples.len().min(found.len());
         for (tuples, found) in tuples[..count].chunks(BURST_MAX).zip(found[..count].chunks_mut(BURST_MAX)) {
-            self.find_together(tuples, way, found);
-        }
-    }
-
-    #[inline(always)]
-    fn find_together(&self, tuples: &[Tuple], way: Way, found: &mut [Option<FlowId>]) {
-        let (buckets, records) = (self.parts.first(), self.parts.second());
-        let (mut hashes, mut likely) = ([0; BURST_MAX], [Likely::NONE; BURST_MAX]);
-        for (tuple, hash) in tuples.iter().zip(&mut hashes) {
-            *hash = self.hash(tuple);
-            prefetch_far(&buckets[index::home(buckets, *hash)]);
-        }
-        for (&hash, likely) in hashes[..tuples.len()].iter().zip(&mut likely) {
-            *likely = self.likely(hash);
-            if let Some(record) = records.get(likely.0 as usize) {
-                prefetch_far(record.half(way == Way::Out));
+            let mut burst = [Asked::new([0; 5]); BURST_MAX];
+            let burst = &mut burst[..tuples.len()];
+            tuples.iter().zip(&mut *burst).for_each(|(tuple, asked)| asked.words = tuple.words());
+            self.look_up_together(burst, |asked| asked);
+            for (asked, found) in burst.iter().zip(found) {
+                *found = self.confirm(asked.likely, &asked.words, way, asked.hash);
             }
-        }
-        for (((tuple, hash), likely), found) in tuples.iter().zip(hashes).zip(likely).zip(found) {
-            *found = self.confirm(likely, &tuple.words(), way, hash);
         }
     }
 }

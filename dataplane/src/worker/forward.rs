@@ -178,12 +178,7 @@ impl Path {
         while !self.queue.is_empty() {
             let done = std::mem::take(&mut self.queue_done);
             let mut queue = std::mem::replace(&mut self.queue, done);
-            let mut unknown = 0;
-            for queued in &mut queue {
-                queued.likely = self.flows.likely(queued.hash);
-                self.flows.expect_record(queued.likely);
-                unknown += queued.likely.is_none() as usize;
-            }
+            let unknown = self.flows.look_up(&mut queue, |queued| &mut queued.asked);
             if unknown > 1 {
                 self.expect_new(context, &queue);
             }
@@ -207,7 +202,7 @@ impl Path {
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], queue: &mut [Queued]) {
         for i in 0..queue.len() {
             if let Some(ahead) = queue.get(i + RECORDS_AHEAD) {
-                self.flows.expect_soon(ahead.likely);
+                self.flows.expect_soon(ahead.asked.likely);
             }
             let queued = &mut queue[i];
             let place = &mut places[queued.at as usize];

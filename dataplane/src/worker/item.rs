@@ -4,7 +4,7 @@
 use super::forward::Path;
 use crate::classify::Origin;
 use crate::classify::ahead::{Expected, Opens};
-use crate::flow::{Likely, Way};
+use crate::flow::{Asked, Likely, Way};
 use crate::packet::{BURST_MAX, Packet};
 use crate::parse::{self, Meta};
 use tables::Protocol;
@@ -12,14 +12,10 @@ use tables::flow::{Hop, Tuple};
 
 /// A packet that waits for the next pass; it stands in its place of the burst.
 pub struct Queued {
-    /// Of the flow's tuple by its local end: written and compared as words.
-    pub words: [u64; 5],
-    /// Of the tuple.
-    pub hash: u64,
+    /// By the flow's tuple by its local end.
+    pub asked: Asked,
     pub protocol: Protocol,
     pub origin: Origin,
-    /// The flow that it most likely belongs to.
-    pub likely: Likely,
     /// Where it goes at the end.
     pub to: To,
     /// Where in the burst it stands.
@@ -96,17 +92,17 @@ impl Expected for Queued {
             Way::Out => Opens::Outside,
             Way::Back => Opens::Towards,
         };
-        self.likely.is_none().then_some(opens)
+        self.asked.likely.is_none().then_some(opens)
     }
 
     #[inline(always)]
     fn tuple(&self) -> Tuple {
-        Tuple::of_words(self.words)
+        Tuple::of_words(self.asked.words)
     }
 
     #[inline(always)]
     fn hash(&self) -> u64 {
-        self.hash
+        self.asked.hash
     }
 
     #[inline(always)]
@@ -134,11 +130,9 @@ impl Path {
     #[inline(always)]
     pub(super) fn queue_tuple(&mut self, at: u16, tuple: Tuple, headers: Headers, way: Way, origin: Origin) {
         let (words, protocol) = (tuple.words(), tuple.protocol);
-        let hash = self.flows.hash_words(&words);
-        self.flows.expect(hash);
         let enters = way == Way::Out || !origin.is_here();
-        let (likely, to) = (Likely::NONE, To::Nowhere);
-        self.queue.push(Queued { words, hash, protocol, origin, likely, to, at, way, enters, headers });
+        let (asked, to) = (Asked::new(words), To::Nowhere);
+        self.queue.push(Queued { asked, protocol, origin, to, at, way, enters, headers });
     }
 
     /// All that is known of a packet; None where there is none.
@@ -151,7 +145,7 @@ impl Path {
             Headers::PlainV6 => parse::parse_plain_v6(head, total)?,
             Headers::Any => self.metas[queued.place()],
         };
-        let Queued { hash, way, origin, enters, headers, at, likely, to, .. } = *queued;
+        let Queued { asked: Asked { hash, likely, .. }, way, origin, enters, headers, at, to, .. } = *queued;
         let is_plain = headers != Headers::Any;
         Some(Item { meta, hash, way, origin, enters, is_plain, at, likely, to })
     }

@@ -115,7 +115,7 @@ impl Path {
         ahead::expect(context, queue, *seed, knowns, |queued, Likely { mut outside, is_masqueraded }| {
             if is_masqueraded {
                 outside.local = context.node.snat[family(outside.local)];
-                outside.local_port = first_port(snat, *id, queued.hash ^ *seed);
+                outside.local_port = first_port(snat, *id, queued.asked.hash ^ *seed);
             }
             flows.expect(flows.hash_words(&outside.words()));
         });

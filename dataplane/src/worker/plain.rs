@@ -168,7 +168,7 @@ impl Passing<'_> {
         } else {
             F::forward(inner, enters)
         };
-        front.write(bytes, total, queued.hash, traffic_class);
+        front.write(bytes, total, queued.asked.hash, traffic_class);
         true
     }
 }
@@ -196,9 +196,9 @@ impl Path {
         place: &mut Option<Packet>,
         queued: &mut Queued,
     ) -> bool {
-        let Some(id) = self.flows.known(queued.likely) else { return false };
+        let Some(id) = self.flows.known(queued.asked.likely) else { return false };
         let record = self.flows.record(id);
-        if !record.is_of(&queued.words, OUT) {
+        if !record.is_of(&queued.asked.words, OUT) {
             return false;
         }
         if !self.scopes.is_current(&record.scopes) {
