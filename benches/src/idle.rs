@@ -8,7 +8,7 @@ use crate::device::Traffic;
 use crate::device::of_memory;
 use crate::node::{Kind, path, pools, traffic};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use dataplane::handoff::{Command, Handed, Mailbox, Stage};
+use dataplane::handoff::{Batch, Command, Mailbox, Stage};
 use dataplane::io::Interface;
 use dataplane::io::pool::FramePool;
 use dataplane::packet::Burst;
@@ -213,7 +213,9 @@ impl Node {
         packet.interface = POD;
         let mailbox = &self.mailboxes[0];
         self.sent.after(|| {
-            mailbox.send(&mut vec![Handed { packet, stage: Stage::Arrived }]);
+            let mut batch = Batch::default();
+            batch.push(&mut Some(packet), Stage::Arrived);
+            mailbox.send(&mut batch);
             mailbox.ring();
         })
     }

@@ -15,6 +15,7 @@ pub mod outside;
 pub mod ring;
 pub mod route;
 pub mod service;
+pub mod whence;
 
 use ahead::{Known, UNKNOWN};
 use bytemuck::Zeroable;

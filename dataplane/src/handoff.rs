@@ -3,8 +3,15 @@
 //! word, fences, and looks at its mailbox once more. One of them sees the other, so no packet waits for a sleeper
 //! (shown under loom in tests/loom.rs). One eventfd write a batch.
 
+mod batch;
+mod plain;
+
+pub use batch::Batch;
+pub use plain::Plain;
+
 use crate::classify::Origin;
-use crate::packet::{BURST_MAX, Packet};
+use crate::classify::whence::Whence;
+use crate::flow::Way;
 use crate::parcels::Parcels;
 use crate::worker::interfaces::Slot;
 use crossbeam::queue::ArrayQueue;
@@ -32,18 +39,34 @@ pub enum Stage {
     Asked,
     /// As `Back(Origin::Direct)`, which is looked at otherwise.
     Direct(Addr),
+    /// As `Back` or `Asked`, of a plain packet: its sender tells what it goes by, and its headers are not read again.
+    Plain(Plain),
     /// Finished; to be sent by an interface that only this worker polls.
     Send { interface: u32 },
 }
 
-/// A packet on its way to another worker.
-#[derive(Debug)]
-pub struct Handed {
-    pub packet: Packet,
-    pub stage: Stage,
-}
+impl Stage {
+    /// Of a packet that goes this way, to be read again.
+    #[inline(always)]
+    pub fn of(way: Way, origin: Origin) -> Stage {
+        match way {
+            Way::Out => Stage::Asked,
+            Way::Back => match origin {
+                Origin::Direct(peer) => Stage::Direct(peer),
+                _ => Stage::Back(origin),
+            },
+        }
+    }
 
-const _: () = assert!(size_of::<Handed>() <= 64);
+    /// The same of a plain one whose tuple has these words.
+    #[inline(always)]
+    pub fn of_plain(words: &[u64; 5], way: Way, whence: &Whence) -> Stage {
+        match Plain::of(words, way, whence) {
+            Some(plain) => Stage::Plain(plain),
+            None => Stage::of(way, whence.origin()),
+        }
+    }
+}
 
 /// What the main thread asks of a worker; done at a burst boundary.
 pub enum Command {
@@ -71,7 +94,7 @@ pub fn must_ring<W: Word>(sleep: &W) -> bool {
 
 /// One worker's mailbox.
 pub struct Mailbox {
-    packets: Parcels<Handed>,
+    packets: Parcels<Batch>,
     commands: ArrayQueue<Command>,
     sleep: AtomicU64,
     bell: OwnedFd,
@@ -81,7 +104,7 @@ impl Mailbox {
     pub fn new() -> std::io::Result<Mailbox> {
         use rustix::event::{EventfdFlags, eventfd};
         Ok(Mailbox {
-            packets: Parcels::new(BATCHES_MAX, BURST_MAX),
+            packets: Parcels::new(BATCHES_MAX, Batch::default),
             commands: ArrayQueue::new(COMMANDS_MAX),
             sleep: AtomicU64::new(0),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -95,7 +118,7 @@ impl Mailbox {
 
     /// Sends a batch, and leaves an empty one in its place; nothing happens if the owner is too far behind. Follow with
     /// `ring`.
-    pub fn send(&self, batch: &mut Vec<Handed>) -> bool {
+    pub fn send(&self, batch: &mut Batch) -> bool {
         self.packets.send(batch)
     }
 
@@ -113,13 +136,14 @@ impl Mailbox {
         pushed
     }
 
-    /// The oldest batch, at most a burst; `give_back` it once it is empty.
+    /// The oldest batch; `give_back` it once all its packets are gone.
     #[inline(always)]
-    pub fn take(&self) -> Option<Vec<Handed>> {
+    pub fn take(&self) -> Option<Batch> {
         self.packets.receive()
     }
 
-    pub fn give_back(&self, batch: Vec<Handed>) {
+    pub fn give_back(&self, mut batch: Batch) {
+        batch.clear();
         self.packets.give_back(batch);
     }
 

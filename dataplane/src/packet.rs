@@ -173,6 +173,11 @@ impl Default for Burst {
 }
 
 impl Burst {
+    /// One without room, which stands where another one was taken from.
+    pub fn none() -> Burst {
+        Burst { places: Vec::new() }
+    }
+
     pub fn len(&self) -> usize {
         self.places.len()
     }
@@ -197,6 +202,35 @@ impl Burst {
         }
         self.places.push(Some(packet));
         Ok(())
+    }
+
+    /// Takes all that is in another one, for which there must be room.
+    #[inline(always)]
+    pub fn append(&mut self, other: &mut Burst) {
+        debug_assert!(other.len() <= self.room());
+        self.places.append(&mut other.places);
+    }
+
+    /// Keeps these places alone, in order; all others must be empty.
+    #[inline(always)]
+    pub fn close_ranks(&mut self, places: impl ExactSizeIterator<Item = usize>) {
+        let count = places.len();
+        places.enumerate().for_each(|(at, from)| self.places.swap(at, from));
+        debug_assert!(self.places[count..].iter().all(Option::is_none), "a packet was forgotten");
+        self.places.truncate(count);
+    }
+
+    /// Takes a packet out of another place, for which there must be room here. Not looked at: it is moved as a whole.
+    #[inline(always)]
+    pub fn push_from(&mut self, place: &mut Option<Packet>) {
+        debug_assert!(!self.is_full() && place.is_some());
+        self.places.push(place.take());
+    }
+
+    /// So many places behind the last one will be written to soon, and are in another core's cache.
+    #[inline(always)]
+    pub fn expect(&self, ahead: usize) {
+        tables::cpu::prefetch_to_write(self.places.as_ptr().wrapping_add(self.len() + ahead).cast());
     }
 
     /// Takes all packets out, in order.

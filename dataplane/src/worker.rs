@@ -179,7 +179,7 @@ impl Worker {
             let Some(mut batch) = mailbox.take() else { break };
             let count = batch.len();
             self.changed |= self.path.pin();
-            self.path.forward_handed(batch.drain(..));
+            self.path.forward_handed(&mut batch);
             mailbox.give_back(batch);
             self.path.runtime.count_burst(count);
             packets += count;

@@ -27,6 +27,8 @@ mod fragments_refused;
 mod frames;
 #[path = "golden/guards.rs"]
 mod guards;
+#[path = "golden/handed.rs"]
+mod handed;
 #[path = "golden/host.rs"]
 mod host;
 #[path = "golden/icmp_errors.rs"]

@@ -22,8 +22,10 @@ pub struct FramePool {
     free: Vec<Frame>,
     /// Frames of other workers, by home.
     foreign: Vec<Vec<Frame>>,
+    /// Whose frame was the last one of these, and which are its: the next one most likely is, too.
+    last_home: (usize, Range<u32>),
     /// Rings by home worker: this worker takes from its own and pushes to the others'.
-    returns: Arc<[Parcels<Frame>]>,
+    returns: Arc<[Parcels<Vec<Frame>>]>,
 }
 
 impl FramePool {
@@ -32,7 +34,8 @@ impl FramePool {
         let per_worker = (frames.len() / workers).max(1);
         // A worker that is far behind is sent no more; then all its frames may have to wait in one place.
         let room = per_worker + frames.len() % workers + BATCH;
-        let returns: Arc<[Parcels<Frame>]> = (0..workers).map(|_| Parcels::new(BATCHES_MAX, room)).collect();
+        let parcels = |_| Parcels::new(BATCHES_MAX, || Vec::with_capacity(room));
+        let returns: Arc<[Parcels<Vec<Frame>>]> = (0..workers).map(parcels).collect();
         let mut pools: Vec<FramePool> = (0..workers)
             .map(|worker| FramePool {
                 memory: memory.clone(),
@@ -41,6 +44,7 @@ impl FramePool {
                 own: own(worker, workers, per_worker as u32),
                 free: Vec::with_capacity(frames.len()),
                 foreign: (0..workers).map(|_| Vec::with_capacity(room)).collect(),
+                last_home: (0, 0..0),
                 returns: returns.clone(),
             })
             .collect();
@@ -137,9 +141,14 @@ impl FramePool {
         self.put_foreign(frame);
     }
 
-    #[cold]
+    #[inline(never)]
     fn put_foreign(&mut self, frame: Frame) {
-        let home = ((frame.index() / self.frames_per_worker) as usize).min(self.returns.len() - 1);
+        if !self.last_home.1.contains(&frame.index()) {
+            let (workers, per_worker) = (self.returns.len(), self.frames_per_worker);
+            let home = ((frame.index() / per_worker) as usize).min(workers - 1);
+            self.last_home = (home, own(home, workers, per_worker));
+        }
+        let home = self.last_home.0;
         self.foreign[home].push(frame);
         if self.foreign[home].len().is_multiple_of(BATCH) {
             self.send_home(home);

@@ -10,7 +10,6 @@ use crate::classify::outside::Kept;
 use crate::classify::{self, Context, Decision, Origin, Verdict};
 use crate::cut;
 use crate::flow::{self, FlowId, Way};
-use crate::handoff::Stage;
 use crate::overlay::{self, direct};
 use crate::packet::Packet;
 use crate::parse::{self, Kind, Meta};
@@ -199,7 +198,7 @@ impl Path {
         match fragment {
             Some(fragment) => self.look_at_fragment(context, place, inner, &fragment, origin),
             None => match self.other_owner(context, place.packet, &inner, origin) {
-                Some(worker) => self.hand(worker, place.packet, Stage::Direct(peer)),
+                Some(worker) => self.leave(worker, place.at, Way::Back, origin),
                 None => self.queue(place.at, inner, false, Way::Back, origin),
             },
         }

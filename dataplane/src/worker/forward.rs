@@ -6,7 +6,7 @@ use crate::classify::ahead::{Knowns, UNKNOWN};
 use crate::classify::{self, Context, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::fragments::Fragments;
-use crate::handoff::{Handed, Stage};
+use crate::handoff::{Batch, Stage};
 use crate::io::pool::FramePool;
 use crate::packet::{BURST_MAX, Burst, Packet};
 use crate::parse::{Kind, Meta, tcp_flag};
@@ -16,9 +16,8 @@ use crate::rewrite::{self, Change};
 use crate::worker::fragments::Waiting;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
-use crate::worker::item::{Headers, Item, Queued, To, tuple};
+use crate::worker::item::{Headers, Item, Leaving, Queued, To, tuple};
 use crate::worker::limit::Limit;
-use crate::worker::look::Leaving;
 use crate::worker::owners::Owners;
 use crate::worker::plain::V4;
 use crate::worker::renewals::Renewals;
@@ -72,8 +71,8 @@ pub struct Path {
     pub(super) owners: Owners,
     pub(super) renewals: Renewals,
     pub(super) error_limit: Limit,
-    /// Where handed packets stand while they are worked on.
-    pub(super) handed: Burst,
+    /// Where packets that waited stand while they are worked on.
+    pub(super) spare: Burst,
     /// What waits for the next pass.
     pub(super) queue: Vec<Queued>,
     queue_done: Vec<Queued>,
@@ -82,6 +81,8 @@ pub struct Path {
     pub(super) knowns: Knowns,
     /// What is to be handed to other workers after the first pass.
     pub(super) leaving: Vec<Leaving>,
+    /// Of what is not plain.
+    pub(super) stages: Box<[Stage; BURST_MAX]>,
     /// What a packet was cut into.
     pub(super) parts: Vec<(Packet, Meta)>,
 }
@@ -117,12 +118,13 @@ impl Path {
             owners: Owners::default(),
             renewals: Renewals::new(),
             error_limit: Limit::default(),
-            handed: Burst::default(),
+            spare: Burst::default(),
             queue: Vec::with_capacity(BURST_MAX),
             queue_done: Vec::with_capacity(BURST_MAX),
             metas: Box::new([Meta::default(); BURST_MAX]),
             knowns: Box::new([UNKNOWN; BURST_MAX]),
             leaving: Vec::with_capacity(BURST_MAX),
+            stages: Box::new([Stage::Arrived; BURST_MAX]),
             parts: Vec::with_capacity(64),
         }
     }
@@ -143,22 +145,24 @@ impl Path {
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
     }
 
-    /// Forwards what another worker handed over, or what waited: one burst at most.
-    pub fn forward_handed(&mut self, handed: impl Iterator<Item = Handed>) {
-        let mut burst = std::mem::take(&mut self.handed);
-        let mut stages = [Stage::Arrived; BURST_MAX];
-        for (Handed { packet, stage }, place) in handed.zip(&mut stages) {
-            *place = stage;
-            let _ = burst.push(packet).map_err(|packet| self.drop_packet(packet, DropReason::HandoffFull));
-        }
+    /// Forwards what another worker handed over: one burst at most.
+    pub fn forward_handed(&mut self, batch: &mut Batch) {
+        let (burst, stages) = batch.parts();
         self.with_tables(|path, context| {
-            path.look_at_handed(context, burst.places_mut(), &stages);
+            path.look_at_handed(context, burst.places_mut(), stages);
             path.runtime.mark(WorkStage::HandOff, burst.len());
-            path.finish(context, &mut burst);
+            path.finish(context, burst);
             burst.clear();
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
-        self.handed = burst;
+    }
+
+    /// Forwards what waited, as its interface received it.
+    pub fn forward_held(&mut self, packet: Packet) {
+        let (mut burst, interface) = (std::mem::replace(&mut self.spare, Burst::none()), packet.interface);
+        let _ = burst.push(packet).map_err(|packet| self.drop_packet(packet, DropReason::NeighbourUnknown));
+        self.forward(interface, &mut burst);
+        self.spare = burst;
     }
 
     /// Runs with the pinned tables, if there are any.
@@ -245,9 +249,19 @@ impl Path {
     fn send_whole(&mut self, queue: &[Queued], burst: &mut Burst) -> bool {
         let Some(Queued { to: To::Interface(interface), .. }) = queue.first() else { return false };
         let goes = |queued: &Queued| matches!(queued.to, To::Interface(other) if other == *interface);
-        let is_whole = queue.len() == burst.len() && self.queue.is_empty() && queue.iter().all(goes);
+        if !self.queue.is_empty() || !queue.iter().all(goes) {
+            return false;
+        }
+        if queue.len() < burst.len() {
+            // The others have come to their end, here.
+            let is_in_order = queue.is_sorted_by(|one, next| one.at < next.at);
+            if !is_in_order || !self.interfaces.is_polled_here(*interface) {
+                return false;
+            }
+            burst.close_ranks(queue.iter().map(|queued| queued.at as usize));
+        }
         let block = self.status.block(self.id as usize);
-        is_whole && self.interfaces.stage_whole(*interface, burst, &mut self.pool, block)
+        self.interfaces.stage_whole(*interface, burst, &mut self.pool, block)
     }
 
     #[inline(always)]
@@ -383,7 +397,11 @@ impl Path {
             self.queue(item.at, item.meta, item.is_plain, Way::Back, origin);
         } else {
             self.note_ends_of_piece(place, &item.meta);
-            self.hand(hop.worker, place, Stage::Back(origin));
+            let stage = match item.is_plain {
+                true => Stage::of_plain(&item.meta.from_remote().words(), Way::Back, &origin.into()),
+                false => Stage::Back(origin),
+            };
+            self.hand(hop.worker, place, stage);
         }
     }
 

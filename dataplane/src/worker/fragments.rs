@@ -4,11 +4,11 @@
 
 use super::forward::Path;
 use super::item::Item;
-use super::look::{Place, stage};
+use super::look::Place;
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::fragments::{Ends, Judged, Key};
-use crate::packet::{BURST_MAX, Packet};
+use crate::packet::{BURST_MAX, Burst, Packet};
 use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use tables::Addr;
@@ -35,7 +35,7 @@ impl Path {
     ) {
         if let Some(worker) = self.learner(&meta, fragment, origin) {
             self.note_ends(place.packet, None);
-            return self.hand(worker, place.packet, stage(Way::Back, origin));
+            return self.leave(worker, place.at, Way::Back, origin);
         }
         let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
         let key = key(&meta, fragment, origin, interface);
@@ -70,7 +70,7 @@ impl Path {
         match self.other_owner(context, place.packet, &meta, origin) {
             Some(worker) => {
                 self.note_ends(place.packet, Some(&Ends::of(&meta)));
-                self.hand(worker, place.packet, stage(way, origin));
+                self.leave(worker, place.at, way, origin);
             }
             None => self.queue(place.at, meta, false, way, origin),
         }
@@ -121,7 +121,7 @@ impl Path {
 
     #[cold]
     fn release_burst(&mut self) -> usize {
-        let mut burst = std::mem::take(&mut self.handed);
+        let mut burst = std::mem::replace(&mut self.spare, Burst::none());
         let mut known = [None; BURST_MAX];
         while !burst.is_full()
             && let Some((Waiting { packet, origin }, ends)) = self.fragments.take_leaving()
@@ -140,11 +140,12 @@ impl Path {
                 let (Some((ends, origin)), Some((meta, _))) = (known, path.parse_ip(packet)) else { continue };
                 path.follow(context, Place { packet, at: at as u16 }, with_ends(meta, ends), origin);
             }
+            path.hand_leaving(burst.places_mut());
             path.finish(context, &mut burst);
             burst.clear();
         });
         burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
-        self.handed = burst;
+        self.spare = burst;
         count
     }
 

@@ -2,7 +2,6 @@
 //! not lost. They wait as they arrived, are tried again when the tables change, and dropped by name when nobody answers.
 
 use super::forward::Path;
-use crate::handoff::{Handed, Stage};
 use crate::packet::Packet;
 use std::collections::VecDeque;
 use tables::Addr;
@@ -65,7 +64,7 @@ impl Path {
     pub fn retry_held(&mut self) {
         for _ in 0..self.held.len() {
             let Some(packet) = self.held.take_oldest() else { return };
-            self.forward_handed(std::iter::once(Handed { packet, stage: Stage::Arrived }));
+            self.forward_held(packet);
         }
     }
 

@@ -1,20 +1,16 @@
 //! The interfaces as one worker sees them: it knows all, polls its own, and hands what others poll to their owners.
 
-use crate::handoff::{Handed, Mailbox, Stage};
+use crate::handoff::{Batch, Mailbox, Stage};
 use crate::io::Interface;
 use crate::io::pool::FramePool;
-use crate::packet::{BURST_MAX, Burst, Packet};
+use crate::packet::{Burst, Packet};
 use std::sync::Arc;
 use tables::counters::{DropReason, InterfaceCounter, WorkerCounter};
-use tables::cpu::prefetch_to_write;
 use tables::limits::INTERFACES_MAX;
 use tables::message::InterfaceKind;
 use tables::owner::Worker;
 use tables::status::Block;
 use tables::{Addr, Mac};
-
-/// A batch was read by another core before: what will be written to it is fetched so many packets ahead.
-const HANDED_AHEAD: usize = 12;
 
 /// One interface.
 pub struct Slot {
@@ -41,12 +37,12 @@ pub struct Interfaces {
     by_id: Box<[u16; INTERFACES_MAX]>,
     mailboxes: Arc<[Mailbox]>,
     /// What is to be handed to each worker at the next flush, a burst at most.
-    handed: Vec<Vec<Handed>>,
+    handed: Vec<Batch>,
 }
 
 impl Interfaces {
     pub fn new(worker: Worker, mailboxes: Arc<[Mailbox]>) -> Interfaces {
-        let handed = mailboxes.iter().map(|_| Vec::with_capacity(BURST_MAX)).collect();
+        let handed = mailboxes.iter().map(|_| Batch::default()).collect();
         let slots = Vec::with_capacity(INTERFACES_MAX);
         Interfaces { worker, slots, by_id: Box::new([0; INTERFACES_MAX]), mailboxes, handed }
     }
@@ -102,20 +98,27 @@ impl Interfaces {
         }
     }
 
-    /// The same of a whole burst, whose places must all be full: they change owners, and no packet is moved. The burst is
-    /// empty then.
+    #[inline(always)]
+    pub fn is_polled_here(&self, id: u32) -> bool {
+        self.get(id).is_some_and(|slot| slot.device.is_some())
+    }
+
+    /// The same of a whole burst, whose places must all be full: where nothing waits they change owners, and no packet is
+    /// moved. The burst is empty then.
     #[inline(always)]
     pub fn stage_whole(&mut self, id: u32, burst: &mut Burst, pool: &mut FramePool, status: Block<'_>) -> bool {
-        let Some(slot) = self.index(id).and_then(|index| self.slots.get_mut(index)) else { return false };
-        if slot.device.is_some() && slot.out.room() < burst.len() {
+        let slot = self.index(id).and_then(|index| self.slots.get_mut(index));
+        let Some(slot) = slot.filter(|slot| slot.device.is_some()) else { return false };
+        if slot.out.room() < burst.len() {
             // It would have to go before the last packet anyway.
             flush(slot, pool, status);
         }
-        let fits = slot.device.is_some() && slot.out.is_empty();
-        if fits {
+        if slot.out.is_empty() {
             std::mem::swap(&mut slot.out, burst);
+        } else {
+            slot.out.append(burst);
         }
-        fits
+        true
     }
 
     /// Puts a finished packet into its interface's burst, or into the mailbox of the worker that polls it.
@@ -124,8 +127,8 @@ impl Interfaces {
         let Some(index) = self.index(id) else { return discard(packet, DropReason::InterfaceGone, pool, status) };
         let slot = &mut self.slots[index];
         if slot.device.is_none() {
-            let owner = slot.owner;
-            return self.hand(owner, Handed { packet, stage: Stage::Send { interface: id } }, pool, status);
+            let (owner, stage) = (slot.owner, Stage::Send { interface: id });
+            return self.hand(owner, &mut Some(packet), stage, pool, status);
         }
         if slot.out.is_full() {
             flush(slot, pool, status);
@@ -135,17 +138,26 @@ impl Interfaces {
         }
     }
 
-    /// Hands a packet to the worker that owns it.
+    /// Hands the packet in this place to the worker that owns it.
     #[inline(always)]
-    pub fn hand(&mut self, to: Worker, handed: Handed, pool: &mut FramePool, status: Block<'_>) {
-        let Some(batch) = self.handed.get_mut(to as usize).filter(|_| to != self.worker) else {
-            return discard(handed.packet, DropReason::Loop, pool, status);
-        };
-        if batch.len() >= BURST_MAX && !self.mailboxes[to as usize].send(batch) {
-            return discard(handed.packet, DropReason::HandoffFull, pool, status);
+    pub fn hand(
+        &mut self,
+        to: Worker,
+        place: &mut Option<Packet>,
+        stage: Stage,
+        pool: &mut FramePool,
+        status: Block<'_>,
+    ) {
+        if place.is_none() {
+            return;
         }
-        prefetch_to_write(batch.as_ptr().wrapping_add(batch.len() + HANDED_AHEAD).cast());
-        batch.push(handed);
+        let Some(batch) = self.handed.get_mut(to as usize).filter(|_| to != self.worker) else {
+            return discard_from(place, DropReason::Loop, pool, status);
+        };
+        if batch.is_full() && !send_batch(&self.mailboxes[to as usize], batch) {
+            return discard_from(place, DropReason::HandoffFull, pool, status);
+        }
+        batch.push(place, stage);
         status.count(WorkerCounter::HandoffsOut, 1);
     }
 
@@ -161,10 +173,17 @@ impl Interfaces {
         }
         for (batch, mailbox) in self.handed.iter_mut().zip(&*self.mailboxes).filter(|(batch, _)| !batch.is_empty()) {
             // What does not go now goes with the next flush.
-            mailbox.send(batch);
+            send_batch(mailbox, batch);
             mailbox.ring();
         }
     }
+}
+
+/// Sends a batch, and has the one that takes its place fetched: its last reader was another core.
+fn send_batch(mailbox: &Mailbox, batch: &mut Batch) -> bool {
+    let is_sent = mailbox.send(batch);
+    batch.expect();
+    is_sent
 }
 
 /// Sends a slot's burst; what could not be sent is dropped and counted.
@@ -184,6 +203,13 @@ fn flush(slot: &mut Slot, pool: &mut FramePool, status: Block<'_>) {
 /// (packets, bytes) of a burst.
 pub fn weight(burst: &Burst) -> (u64, u64) {
     (burst.len() as u64, burst.iter().map(|packet| packet.total_size() as u64).sum())
+}
+
+#[cold]
+fn discard_from(place: &mut Option<Packet>, reason: DropReason, pool: &mut FramePool, status: Block<'_>) {
+    if let Some(packet) = place.take() {
+        discard(packet, reason, pool, status);
+    }
 }
 
 /// Drops a packet for a reason.

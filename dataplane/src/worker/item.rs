@@ -4,18 +4,21 @@
 use super::forward::Path;
 use crate::classify::Origin;
 use crate::classify::ahead::{Expected, Opens};
+use crate::classify::whence::Whence;
 use crate::flow::{Asked, Likely, Way};
+use crate::handoff::{Plain, Stage};
 use crate::packet::{BURST_MAX, Packet};
 use crate::parse::{self, Meta};
 use tables::Protocol;
 use tables::flow::{Hop, Tuple};
+use tables::owner::Worker;
 
 /// A packet that waits for the next pass; it stands in its place of the burst.
 pub struct Queued {
     /// By the flow's tuple by its local end.
     pub asked: Asked,
     pub protocol: Protocol,
-    pub origin: Origin,
+    pub whence: Whence,
     /// Where it goes at the end.
     pub to: To,
     /// Where in the burst it stands.
@@ -34,6 +37,25 @@ pub enum Headers {
     /// It may go the short way, and its `Meta` is not kept.
     PlainV4,
     PlainV6,
+}
+
+impl Headers {
+    #[inline(always)]
+    fn of(is_plain: bool, is_v4: bool) -> Headers {
+        match (is_plain, is_v4) {
+            (true, true) => Headers::PlainV4,
+            (true, false) => Headers::PlainV6,
+            (false, _) => Headers::Any,
+        }
+    }
+}
+
+/// A packet that another worker owns.
+pub(super) struct Leaving {
+    pub owner: Worker,
+    pub at: u16,
+    /// None: its `Stage` is kept.
+    pub plain: Option<Plain>,
 }
 
 /// All that is known of a packet on its way; the packet itself stands beside it.
@@ -84,11 +106,20 @@ impl Item {
     }
 }
 
+impl Queued {
+    #[inline(always)]
+    fn new(at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) -> Queued {
+        let (protocol, enters) = (Tuple::of_words(words).protocol, way == Way::Out || !whence.is_here());
+        let (asked, to) = (Asked::new(words), To::Nowhere);
+        Queued { asked, protocol, whence, to, at, way, enters, headers }
+    }
+}
+
 impl Expected for Queued {
     #[inline(always)]
     fn opens(&self) -> Option<Opens> {
         let opens = match self.way {
-            Way::Out if self.origin.is_here() => Opens::Local,
+            Way::Out if self.whence.is_here() => Opens::Local,
             Way::Out => Opens::Outside,
             Way::Back => Opens::Towards,
         };
@@ -115,24 +146,49 @@ impl Path {
     /// Queues a packet for the next passes.
     #[inline(always)]
     pub(super) fn queue(&mut self, at: u16, meta: Meta, is_plain: bool, way: Way, origin: Origin) {
-        let headers = match (is_plain, meta.is_v4) {
-            (true, true) => Headers::PlainV4,
-            (true, false) => Headers::PlainV6,
-            (false, _) => Headers::Any,
-        };
+        let headers = Headers::of(is_plain, meta.is_v4);
         if headers == Headers::Any {
             self.metas[at as usize % BURST_MAX] = meta;
         }
-        self.queue_tuple(at, tuple(&meta, way), headers, way, origin);
+        self.queue_words(at, tuple(&meta, way).words(), headers, way, origin.into());
     }
 
-    /// The same of one whose `Meta` is kept, or is not to be.
+    /// The same of one that this worker owns, or another, to which it is to be handed.
     #[inline(always)]
-    pub(super) fn queue_tuple(&mut self, at: u16, tuple: Tuple, headers: Headers, way: Way, origin: Origin) {
-        let (words, protocol) = (tuple.words(), tuple.protocol);
-        let enters = way == Way::Out || !origin.is_here();
-        let (asked, to) = (Asked::new(words), To::Nowhere);
-        self.queue.push(Queued { asked, protocol, origin, to, at, way, enters, headers });
+    pub(super) fn queue_for(
+        &mut self,
+        owner: Worker,
+        at: u16,
+        meta: Meta,
+        is_plain: bool,
+        (way, origin): (Way, Origin),
+    ) {
+        let headers = Headers::of(is_plain, meta.is_v4);
+        if headers == Headers::Any {
+            self.metas[at as usize % BURST_MAX] = meta;
+        }
+        // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
+        let (is_mine, words, whence) = (owner == self.id, tuple(&meta, way).words(), Whence::from(origin));
+        self.queue.push(Queued::new(at, words, headers, way, whence));
+        self.queue.truncate(self.queue.len() - !is_mine as usize);
+        let plain = if is_plain { Plain::of(&words, way, &whence) } else { None };
+        if plain.is_none() {
+            self.stages[at as usize % BURST_MAX] = Stage::of(way, origin);
+        }
+        self.leaving.push(Leaving { owner, at, plain });
+        self.leaving.truncate(self.leaving.len() - is_mine as usize);
+    }
+
+    /// Another worker is to be handed a packet, to be read again, after all that were found to leave before it.
+    pub(super) fn leave(&mut self, to: Worker, at: u16, way: Way, origin: Origin) {
+        self.stages[at as usize % BURST_MAX] = Stage::of(way, origin);
+        self.leaving.push(Leaving { owner: to, at, plain: None });
+    }
+
+    /// The same of one that has these words, and whose `Meta` is kept, or is not to be.
+    #[inline(always)]
+    pub(super) fn queue_words(&mut self, at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) {
+        self.queue.push(Queued::new(at, words, headers, way, whence));
     }
 
     /// All that is known of a packet; None where there is none.
@@ -145,8 +201,8 @@ impl Path {
             Headers::PlainV6 => parse::parse_plain_v6(head, total)?,
             Headers::Any => self.metas[queued.place()],
         };
-        let Queued { asked: Asked { hash, likely, .. }, way, origin, enters, headers, at, to, .. } = *queued;
-        let is_plain = headers != Headers::Any;
+        let Queued { asked: Asked { hash, likely, .. }, way, enters, headers, at, to, .. } = *queued;
+        let (is_plain, origin) = (headers != Headers::Any, queued.whence.origin());
         Some(Item { meta, hash, way, origin, enters, is_plain, at, likely, to })
     }
 

@@ -2,11 +2,12 @@
 //! owns is queued for the further passes; all else goes at once. Must not look into flows.
 
 use super::forward::{AHEAD, Path};
+use super::item::{Headers, Leaving};
 use crate::classify::{self, Context, Origin};
 use crate::flow::Way;
-use crate::handoff::{Handed, Stage};
+use crate::handoff::Stage;
 use crate::overlay::{self, OUTER_V4_BYTES};
-use crate::packet::{Checksum, Gso, Packet};
+use crate::packet::{BURST_MAX, Checksum, Gso, Packet};
 use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
@@ -14,6 +15,7 @@ use crate::worker::owners::NO_OWNER;
 use crate::worker::plain::may_pass;
 use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
+use tables::cpu::LINES_AT_ONCE;
 use tables::flow::Tuple;
 use tables::message::InterfaceKind;
 use tables::node::{NodeRecord, family};
@@ -40,8 +42,8 @@ impl Sender {
     }
 }
 
-/// What comes from another core's cache takes longer: more is under way at once, as much as the stride leaves room for.
-const AHEAD_HANDED: usize = 24;
+/// What comes from another core's cache takes longer; of no more packets are hints lost ([`LINES_AT_ONCE`]).
+const AHEAD_HANDED: usize = LINES_AT_ONCE / 2;
 /// Ethernet, IPv4, and what is read of TCP or UDP.
 const HEADERS_BYTES: usize = 14 + 20 + 14;
 
@@ -53,13 +55,6 @@ const NOBODY: Addr = Addr::v4([255; 4]);
 pub(super) struct Place<'p> {
     pub packet: &'p mut Option<Packet>,
     pub at: u16,
-}
-
-/// A packet that another worker owns.
-pub(super) struct Leaving {
-    at: u16,
-    to: Worker,
-    origin: Origin,
 }
 
 impl Path {
@@ -88,48 +83,47 @@ impl Path {
         self.hand_leaving(places);
     }
 
-    /// The same over what was handed over or waited.
+    /// The same over what was handed over.
+    #[inline(always)]
     pub(super) fn look_at_handed(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], stages: &[Stage]) {
+        self.status().count(WorkerCounter::HandoffsIn, stages.len() as u64);
         let chunks = self.pool.memory().chunks();
         places.iter().take(AHEAD_HANDED).for_each(|place| chunks.prefetch_handed(place, HEADERS_BYTES));
-        for at in 0..places.len() {
+        for (at, &stage) in stages.iter().enumerate().take(places.len()) {
             if let Some(ahead) = places.get(at + AHEAD_HANDED) {
                 chunks.prefetch_handed(ahead, HEADERS_BYTES);
             }
             let place = Place { packet: &mut places[at], at: at as u16 };
-            self.look(context, place, stages[at]);
+            self.look(context, place, stage);
         }
         self.hand_leaving(places);
     }
 
+    #[inline(always)]
     fn look(&mut self, context: &Context<'_>, place: Place<'_>, stage: Stage) {
         match stage {
             Stage::Send { interface } => {
-                self.status().count(WorkerCounter::HandoffsIn, 1);
                 if let Some(packet) = place.packet.take() {
                     self.send(interface, packet);
                 }
             }
-            Stage::Back(origin) => {
-                self.status().count(WorkerCounter::HandoffsIn, 1);
-                self.look_owned(context, place, Way::Back, origin);
+            Stage::Back(origin) => self.look_owned(context, place, Way::Back, origin),
+            Stage::Direct(peer) => self.look_handed_direct(context, place, peer),
+            Stage::Asked => self.look_owned(context, place, Way::Out, Origin::Uplink),
+            Stage::Plain(plain) => {
+                self.queue_words(place.at, plain.words(), Headers::PlainV4, plain.way, plain.whence());
             }
-            Stage::Direct(peer) => {
-                self.status().count(WorkerCounter::HandoffsIn, 1);
-                self.look_handed_direct(context, place, peer);
-            }
-            Stage::Asked => {
-                self.status().count(WorkerCounter::HandoffsIn, 1);
-                self.look_owned(context, place, Way::Out, Origin::Uplink);
-            }
-            Stage::Arrived => {
-                let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
-                match self.interfaces.get(interface).map(Sender::on) {
-                    Some(Sender::Uplink) => self.look_uplink(context, place),
-                    Some(sender) => self.look_local(context, place, &sender),
-                    None => self.drop_from(place.packet, DropReason::InterfaceGone),
-                }
-            }
+            Stage::Arrived => self.look_arrived(context, place),
+        }
+    }
+
+    #[inline(never)]
+    fn look_arrived(&mut self, context: &Context<'_>, place: Place<'_>) {
+        let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
+        match self.interfaces.get(interface).map(Sender::on) {
+            Some(Sender::Uplink) => self.look_uplink(context, place),
+            Some(sender) => self.look_local(context, place, &sender),
+            None => self.drop_from(place.packet, DropReason::InterfaceGone),
         }
     }
 
@@ -221,6 +215,7 @@ impl Path {
         }
     }
 
+    #[inline(never)]
     fn look_owned(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
         match self.parse_plain(place.packet) {
             Some(meta) => self.queue(place.at, meta, true, way, origin),
@@ -253,13 +248,8 @@ impl Path {
             return self.queue(place.at, meta, is_plain, Way::Back, origin);
         }
         match self.only_owner(context, &meta) {
-            to if (to as usize) < self.status.workers() => {
-                // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
-                let (is_mine, at) = (to == self.id, place.at);
-                self.queue(at, meta, is_plain, Way::Back, origin);
-                self.queue.truncate(self.queue.len() - !is_mine as usize);
-                self.leaving.push(Leaving { at, to, origin });
-                self.leaving.truncate(self.leaving.len() - is_mine as usize);
+            owner if (owner as usize) < self.status.workers() => {
+                self.queue_for(owner, place.at, meta, is_plain, (Way::Back, origin));
             }
             _ => self.queue_asker(context, place, meta, is_plain, origin),
         }
@@ -273,12 +263,8 @@ impl Path {
         let asker = if may_ask { self.owners.asked.find(context, &self.snat, asked) } else { None };
         let Some(asker) = asker else { return self.queue_or_hand(context, place, origin) };
         let workers = self.status.workers() as u16;
-        let to = if workers == 1 { self.id } else { asker.owner(&meta.from_remote(), workers) };
-        if to == self.id {
-            self.queue(place.at, meta, is_plain, Way::Out, origin);
-        } else {
-            self.hand(to, place.packet, Stage::Asked);
-        }
+        let owner = if workers == 1 { self.id } else { asker.owner(&meta.from_remote(), workers) };
+        self.queue_for(owner, place.at, meta, is_plain, (Way::Out, origin));
     }
 
     /// The owner of what goes to a pod, the host, or one of the node's SNAT ports; [`NO_OWNER`]: the tables must tell, and
@@ -310,10 +296,8 @@ impl Path {
             return self.take_out_of_geneve(context, place, &meta);
         }
         let way = self.way_of(context, place.packet, &meta, origin);
-        match self.other_owner(context, place.packet, &meta, origin) {
-            Some(worker) => self.hand(worker, place.packet, stage(way, origin)),
-            None => self.queue(place.at, meta, is_plain, way, origin),
-        }
+        let owner = self.other_owner(context, place.packet, &meta, origin).unwrap_or(self.id);
+        self.queue_for(owner, place.at, meta, is_plain, (way, origin));
     }
 
     /// Whether another node sends what a client asked it, where the usual tunnels are not Geneve.
@@ -341,21 +325,18 @@ impl Path {
 
     /// Hands over what other workers own.
     #[inline(always)]
-    fn hand_leaving(&mut self, places: &mut [Option<Packet>]) {
+    pub(super) fn hand_leaving(&mut self, places: &mut [Option<Packet>]) {
         let block = self.status.block(self.id as usize);
-        for Leaving { at, to, origin } in self.leaving.drain(..) {
-            if let Some(packet) = places[at as usize].take() {
-                self.interfaces.hand(to, Handed { packet, stage: Stage::Back(origin) }, &mut self.pool, block);
-            }
+        for Leaving { owner, at, plain } in self.leaving.drain(..) {
+            let stage = plain.map_or_else(|| self.stages[at as usize % BURST_MAX], Stage::Plain);
+            self.interfaces.hand(owner, &mut places[at as usize], stage, &mut self.pool, block);
         }
     }
 
     /// Hands a packet to another worker.
     pub(super) fn hand(&mut self, to: Worker, place: &mut Option<Packet>, stage: Stage) {
-        if let Some(packet) = place.take() {
-            let block = self.status.block(self.id as usize);
-            self.interfaces.hand(to, Handed { packet, stage }, &mut self.pool, block);
-        }
+        let block = self.status.block(self.id as usize);
+        self.interfaces.hand(to, place, stage, &mut self.pool, block);
     }
 
     /// The worker that keeps a packet's flow, if that is another than this one.
@@ -429,17 +410,6 @@ impl Path {
             Parsed::Drop(reason) => self.drop_from(place, reason),
         }
         None
-    }
-}
-
-/// How a packet is handed that goes this way.
-pub(super) fn stage(way: Way, origin: Origin) -> Stage {
-    match way {
-        Way::Out => Stage::Asked,
-        Way::Back => match origin {
-            Origin::Direct(peer) => Stage::Direct(peer),
-            _ => Stage::Back(origin),
-        },
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::forward::{Path, came_forged};
 use super::item::{Headers, Queued, To};
+use crate::classify::whence::Whence;
 use crate::classify::{Context, Origin};
 use crate::flow::{FlowId, Way, note_amid};
 use crate::handoff::Stage;
@@ -231,7 +232,7 @@ impl Path {
         let Some(packet) = place.as_mut() else { return false };
         let Path { flows, tunnels, interfaces, pool, now_ms, .. } = self;
         let record = flows.record_mut(id);
-        if !queued.origin.is_here() && !may_come(context, record, way(OUT), queued.origin) {
+        if !queued.whence.is_here() && !may_come(context, record, way(OUT), queued.whence.origin()) {
             return false;
         }
         let (node, hop) = (context.node, record.hop(OUT));
@@ -272,11 +273,11 @@ impl Path {
         }
         let record = self.flows.record(id);
         let sent = if OUT { record.outside() } else { record.inside.reversed() };
-        let origin = self.origin_inside(queued.origin);
+        let whence = Whence::from(self.origin_inside(queued.whence.origin()));
         if hop.worker == self.id {
-            self.queue_tuple(queued.at, sent.reversed(), F::HEADERS, Way::Back, origin);
+            self.queue_words(queued.at, sent.reversed().words(), F::HEADERS, Way::Back, whence);
         } else {
-            self.hand(hop.worker, place, Stage::Back(origin));
+            self.hand(hop.worker, place, Stage::of_plain(&sent.reversed().words(), Way::Back, &whence));
         }
         true
     }
