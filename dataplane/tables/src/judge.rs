@@ -64,6 +64,7 @@ pub fn identities(view: &View, addrs: &[Addr], identities: &mut [u32]) {
 struct Tables<'a> {
     sides: &'a [AtomicU64; SIDES * SIDE_WORDS],
     slots: &'a [[AtomicU64; POLICY_SLOT_WORDS]; SLOTS],
+    slot_mask: usize,
     blocks: &'a [Line; RULE_BLOCKS_MAX],
 }
 
@@ -73,7 +74,13 @@ impl<'a> Tables<'a> {
     fn of(view: &View<'a>) -> Option<Tables<'a>> {
         let sides = view.words_from(Table::PolicySet).first_chunk()?;
         let slots = view.words_from(Table::Policy).as_chunks().0.first_chunk()?;
-        Some(Tables { sides, slots, blocks: rules::blocks(view)? })
+        Some(Tables { sides, slots, slot_mask: view.slot_mask(Table::Policy), blocks: rules::blocks(view)? })
+    }
+
+    /// Where a tag's row stands, unless another's stands there.
+    #[inline(always)]
+    fn slot(&self, tag: u64) -> &'a [AtomicU64; POLICY_SLOT_WORDS] {
+        &self.slots[tag as usize & self.slot_mask & (SLOTS - 1)]
     }
 
     /// What is said where no rule says anything, and the block of everybody's rules.

@@ -17,7 +17,7 @@
 use crate::limits::*;
 
 /// Changes whenever the meaning of any shared byte changes.
-pub const LAYOUT_VERSION: u64 = 9;
+pub const LAYOUT_VERSION: u64 = 10;
 pub const MAGIC_TABLES: u64 = u64::from_le_bytes(*b"FWtables");
 pub const MAGIC_STATUS: u64 = u64::from_le_bytes(*b"FWstatus");
 pub const MAGIC_FLOWS: u64 = u64::from_le_bytes(*b"FWflows\0");
@@ -42,6 +42,8 @@ const COPY_START: usize = JOURNAL_START + JOURNAL_PUBLISHES * SCOPE_BITMAP_WORDS
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Table {
+    /// Of each hash table, how many of its slots are in use, less one: one less than a power of two.
+    Masks,
     Node,
     Endpoint,
     RouteLengths,
@@ -65,7 +67,8 @@ pub enum Table {
     IdentityTrie,
 }
 
-pub const TABLES: [Table; 20] = [
+pub const TABLES: [Table; 21] = [
+    Table::Masks,
     Table::Node,
     Table::Endpoint,
     Table::RouteLengths,
@@ -92,6 +95,7 @@ impl Table {
     /// As it is called in messages and metrics.
     pub fn name(self) -> &'static str {
         match self {
+            Table::Masks => "masks",
             Table::Node => "node",
             Table::Endpoint => "endpoint",
             Table::RouteLengths => "route_lengths",
@@ -115,11 +119,13 @@ impl Table {
         }
     }
 
-    /// (words of a record, records). Hash tables get twice their limit, so that probes stay short.
+    /// (words of a record, records). Hash tables get twice their limit, so that probes stay short; of these slots as many
+    /// are in use as the rows need (keyed.rs).
     fn shape(self) -> (usize, usize) {
         let words = |bytes: usize| bytes / 8;
         let hash = |key: usize, value: usize| 1 + words(key + value);
         match self {
+            Table::Masks => (1, TABLES.len()),
             Table::Node => (words(size_of::<crate::node::NodeRecord>()), 1),
             Table::Endpoint => (hash(16, size_of::<crate::endpoint::EndpointRecord>()), 2 * ENDPOINTS_MAX),
             Table::RouteLengths | Table::IdentityLengths => (words(size_of::<crate::lpm::Lengths>()), 1),

@@ -29,6 +29,7 @@ pub mod hash;
 pub mod image;
 pub mod judge;
 pub mod judged;
+mod keyed;
 pub mod layout;
 pub mod limits;
 pub mod lock;

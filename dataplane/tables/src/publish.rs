@@ -15,14 +15,12 @@
 //!
 //! This file must not know what rows mean.
 
-use crate::hash;
-use crate::layout::{self, Layout, LayoutError, SCOPE_BITMAP_WORDS, Table, WORD_GENERATION, WORD_SEED};
+use crate::layout::{self, Layout, LayoutError, SCOPE_BITMAP_WORDS, TABLES, Table, WORD_GENERATION, WORD_SEED};
 use crate::limits::JOURNAL_PUBLISHES;
 use crate::lpm::{self, LPMS};
 use crate::region::{Access, Region, RegionError};
 use crate::scope::{Scope, ScopeCounters, Touched};
-use crate::view;
-use crate::view::{Slot, View, write_record};
+use crate::view::{View, write_record};
 use crate::word::Word;
 use bytemuck::Pod;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,17 +85,14 @@ pub struct TableFull {
     pub limit: usize,
 }
 
-/// Words of a page.
-const PAGE_WORDS: usize = 512;
-
 /// Words of a copy, by offset within it.
 type Range = (u32, u32);
 
 /// The only writer of a tables region.
 pub struct Publisher {
-    region: Region,
+    pub(crate) region: Region,
     layout: Layout,
-    seed: u64,
+    pub(crate) seed: u64,
     live: u64,
     /// Changed in the idle copy since it was last equal to the live one.
     dirty: Vec<Range>,
@@ -105,7 +100,9 @@ pub struct Publisher {
     behind: Vec<Range>,
     touched: Touched,
     /// Words of both copies that many changes will be spread over, until the second copy has its memory.
-    expected: Vec<std::ops::Range<usize>>,
+    pub(crate) expected: Vec<std::ops::Range<usize>>,
+    /// Rows of each hash table.
+    pub(crate) rows: [usize; TABLES.len()],
     /// By `Lpm`.
     pub(crate) prefixes: [lpm::Writer; LPMS.len()],
 }
@@ -120,7 +117,8 @@ impl Publisher {
         }
         let (dirty, behind, expected) = (Vec::new(), Vec::new(), Vec::new());
         let (touched, prefixes) = (Touched::default(), LPMS.map(lpm::Writer::new));
-        Ok(Publisher { region, layout, seed, live: 0, dirty, behind, touched, expected, prefixes })
+        let rows = [0; TABLES.len()];
+        Ok(Publisher { region, layout, seed, live: 0, dirty, behind, touched, expected, rows, prefixes })
     }
 
     pub fn region(&self) -> &Region {
@@ -172,7 +170,7 @@ impl Publisher {
     }
 
     /// The copy that a batch writes.
-    fn idle(&self) -> View<'_> {
+    pub(crate) fn idle(&self) -> View<'_> {
         let start = self.copy_start(self.live + 1);
         let words = &self.region.words()[start..start + self.layout.copy_words];
         View::new(words, &self.layout, self.seed, self.live + 1)
@@ -194,11 +192,21 @@ impl Publisher {
         self.dirty.iter().map(|(_, count)| *count as usize).sum()
     }
 
+    /// Where the copy begins that a batch writes.
+    pub(crate) fn idle_start(&self) -> usize {
+        self.copy_start(self.live + 1)
+    }
+
     /// Writes words of the idle copy, from word `at` of it.
     pub(crate) fn put<T: Pod>(&mut self, at: usize, value: &T) {
         let start = self.copy_start(self.live + 1);
         write_record(self.region.words(), start + at, value);
-        let (at, count) = (at as u32, (size_of::<T>() / 8) as u32);
+        self.note_written(at, size_of::<T>() / 8);
+    }
+
+    /// So many words of the idle copy were written, from word `at` of it.
+    pub(crate) fn note_written(&mut self, at: usize, count: usize) {
+        let (at, count) = (at as u32, count as u32);
         match self.dirty.last_mut() {
             // Most writes go on where the last one ended, or repeat it.
             Some((start, size)) if (*start..=*start + *size).contains(&at) => *size = (*size).max(at + count - *start),
@@ -239,71 +247,6 @@ impl Batch<'_> {
         }
         self.publisher.put(place.offset + index * place.record_words, value);
         Ok(())
-    }
-
-    /// So many rows of a hash table are about to be inserted. They lie all over it.
-    pub fn expect_rows(&mut self, table: Table, count: usize) {
-        let publisher = &mut *self.publisher;
-        let place = publisher.layout.place(table);
-        let words = place.offset..place.offset + place.record_words * place.capacity;
-        // On most of its pages there will be one.
-        if count >= words.len() / PAGE_WORDS / 2 {
-            let start = publisher.copy_start(publisher.live + 1);
-            publisher.region.expect_writes(start + words.start..start + words.end);
-            publisher.expected.push(words);
-        }
-    }
-
-    /// Inserts or replaces a row of a hash table.
-    pub fn insert<K: Pod + PartialEq, V: Pod>(&mut self, table: Table, key: &K, value: &V) -> Result<(), TableFull> {
-        let place = self.publisher.layout.place(table);
-        let tag = hash::tag(key, self.publisher.seed);
-        let (slot, is_new) = match self.view().slot(table, key, tag) {
-            Slot::Has(slot) => (slot, false),
-            Slot::Free(slot) => (slot, true),
-            Slot::Full => return Err(TableFull { table: table.name(), limit: place.capacity / 2 }),
-        };
-        let at = place.offset + slot * place.record_words;
-        if is_new {
-            self.publisher.put(at, &tag);
-            self.publisher.put(at + 1, key);
-        }
-        self.publisher.put(at + 1 + size_of::<K>() / 8, value);
-        Ok(())
-    }
-
-    /// Removes a row of a hash table; later rows of the same run shift back, so that no tombstone is left.
-    pub fn remove<K: Pod + PartialEq>(&mut self, table: Table, key: &K) -> bool {
-        let Some(mut hole) = self.view().find_slot(table, key) else { return false };
-        let place = self.publisher.layout.place(table);
-        let mask = place.capacity - 1;
-        let mut slot = hole;
-        loop {
-            slot = (slot + 1) & mask;
-            let tag = self.view().tag_at(place, slot);
-            if tag == 0 {
-                break;
-            }
-            // A row may fill the hole if its home does not lie between the hole and itself.
-            let from_home = slot.wrapping_sub(tag as usize) & mask;
-            if from_home >= (slot.wrapping_sub(hole) & mask) {
-                self.move_row(place, slot, hole);
-                hole = slot;
-            }
-        }
-        // The key, too: some readers go by it alone.
-        self.publisher.put(place.offset + hole * place.record_words, &[0u64; 2]);
-        true
-    }
-
-    fn move_row(&mut self, place: layout::Place, from: usize, to: usize) {
-        for word in 0..place.record_words {
-            let value: u64 = {
-                let start = self.publisher.copy_start(self.publisher.live + 1) + place.offset;
-                view::read_record(self.publisher.region.words(), start + from * place.record_words + word)
-            };
-            self.publisher.put(place.offset + to * place.record_words + word, &value);
-        }
     }
 
     /// Flows that depend on this are looked at again once published.

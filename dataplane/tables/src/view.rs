@@ -101,6 +101,15 @@ impl<'a> View<'a> {
         }
     }
 
+    /// By what a tag is cut to one of the slots that a hash table uses. Never more than it has: a damaged word leads astray
+    /// within it.
+    #[inline(always)]
+    pub(crate) fn slot_mask(&self, table: Table) -> usize {
+        let at = self.layout.place(Table::Masks).offset + table as usize;
+        self.words.get(at).map_or(0, |word| word.load(Ordering::Relaxed) as usize)
+            & (self.layout.place(table).capacity - 1)
+    }
+
     /// What a key is found by.
     #[inline(always)]
     pub fn tag<K: Pod>(&self, key: &K) -> u64 {
@@ -117,16 +126,16 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn expect_tag(&self, table: Table, tag: u64) {
         let place = self.layout.place(table);
-        let slot = tag as usize & (place.capacity - 1);
+        let slot = tag as usize & self.slot_mask(table);
         self.expect_words(place.offset + slot * place.record_words, place.record_words);
     }
 
     /// What stands under a tag, whatever its key is: a guess to fetch other things by, and nothing to decide by.
     #[inline(always)]
     pub fn guess<K: Pod, V: Pod>(&self, table: Table, tag: u64) -> Option<V> {
-        let place = self.layout.place(table);
+        let (place, mask) = (self.layout.place(table), self.slot_mask(table));
         for probe in 0..PROBES_MAX {
-            let slot = (tag as usize).wrapping_add(probe) & (place.capacity - 1);
+            let slot = (tag as usize).wrapping_add(probe) & mask;
             match self.tag_at(place, slot) {
                 0 => return None,
                 found if found == tag => return Some(self.value(table, slot, size_of::<K>())),
@@ -163,9 +172,9 @@ impl<'a> View<'a> {
     /// Where `key` stands, or could. Probes are bounded: a damaged table costs time, never a hang.
     #[inline(always)]
     pub(crate) fn slot<K: Pod + PartialEq>(&self, table: Table, key: &K, tag: u64) -> Slot {
-        let place = self.layout.place(table);
+        let (place, mask) = (self.layout.place(table), self.slot_mask(table));
         for probe in 0..PROBES_MAX {
-            let slot = (tag as usize).wrapping_add(probe) & (place.capacity - 1);
+            let slot = (tag as usize).wrapping_add(probe) & mask;
             let found = self.tag_at(place, slot);
             if found == 0 {
                 return Slot::Free(slot);
@@ -206,10 +215,10 @@ impl<'a> View<'a> {
         lpm::longest_match_burst(self, table, addrs, found);
     }
 
-    /// All rows of a hash table, for listings. O(capacity).
+    /// All rows of a hash table, for listings. O(slots in use).
     pub fn rows<K: Pod, V: Pod>(&self, table: Table) -> impl Iterator<Item = (K, V)> + '_ {
         let place = self.layout.place(table);
-        (0..place.capacity)
+        (0..=self.slot_mask(table))
             .filter(move |&slot| self.tag_at(place, slot) != 0)
             .map(move |slot| (self.key_at(place, slot), self.value(table, slot, size_of::<K>())))
     }

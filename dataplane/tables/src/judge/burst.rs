@@ -2,7 +2,7 @@
 //! then what these say. Without a branch on who asks what: a branch that goes wrong costs more than all else here. The few
 //! whose slot has somebody else's row are answered one by one.
 
-use super::{KEY, Question, SLOTS, Tables, VALUE, answer};
+use super::{KEY, Question, Tables, VALUE, answer};
 use crate::View;
 use crate::cpu::{LINES_AT_ONCE, prefetch};
 use crate::judged::Judged;
@@ -53,7 +53,7 @@ impl<'a> Lanes<'a> {
     #[inline(always)]
     fn find_slots(&mut self, view: &View, tables: &Tables<'a>, questions: &[Question]) {
         for (question, slot) in questions.iter().zip(&mut self.slots) {
-            *slot = &tables.slots[view.tag(&question.key) as usize & (SLOTS - 1)];
+            *slot = tables.slot(view.tag(&question.key));
             prefetch(*slot);
         }
     }

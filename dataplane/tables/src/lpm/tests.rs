@@ -199,6 +199,7 @@ fn taking_a_prefix_away_gives_its_addresses_to_the_next_shorter_one() {
 #[test]
 fn a_change_writes_what_it_changes() {
     let mut publisher = publisher();
+    publisher.batch([]).unwrap().expect_rows(Lpm::Route.prefixes(), 1);
     let mut words = |text: &str, is_there: bool| {
         let before = publisher.dirty_words();
         let mut batch = publisher.batch([]).unwrap();
