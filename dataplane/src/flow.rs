@@ -412,8 +412,33 @@ pub fn note_amid(record: &mut FlowRecord, way: Way, tcp: Option<&tcp::Header>, n
     note_seen(record, way, is_life, now_ms);
 }
 
-/// No packet says more of who answered whom.
-const SETTLED: u8 = FLAG_ANSWERED | FLAG_CONFIRMED;
+/// By what of its flags there is news of a flow.
+const NEWS_FLAGS: u8 = FLAG_OPENED_LOCALLY | FLAG_ANSWERED | FLAG_CONFIRMED;
+
+/// The flags that a packet `out` of the local end, or towards it, adds to these. Confirmed is an answer after which the opener
+/// spoke on.
+const fn news(flags: u8, out: bool) -> u8 {
+    let is_by_opener = (flags & FLAG_OPENED_LOCALLY != 0) == out;
+    let said = match is_by_opener {
+        true if flags & FLAG_ANSWERED == 0 => 0,
+        true => FLAG_CONFIRMED,
+        false => FLAG_ANSWERED,
+    };
+    said & !flags
+}
+
+/// A bit for each combination of [`NEWS_FLAGS`] to which it adds any: asked by one look-up.
+const fn newsworthy(out: bool) -> u32 {
+    let (mut bits, mut flags) = (0, 0);
+    while flags <= NEWS_FLAGS {
+        bits |= ((news(flags, out) != 0) as u32) << flags;
+        flags += 1;
+    }
+    bits
+}
+
+const NEWSWORTHY_OUT: u32 = newsworthy(true);
+const NEWSWORTHY_BACK: u32 = newsworthy(false);
 
 #[inline(always)]
 fn note_seen(record: &mut FlowRecord, way: Way, is_life: bool, now_ms: u32) {
@@ -421,15 +446,10 @@ fn note_seen(record: &mut FlowRecord, way: Way, is_life: bool, now_ms: u32) {
         record.last_seen_ms = now_ms;
     }
     record.packets = record.packets.wrapping_add(1);
-    if record.flags & SETTLED == SETTLED {
-        return;
-    }
-    // Confirmed is an answer after which the opener spoke on.
-    let answered = record.flags & FLAG_ANSWERED;
-    let news = if is_by_opener(record, way) { answered * (FLAG_CONFIRMED / FLAG_ANSWERED) } else { FLAG_ANSWERED };
-    // Written when it is news alone: what stands beside it is read soon, and a processor waits for parts just written.
-    if record.flags & news != news {
-        record.flags |= news;
+    let newsworthy = if way == Way::Out { NEWSWORTHY_OUT } else { NEWSWORTHY_BACK };
+    // Written when there is news alone: what stands beside it is read soon, and a processor waits for parts just written.
+    if newsworthy >> (record.flags & NEWS_FLAGS) & 1 != 0 {
+        record.flags |= news(record.flags, way == Way::Out);
     }
 }
 

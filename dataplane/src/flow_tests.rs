@@ -53,6 +53,23 @@ fn segment(flows: &mut FlowTable, id: FlowId, way: Way, flags: u8, now_ms: u32) 
 }
 
 #[test]
+fn a_record_of_ipv6_whose_lower_words_are_those_of_ipv4_is_not_taken_for_it() {
+    let of_v4 = (tuple(1, [172, 30, 0, 1]), tuple(1, [10, 1, 1, 9]));
+    let lower = |addr: Addr| Addr::of_words([1, addr.words()[1]]);
+    for (out, seen) in [(true, of_v4.0), (false, of_v4.1)] {
+        let of = |local, remote| {
+            let like = Tuple { local, remote, ..seen };
+            if out { record(like, of_v4.1) } else { record(of_v4.0, like) }
+        };
+        let words = seen.words();
+        assert!(of(seen.local, seen.remote).is_of_v4(&words, out));
+        assert!(!of(seen.local, seen.remote).is_of_v4(&words, !out));
+        assert!(!of(lower(seen.local), seen.remote).is_of_v4(&words, out));
+        assert!(!of(seen.local, lower(seen.remote)).is_of_v4(&words, out));
+    }
+}
+
+#[test]
 fn flows_leave_when_their_kind_of_silence_is_over() {
     let mut flows = table(64);
     let t = tuple(1, [1, 1, 1, 1]);

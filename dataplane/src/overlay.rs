@@ -87,6 +87,10 @@ pub struct OuterHeaders {
 }
 
 impl OuterHeaders {
+    /// Of no peer.
+    pub const NONE: OuterHeaders =
+        OuterHeaders { form: Form::UdpV4, size: 0, sum: Folded(0), template: [0; TEMPLATE_V6_BYTES] };
+
     /// The UDP checksum is zero, which VXLAN and Geneve ask for over IPv4 and may have over IPv6 (RFC 6935, 6936: the
     /// inner packet has its own, and who receives it sees to whom it belongs).
     pub fn new(outer: &Outer) -> OuterHeaders {
@@ -259,7 +263,8 @@ fn first_word(flow_hash: u64, traffic_class: u8) -> [u8; 4] {
 }
 
 fn source_port(flow_hash: u64) -> u16 {
-    SOURCE_PORT_FIRST + (flow_hash >> 16) as u16 % (u16::MAX - SOURCE_PORT_FIRST + 1)
+    // As the bytes lie in memory, so that nobody swaps them.
+    ((flow_hash >> 16) as u16).swap_bytes() | SOURCE_PORT_FIRST
 }
 
 #[cfg(test)]

@@ -116,18 +116,6 @@ impl Packet {
         true
     }
 
-    /// As [`push_front`](Self::push_front), of a [simple](Self::is_simple) packet.
-    #[inline(always)]
-    pub fn push_front_simply(&mut self, bytes: usize) -> bool {
-        debug_assert!(self.is_simple());
-        let is_room = bytes <= self.headroom();
-        if is_room {
-            self.start -= bytes as u16;
-            self.size += bytes as u16;
-        }
-        is_room
-    }
-
     /// Slides the start back to make room for outer headers. False, and nothing done, if the headroom is too small.
     #[inline(always)]
     pub fn push_front(&mut self, bytes: usize) -> bool {

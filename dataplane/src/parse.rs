@@ -8,7 +8,10 @@ mod fragment;
 mod plain;
 
 pub use fragment::{Fragment, HEADER_V6_BYTES, UNIT_BYTES};
-pub use plain::{PLAIN_L4, PLAIN_L4_V6, PLAIN_OUTER_BYTES, PlainOuter, parse_plain, parse_plain_outer, parse_plain_v6};
+pub use plain::{
+    PLAIN_L4, PLAIN_L4_V6, PLAIN_OUTER_BYTES, PlainOuter, parse_plain, parse_plain_amid, parse_plain_amid_v6,
+    parse_plain_outer, parse_plain_v6,
+};
 
 use crate::flow::sctp::chunk;
 use crate::overlay;

@@ -233,8 +233,17 @@ proptest::proptest! {
                 let long = parse(head, total);
                 proptest::prop_assert_eq!(format!("{:?}", Parsed::Ip(meta)), format!("{long:?}"));
             }
+            let amid = [parse_plain_amid(head, total), parse_plain_amid_v6(head, total)];
+            proptest::prop_assert_eq!(format!("{amid:?}"), format!("{:?}", short.map(|meta| meta.filter(is_amid))));
         }
     }
+}
+
+/// Whether a packet has a hop left, and neither opens nor ends a connection.
+fn is_amid(meta: &Meta) -> bool {
+    let (ack, others) = (tcp_flag::ACK, tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST);
+    let is_datagram = meta.protocol == Protocol::UDP;
+    meta.ttl > 1 && (is_datagram || meta.tcp_flags & ack != 0 && meta.tcp_flags & others == 0)
 }
 
 /// A packet over IPv6.

@@ -109,7 +109,7 @@ proptest! {
     /// Where headers are plain they are written by other code: it must leave the same bytes, whatever the checksums were.
     #[test]
     fn the_short_way_leaves_the_bytes_of_the_long_one(
-        v6: bool, is_udp: bool, hop: bool, translated: bool, traffic_class: u8, ttl in 2u8.., sums: [u16; 2], no_sum: bool,
+        v6: bool, is_udp: bool, hop: bool, out: bool, translated: bool, traffic_class: u8, ttl in 2u8.., sums: [u16; 2], no_sum: bool,
         payload in prop::collection::vec(any::<u8>(), 0..64), src: [u8; 16], dst: [u8; 16], ports: [u16; 2],
     ) {
         let mut bytes = build(v6, if is_udp { L4::Udp } else { L4::Tcp }, &payload);
@@ -121,11 +121,17 @@ proptest! {
         let at = before.l4 as usize + if is_udp { 6 } else { 16 };
         put(&mut bytes, at, if no_sum { 0 } else { sums[1] });
         let mut short = bytes.clone();
-        let to = Translation { src: addr(src), dst: addr(dst), src_port: ports[0], dst_port: ports[1] };
-        let change = translated.then(|| Change::of_packet(&before, &to));
+        let came = before.from_local();
+        let goes = Tuple { local: addr(src), remote: addr(dst), local_port: ports[0], remote_port: ports[1], ..came };
+        let (record, way) = match out {
+            true => (FlowRecord::new(came, &goes), Way::Out),
+            false => (FlowRecord::new(goes.reversed(), &came.reversed()), Way::Back),
+        };
+        let change = translated.then(|| Change::of_flow(&record, way));
         forward(&mut bytes, &before, change.as_ref(), hop, Checksum::Unverified);
         let class = match (&change, v6) {
-            (Some(change), false) => translate_plain(&mut short, is_udp, change, hop),
+            (Some(_), false) if out => translate_plain::<true>(&mut short, is_udp, &record, hop),
+            (Some(_), false) => translate_plain::<false>(&mut short, is_udp, &record, hop),
             (Some(change), true) => translate_plain_v6(&mut short, is_udp, change, hop),
             (None, false) => forward_plain(&mut short, hop),
             (None, true) => forward_plain_v6(&mut short, hop),

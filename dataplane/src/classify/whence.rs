@@ -28,6 +28,9 @@ pub enum WhenceKind {
 const NO_PEER: Addr = Addr::v4([0; 4]);
 
 impl Whence {
+    /// Of what a local end sends.
+    pub const LOCAL: Whence = Whence { peer: NO_PEER, worker: 0, kind: WhenceKind::Local };
+
     /// As [`Origin::is_here`].
     #[inline(always)]
     pub fn is_here(&self) -> bool {

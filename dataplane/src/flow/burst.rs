@@ -18,10 +18,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    #[inline(always)]
-    pub fn new(words: [u64; 5]) -> Asked {
-        Asked { words, hash: 0, likely: Likely::NONE }
-    }
+    /// Nothing yet.
+    pub const NONE: Asked = Asked { words: [0; 5], hash: 0, likely: Likely::NONE };
 }
 
 impl FlowTable {
@@ -35,17 +33,16 @@ impl FlowTable {
     fn look_up_together<T>(&self, burst: &mut [T], asked: impl Fn(&mut T) -> &mut Asked) -> usize {
         // Of its own, so that they stay in registers while the burst is written.
         let (masks, buckets, records) = (self.masks, self.parts.first(), self.parts.second());
-        let mut homes = [0; BURST_MAX];
-        for (item, home) in burst.iter_mut().zip(&mut homes) {
+        for item in burst.iter_mut() {
             let asked = asked(item);
             asked.hash = masks.hash_words(&asked.words);
-            *home = index::home(buckets, asked.hash) as u32;
-            prefetch_far(&buckets[*home as usize]);
+            prefetch_far(buckets.as_ptr().wrapping_add(index::home(buckets, asked.hash)));
         }
         let mut unknown = 0;
-        for (item, home) in burst.iter_mut().zip(homes) {
+        for item in burst {
             let asked = asked(item);
-            let likely = index::likely_at(&buckets[home as usize], asked.hash);
+            let home = &buckets[index::home(buckets, asked.hash)];
+            let likely = index::likely_at(home, asked.hash, records.len());
             match likely.and_then(|id| records.get(id as usize)) {
                 Some(record) => {
                     prefetch_far(record.half(true));
@@ -62,7 +59,7 @@ impl FlowTable {
     pub fn find_burst(&self, tuples: &[Tuple], way: Way, found: &mut [Option<FlowId>]) {
         let count = tuples.len().min(found.len());
         for (tuples, found) in tuples[..count].chunks(BURST_MAX).zip(found[..count].chunks_mut(BURST_MAX)) {
-            let mut burst = [Asked::new([0; 5]); BURST_MAX];
+            let mut burst = [Asked::NONE; BURST_MAX];
             let burst = &mut burst[..tuples.len()];
             tuples.iter().zip(&mut *burst).for_each(|(tuple, asked)| asked.words = tuple.words());
             self.look_up_together(burst, |asked| asked);

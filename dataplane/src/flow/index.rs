@@ -4,9 +4,7 @@
 
 use super::FlowId;
 use tables::cpu::{equal_bytes, equal_words};
-use tables::flow::{Bucket, ENTRIES_PER_BUCKET};
-
-const ID_MASK: u32 = 0x00ff_ffff;
+use tables::flow::{Bucket, ENTRIES_PER_BUCKET, FLOWS_MAX};
 
 /// Bits of a hash that a bucket keeps beside the record's number.
 #[derive(Clone, Copy)]
@@ -26,12 +24,12 @@ impl Mark {
         self.check | (id + 1)
     }
 
-    /// The record that an entry names, if its bits are ours.
+    /// The record that an entry names, if its bits are ours and there are as many records.
     #[inline(always)]
-    fn id_in(self, entry: u32) -> Option<FlowId> {
+    fn id_in(self, entry: u32, records: usize) -> Option<FlowId> {
         // Other bits make it too large, and an empty entry the largest of all.
         let id = (entry ^ self.check).wrapping_sub(1);
-        (id < ID_MASK).then_some(id)
+        ((id as usize) < records).then_some(id)
     }
 }
 
@@ -59,16 +57,16 @@ fn matching(bucket: &Bucket, tag: u8) -> u16 {
     equal_bytes(&line[0], tag) & ENTRIES
 }
 
-/// The records in one bucket that may bear a tuple of this hash.
+/// The records in one bucket that may bear a tuple of this hash, of so many that there are, at most [`FLOWS_MAX`].
 #[inline(always)]
-fn candidates(bucket: &Bucket, hash: u64) -> impl Iterator<Item = FlowId> + '_ {
+fn candidates(bucket: &Bucket, hash: u64, records: usize) -> impl Iterator<Item = FlowId> + '_ {
     let mark = Mark::of(hash);
     let mut bits = matching(bucket, mark.tag);
     std::iter::from_fn(move || {
         while bits != 0 {
             let at = bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            if let Some(id) = bucket.entries.get(at).and_then(|&entry| mark.id_in(entry)) {
+            if let Some(id) = bucket.entries.get(at).and_then(|&entry| mark.id_in(entry, records)) {
                 return Some(id);
             }
         }
@@ -78,21 +76,21 @@ fn candidates(bucket: &Bucket, hash: u64) -> impl Iterator<Item = FlowId> + '_ {
 
 /// The first record that may bear a tuple of this hash, without looking further than its home bucket.
 #[inline(always)]
-pub fn likely_at(home: &Bucket, hash: u64) -> Option<FlowId> {
-    candidates(home, hash).next()
+pub fn likely_at(home: &Bucket, hash: u64, records: usize) -> Option<FlowId> {
+    candidates(home, hash, records).next()
 }
 
 /// The record of this hash that is the right one.
 #[inline(always)]
 pub fn find(buckets: &[Bucket], hash: u64, mut is_it: impl FnMut(FlowId) -> bool) -> Option<FlowId> {
     let bucket = &buckets[home(buckets, hash)];
-    if let Some(id) = candidates(bucket, hash).find(|&id| is_it(id)) {
+    if let Some(id) = candidates(bucket, hash, FLOWS_MAX).find(|&id| is_it(id)) {
         return Some(id);
     }
     if bucket.overflown == 0 {
         return None;
     }
-    spares(buckets, hash).find_map(|spare| candidates(&buckets[spare], hash).find(|&id| is_it(id)))
+    spares(buckets, hash).find_map(|spare| candidates(&buckets[spare], hash, FLOWS_MAX).find(|&id| is_it(id)))
 }
 
 /// Adds a record under a hash. False: all its buckets are full.
@@ -181,7 +179,8 @@ mod tests {
     fn a_tag_that_matches_by_chance_is_told_apart_by_the_other_bits() {
         let mut buckets = [Bucket::zeroed(); 4];
         insert(&mut buckets, 7 | 1 << 8, 3);
-        assert_eq!(likely_at(&buckets[home(&buckets, 7 | 1 << 8)], 7 | 1 << 8), Some(3));
-        assert_eq!(likely_at(&buckets[home(&buckets, 7 | 2 << 8)], 7 | 2 << 8), None);
+        assert_eq!(likely_at(&buckets[home(&buckets, 7 | 1 << 8)], 7 | 1 << 8, 4), Some(3));
+        assert_eq!(likely_at(&buckets[home(&buckets, 7 | 2 << 8)], 7 | 2 << 8, 4), None);
+        assert_eq!(likely_at(&buckets[home(&buckets, 7 | 1 << 8)], 7 | 1 << 8, 3), None, "there is no such record");
     }
 }

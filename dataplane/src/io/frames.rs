@@ -181,6 +181,22 @@ impl Memory {
         self.bytes_mut(&mut packet.head, start, size)
     }
 
+    /// As `head_mut`, after the start of a [simple](Packet::is_simple) packet slid back over so many bytes. None, and nothing
+    /// done: there is no room. All that must hold is asked once, so that who knows the packet's size asks no more.
+    #[inline(always)]
+    pub fn grow<'a>(&'a self, packet: &'a mut Packet, front: usize) -> Option<&'a mut [u8]> {
+        debug_assert!(packet.is_simple());
+        let (start, size) = (packet.start as usize, packet.size as usize);
+        if start < LINK_BYTES + front || start + size > self.frame_size() {
+            return None;
+        }
+        packet.start = (start - front) as u16;
+        packet.size = (size + front) as u16;
+        // SAFETY: inside the chunk, since the end, which stays, is (seen above), and the start is behind the link; the frame
+        // is borrowed mutably, so this is the only reference.
+        Some(unsafe { std::slice::from_raw_parts_mut(self.chunk(&packet.head).add(start - front), size + front) })
+    }
+
     /// What stands in front of the packet: headers that were taken off, if they were so large; else nothing.
     pub fn front<'a>(&'a self, packet: &'a Packet, bytes: usize) -> &'a [u8] {
         let start = (packet.start as usize).checked_sub(bytes).filter(|&start| start >= LINK_BYTES);

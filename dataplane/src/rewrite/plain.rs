@@ -3,6 +3,7 @@
 
 use super::{Change, get, one_off, put};
 use tables::checksum::Folded;
+use tables::flow::FlowRecord;
 
 /// From the Ethernet header to the end of UDP's, of IPv4 and of IPv6.
 const UDP_END: usize = 14 + 20 + 8;
@@ -19,19 +20,20 @@ pub fn forward_plain(bytes: &mut [u8], hop: bool) -> u8 {
     head[15]
 }
 
-/// The same with one.
+/// The same with what a flow does to packets that go `OUT` of its local end, or towards it. Each part is read from its record
+/// where it is written: no processor has registers for all.
 #[inline(always)]
-pub fn translate_plain(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
+pub fn translate_plain<const OUT: bool>(bytes: &mut [u8], is_udp: bool, record: &FlowRecord, hop: bool) -> u8 {
     let Some(head) = bytes.first_chunk_mut::<UDP_END>() else { return 0 };
     let traffic_class = head[15];
-    write_hop(head, change.addresses.and(one_off(hop)), hop);
-    let (src, dst) = (change.to.src.words()[1] as u32, change.to.dst.words()[1] as u32);
-    put_word(head, 26, (src as u64) << 32 | dst as u64);
-    put_half(head, 34, (change.to.src_port as u32) << 16 | change.to.dst_port as u32);
+    write_hop(head, record.differences(OUT).0.and(one_off(hop)), hop);
+    let (addresses, ports) = record.ends_v4(OUT);
+    put_word(head, 26, addresses);
+    put_half(head, 34, ports);
     if is_udp {
-        update(head, 40, |field| update_udp(field, change.l4));
+        update(head, 40, |field| update_udp(field, record.differences(OUT).1));
     } else if let Some(head) = bytes.first_chunk_mut::<TCP_END>() {
-        update(head, 50, |field| change.l4.update(field));
+        update(head, 50, |field| record.differences(OUT).1.update(field));
     }
     traffic_class
 }
@@ -44,7 +46,7 @@ pub fn forward_plain_v6(bytes: &mut [u8], hop: bool) -> u8 {
     (get(head, 14) >> 4) as u8
 }
 
-/// As `translate_plain`, over IPv6.
+/// As `translate_plain`, over IPv6, by what a flow does to its packets of this way.
 #[inline(always)]
 pub fn translate_plain_v6(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
     let traffic_class = forward_plain_v6(bytes, hop);

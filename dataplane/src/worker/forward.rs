@@ -16,7 +16,7 @@ use crate::rewrite::{self, Change};
 use crate::worker::fragments::Waiting;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
-use crate::worker::item::{Headers, Item, Leaving, Queued, To, tuple};
+use crate::worker::item::{Headers, Item, Leaving, Queue, Queued, To, tuple};
 use crate::worker::limit::Limit;
 use crate::worker::owners::Owners;
 use crate::worker::plain::V4;
@@ -74,8 +74,8 @@ pub struct Path {
     /// Where packets that waited stand while they are worked on.
     pub(super) spare: Burst,
     /// What waits for the next pass.
-    pub(super) queue: Vec<Queued>,
-    queue_done: Vec<Queued>,
+    pub(super) queue: Queue,
+    queue_done: Queue,
     /// What was parsed of each packet of a burst that is not plain.
     pub(super) metas: Box<[Meta; BURST_MAX]>,
     pub(super) knowns: Knowns,
@@ -119,8 +119,8 @@ impl Path {
             renewals: Renewals::new(),
             error_limit: Limit::default(),
             spare: Burst::default(),
-            queue: Vec::with_capacity(BURST_MAX),
-            queue_done: Vec::with_capacity(BURST_MAX),
+            queue: Queue::new(),
+            queue_done: Queue::new(),
             metas: Box::new([Meta::default(); BURST_MAX]),
             knowns: Box::new([UNKNOWN; BURST_MAX]),
             leaving: Vec::with_capacity(BURST_MAX),
@@ -204,15 +204,16 @@ impl Path {
 
     #[inline(always)]
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], queue: &mut [Queued]) {
-        for i in 0..queue.len() {
-            if let Some(ahead) = queue.get(i + RECORDS_AHEAD) {
+        let mut rest = queue;
+        while let [queued, behind @ ..] = rest {
+            if let Some(ahead) = behind.get(RECORDS_AHEAD - 1) {
                 self.flows.expect_soon(ahead.asked.likely);
             }
-            let queued = &mut queue[i];
             let place = &mut places[queued.at as usize];
             if !(queued.headers == Headers::PlainV4 && self.pass_plainly::<V4>(context, place, queued)) {
                 self.act_otherwise(context, place, queued);
             }
+            rest = behind;
         }
     }
 

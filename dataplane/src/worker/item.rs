@@ -14,6 +14,7 @@ use tables::flow::{Hop, Tuple};
 use tables::owner::Worker;
 
 /// A packet that waits for the next pass; it stands in its place of the burst.
+#[derive(Clone)]
 pub struct Queued {
     /// By the flow's tuple by its local end.
     pub asked: Asked,
@@ -24,8 +25,6 @@ pub struct Queued {
     /// Where in the burst it stands.
     pub at: u16,
     pub way: Way,
-    /// It enters this node here: one hop is counted for each node that it passes.
-    pub enters: bool,
     pub headers: Headers,
 }
 
@@ -65,6 +64,7 @@ pub struct Item {
     pub hash: u64,
     pub way: Way,
     pub origin: Origin,
+    /// As of a [`Queued`].
     pub enters: bool,
     /// It may go the short way.
     pub is_plain: bool,
@@ -106,12 +106,70 @@ impl Item {
     }
 }
 
-impl Queued {
+/// The packets of a burst that wait for the next pass. Its memory is taken once.
+#[derive(Default)]
+pub(super) struct Queue {
+    slots: Box<[Queued]>,
+    count: usize,
+}
+
+impl Queue {
+    pub fn new() -> Queue {
+        Queue { slots: vec![Queued::NONE; BURST_MAX].into_boxed_slice(), count: 0 }
+    }
+
+    /// Of each of a burst's packets once. Of a place only what is known yet is written: the rest is found in the next pass.
     #[inline(always)]
-    fn new(at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) -> Queued {
-        let (protocol, enters) = (Tuple::of_words(words).protocol, way == Way::Out || !whence.is_here());
-        let (asked, to) = (Asked::new(words), To::Nowhere);
-        Queued { asked, protocol, whence, to, at, way, enters, headers }
+    fn push(&mut self, at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) {
+        let Some(slot) = self.slots.get_mut(self.count) else { return debug_assert!(false, "more than a burst") };
+        (slot.asked.words, slot.protocol) = (words, Tuple::of_words(words).protocol);
+        (slot.whence, slot.to, slot.at, slot.way, slot.headers) = (whence, To::Nowhere, at, way, headers);
+        self.count += 1;
+    }
+
+    /// Forgets the last one, if so.
+    #[inline(always)]
+    fn forget_last(&mut self, is_so: bool) {
+        self.count -= is_so as usize;
+    }
+
+    pub fn clear(&mut self) {
+        self.count = 0;
+    }
+}
+
+impl std::ops::Deref for Queue {
+    type Target = [Queued];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Queued] {
+        &self.slots[..self.count]
+    }
+}
+
+impl std::ops::DerefMut for Queue {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [Queued] {
+        &mut self.slots[..self.count]
+    }
+}
+
+impl Queued {
+    /// What stands in a place before the first packet.
+    const NONE: Queued = Queued {
+        asked: Asked::NONE,
+        protocol: Protocol(0),
+        whence: Whence::LOCAL,
+        to: To::Nowhere,
+        at: 0,
+        way: Way::Out,
+        headers: Headers::Any,
+    };
+
+    /// It enters this node here: one hop is counted for each node that it passes.
+    #[inline(always)]
+    pub fn enters(&self) -> bool {
+        self.way == Way::Out || !self.whence.is_here()
     }
 }
 
@@ -169,8 +227,8 @@ impl Path {
         }
         // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
         let (is_mine, words, whence) = (owner == self.id, tuple(&meta, way).words(), Whence::from(origin));
-        self.queue.push(Queued::new(at, words, headers, way, whence));
-        self.queue.truncate(self.queue.len() - !is_mine as usize);
+        self.queue.push(at, words, headers, way, whence);
+        self.queue.forget_last(!is_mine);
         let plain = if is_plain { Plain::of(&words, way, &whence) } else { None };
         if plain.is_none() {
             self.stages[at as usize % BURST_MAX] = Stage::of(way, origin);
@@ -188,7 +246,7 @@ impl Path {
     /// The same of one that has these words, and whose `Meta` is kept, or is not to be.
     #[inline(always)]
     pub(super) fn queue_words(&mut self, at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) {
-        self.queue.push(Queued::new(at, words, headers, way, whence));
+        self.queue.push(at, words, headers, way, whence);
     }
 
     /// All that is known of a packet; None where there is none.
@@ -201,8 +259,8 @@ impl Path {
             Headers::PlainV6 => parse::parse_plain_v6(head, total)?,
             Headers::Any => self.metas[queued.place()],
         };
-        let Queued { asked: Asked { hash, likely, .. }, way, enters, headers, at, to, .. } = *queued;
-        let (is_plain, origin) = (headers != Headers::Any, queued.whence.origin());
+        let Queued { asked: Asked { hash, likely, .. }, way, headers, at, to, .. } = *queued;
+        let (is_plain, origin, enters) = (headers != Headers::Any, queued.whence.origin(), queued.enters());
         Some(Item { meta, hash, way, origin, enters, is_plain, at, likely, to })
     }
 

@@ -12,7 +12,6 @@ use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
 use crate::worker::owners::NO_OWNER;
-use crate::worker::plain::may_pass;
 use tables::Addr;
 use tables::counters::{DropReason, WorkerCounter};
 use tables::cpu::LINES_AT_ONCE;
@@ -46,6 +45,8 @@ impl Sender {
 const AHEAD_HANDED: usize = LINES_AT_ONCE / 2;
 /// Ethernet, IPv4, and what is read of TCP or UDP.
 const HEADERS_BYTES: usize = 14 + 20 + 14;
+/// Inner headers are read, too.
+const UPLINK_BYTES: usize = OUTER_V4_BYTES + HEADERS_BYTES;
 
 /// An address that nobody has and that no packet may have for its source (RFC 1122, 3.2.1.3); one that does is judged spoofed
 /// by the look-up of its sender.
@@ -61,26 +62,41 @@ impl Path {
     /// First pass over what an interface received: parse, decapsulate, find the owner.
     #[inline(always)]
     pub(super) fn look_at_burst(&mut self, context: &Context<'_>, interface: u32, places: &mut [Option<Packet>]) {
-        let sender = self.interfaces.get(interface).map(Sender::on);
-        // Inner headers are read, too; or outer ones are written in front, where nothing lies yet.
-        let (bytes, front) = match sender {
-            Some(Sender::Uplink) => (OUTER_V4_BYTES + HEADERS_BYTES, 0),
-            _ => (HEADERS_BYTES, OUTER_V4_BYTES),
-        };
-        let chunks = self.pool.memory().chunks();
-        places.iter().take(AHEAD).for_each(|place| chunks.prefetch_head(place, bytes, front));
-        for at in 0..places.len() {
-            if let Some(ahead) = places.get(at + AHEAD) {
-                chunks.prefetch_head(ahead, bytes, front);
+        // A loop for each kind of sender, which is compiled for it.
+        match self.interfaces.get(interface).map(Sender::on) {
+            Some(Sender::Uplink) => self.look_at_all::<UPLINK_BYTES, 0>(places, |path, place| {
+                path.look_uplink(context, place);
+            }),
+            Some(sender @ Sender::Pod(mac, addrs)) => {
+                self.look_at_all::<HEADERS_BYTES, OUTER_V4_BYTES>(places, |path, place| {
+                    path.look_local(context, place, &sender, |meta| forbidden_to_pod(mac, &addrs, meta));
+                })
             }
-            let place = Place { packet: &mut places[at], at: at as u16 };
-            match &sender {
-                Some(Sender::Uplink) => self.look_uplink(context, place),
-                Some(sender) => self.look_local(context, place, sender),
-                None => self.drop_from(place.packet, DropReason::InterfaceGone),
-            }
+            Some(sender) => self.look_at_all::<HEADERS_BYTES, OUTER_V4_BYTES>(places, |path, place| {
+                path.look_local(context, place, &sender, |_| None);
+            }),
+            None => places.iter_mut().for_each(|place| self.drop_from(place, DropReason::InterfaceGone)),
         }
         self.hand_leaving(places);
+    }
+
+    /// Looks at each packet, whose first `BYTES` are read; `FRONT` bytes in front of it are written later.
+    #[inline(always)]
+    fn look_at_all<const BYTES: usize, const FRONT: usize>(
+        &mut self,
+        places: &mut [Option<Packet>],
+        mut look: impl FnMut(&mut Path, Place<'_>),
+    ) {
+        let chunks = self.pool.memory().chunks();
+        places.iter().take(AHEAD).for_each(|place| chunks.prefetch_head(place, BYTES, FRONT));
+        let (mut rest, mut at) = (places, 0);
+        while let [packet, behind @ ..] = rest {
+            if let Some(ahead) = behind.get(AHEAD - 1) {
+                chunks.prefetch_head(ahead, BYTES, FRONT);
+            }
+            look(self, Place { packet, at });
+            (rest, at) = (behind, at + 1);
+        }
     }
 
     /// The same over what was handed over.
@@ -122,16 +138,25 @@ impl Path {
         let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
         match self.interfaces.get(interface).map(Sender::on) {
             Some(Sender::Uplink) => self.look_uplink(context, place),
-            Some(sender) => self.look_local(context, place, &sender),
+            Some(sender) => self.look_local(context, place, &sender, |meta| forbidden(&sender, meta)),
             None => self.drop_from(place.packet, DropReason::InterfaceGone),
         }
     }
 
     /// From a pod or the host.
     #[inline(always)]
-    fn look_local(&mut self, context: &Context<'_>, place: Place<'_>, sender: &Sender) {
+    fn look_local(
+        &mut self,
+        context: &Context<'_>,
+        place: Place<'_>,
+        sender: &Sender,
+        forbidden: impl Fn(&Meta) -> Option<DropReason>,
+    ) {
         match self.parse_plain(place.packet) {
-            Some(meta) => self.admit(place, meta, true, sender),
+            Some(meta) => match forbidden(&meta) {
+                Some(reason) => self.drop_from(place.packet, reason),
+                None => self.queue(place.at, meta, true, Way::Out, Origin::Local),
+            },
             None => self.look_local_v6(context, place, sender),
         }
     }
@@ -371,10 +396,10 @@ impl Path {
 
     #[inline(always)]
     fn parse_plain(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
-        let packet = place.as_mut()?;
-        let meta = parse::parse_plain(self.pool.memory().head(packet), packet.total_size())?;
+        let packet = place.as_mut().filter(|packet| packet.is_simple())?;
+        let meta = parse::parse_plain_amid(self.pool.memory().head(packet), packet.head_size())?;
         packet.truncate(meta.end as usize);
-        may_pass(packet, &meta).then_some(meta)
+        Some(meta)
     }
 
     fn parse(&mut self, place: &mut Option<Packet>) -> Parsed {
@@ -417,7 +442,13 @@ impl Path {
 #[inline(always)]
 fn forbidden(sender: &Sender, meta: &Meta) -> Option<DropReason> {
     let Sender::Pod(mac, addrs) = sender else { return None };
-    let is_its_mac = meta.src_mac.word() == *mac;
+    forbidden_to_pod(*mac, addrs, meta)
+}
+
+/// The same of a pod that has these addresses.
+#[inline(always)]
+fn forbidden_to_pod(mac: u64, addrs: &[Addr; 2], meta: &Meta) -> Option<DropReason> {
+    let is_its_mac = meta.src_mac.word() == mac;
     (!is_its_mac || meta.src != addrs[0] && meta.src != addrs[1]).then(|| spoofed(is_its_mac, meta))
 }
 

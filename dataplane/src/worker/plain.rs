@@ -12,7 +12,7 @@ use crate::handoff::Stage;
 use crate::io::frames::Memory;
 use crate::overlay::{OUTER_V4_BYTES, OuterHeaders};
 use crate::packet::Packet;
-use crate::parse::{ETHERNET_BYTES, Meta, PLAIN_L4, PLAIN_L4_V6, tcp_flag};
+use crate::parse::{ETHERNET_BYTES, PLAIN_L4, PLAIN_L4_V6};
 use crate::rewrite::{self, Change};
 use tables::flow::{FLAG_CLIENT, FLAG_TRANSLATED, FlowRecord, HopKind};
 use tables::layout::Table;
@@ -27,8 +27,11 @@ pub(super) trait Family {
     /// As `rewrite::forward_plain`.
     fn forward(bytes: &mut [u8], hop: bool) -> u8;
 
-    /// As `rewrite::translate_plain`.
-    fn translate(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8;
+    /// As `rewrite::translate_plain`, as this flow does to packets that go `OUT` of its local end, or towards it.
+    fn translate<const OUT: bool>(bytes: &mut [u8], is_udp: bool, record: &FlowRecord, hop: bool) -> u8;
+
+    /// As `FlowRecord::is_of`.
+    fn is_of(record: &FlowRecord, words: &[u64; 5], out: bool) -> bool;
 }
 
 pub(super) struct V4;
@@ -43,8 +46,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn translate(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
-        rewrite::translate_plain(bytes, is_udp, change, hop)
+    fn translate<const OUT: bool>(bytes: &mut [u8], is_udp: bool, record: &FlowRecord, hop: bool) -> u8 {
+        rewrite::translate_plain::<OUT>(bytes, is_udp, record, hop)
+    }
+
+    #[inline(always)]
+    fn is_of(record: &FlowRecord, words: &[u64; 5], out: bool) -> bool {
+        record.is_of_v4(words, out)
     }
 }
 
@@ -60,8 +68,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn translate(bytes: &mut [u8], is_udp: bool, change: &Change, hop: bool) -> u8 {
-        rewrite::translate_plain_v6(bytes, is_udp, change, hop)
+    fn translate<const OUT: bool>(bytes: &mut [u8], is_udp: bool, record: &FlowRecord, hop: bool) -> u8 {
+        rewrite::translate_plain_v6(bytes, is_udp, &Change::of_flow(record, way(OUT)), hop)
+    }
+
+    #[inline(always)]
+    fn is_of(record: &FlowRecord, words: &[u64; 5], out: bool) -> bool {
+        record.is_of(words, out)
     }
 }
 
@@ -151,21 +164,27 @@ impl Passing<'_> {
     /// would be larger than `ip_size_max`.
     #[inline(always)]
     fn pass<F: Family, const OUT: bool>(self, front: impl Front, ip_size_max: usize) -> bool {
+        match self.queued.protocol == Protocol::UDP {
+            true => self.pass_of::<F, OUT, true>(front, ip_size_max),
+            false => self.pass_of::<F, OUT, false>(front, ip_size_max),
+        }
+    }
+
+    /// The same of UDP or of TCP.
+    #[inline(always)]
+    fn pass_of<F: Family, const OUT: bool, const UDP: bool>(self, front: impl Front, ip_size_max: usize) -> bool {
         let Passing { packet, record, queued, memory, now_ms } = self;
-        let (way, size, total) = (way(OUT), front.size(), packet.total_size() + front.size());
-        if total - ETHERNET_BYTES > ip_size_max || !packet.push_front_simply(size) {
+        let (way, size, total) = (way(OUT), front.size(), packet.head_size() + front.size());
+        if total > ip_size_max + ETHERNET_BYTES {
             return false;
         }
-        let bytes = memory.head_mut(packet);
-        let Some(inner) = bytes.get_mut(size..) else {
-            packet.pop_front(size);
-            return false;
-        };
-        let (is_udp, enters) = (queued.protocol == Protocol::UDP, OUT || queued.enters);
-        let tcp = if is_udp { None } else { inner.get(F::L4 as usize..).and_then(|l4| l4.first_chunk()) };
+        let Some(bytes) = memory.grow(packet, size) else { return false };
+        let inner = &mut bytes[size..];
+        let enters = OUT || queued.enters();
+        let tcp = if UDP { None } else { inner.get(F::L4 as usize..).and_then(|l4| l4.first_chunk()) };
         note_amid(record, way, tcp, now_ms);
         let traffic_class = if record.flags & FLAG_TRANSLATED != 0 {
-            F::translate(inner, is_udp, &Change::of_flow(record, way), enters)
+            F::translate::<OUT>(inner, UDP, record, enters)
         } else {
             F::forward(inner, enters)
         };
@@ -199,7 +218,7 @@ impl Path {
     ) -> bool {
         let Some(id) = self.flows.known(queued.asked.likely) else { return false };
         let record = self.flows.record(id);
-        if !record.is_of(&queued.asked.words, OUT) {
+        if !F::is_of(record, &queued.asked.words, OUT) {
             return false;
         }
         if !self.scopes.is_current(&record.scopes) {
@@ -236,7 +255,7 @@ impl Path {
             return false;
         }
         let (node, hop) = (context.node, record.hop(OUT));
-        let (mtu, unlimited) = (node.uplink_mtu as usize, usize::MAX);
+        let (mtu, unlimited) = (node.uplink_mtu as usize, u32::MAX as usize);
         let passing = Passing { packet, record, queued, memory: pool.memory(), now_ms: *now_ms };
         let (is_passed, to) = if hop.is(HopKind::Tunnel) {
             let headers = tunnels.kept(context, hop.target);
@@ -268,7 +287,7 @@ impl Path {
         let (record, memory) = (self.flows.record_mut(id), self.pool.memory());
         let hop = record.hop(OUT);
         let passing = Passing { packet, record, queued, memory, now_ms: self.now_ms };
-        if !hop.is(HopKind::Endpoint) || !passing.pass::<F, OUT>(Same, usize::MAX) {
+        if !hop.is(HopKind::Endpoint) || !passing.pass::<F, OUT>(Same, u32::MAX as usize) {
             return false;
         }
         let record = self.flows.record(id);
@@ -286,15 +305,6 @@ impl Path {
 #[inline(always)]
 const fn way(out: bool) -> Way {
     if out { Way::Out } else { Way::Back }
-}
-
-/// Whether a packet with plain headers may go this way: nothing is left to be done to it but what its flow says, it has a
-/// hop left, and it neither opens nor ends a connection.
-#[inline(always)]
-pub(super) fn may_pass(packet: &Packet, meta: &Meta) -> bool {
-    const NEWS: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST;
-    let is_amid = meta.protocol == Protocol::UDP || meta.tcp_flags & (NEWS | tcp_flag::ACK) == tcp_flag::ACK;
-    packet.is_simple() && meta.ttl > 1 && is_amid
 }
 
 /// Whether a packet that enters this node may be its flow's.

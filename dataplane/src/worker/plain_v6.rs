@@ -4,7 +4,7 @@
 use super::forward::Path;
 use super::item::Queued;
 use super::look::{Place, Sender};
-use super::plain::{V6, may_pass};
+use super::plain::V6;
 use crate::classify::{Context, Origin};
 use crate::flow::Way;
 use crate::packet::Packet;
@@ -55,9 +55,9 @@ impl Path {
 
     #[inline(always)]
     pub(super) fn parse_plain_v6(&mut self, place: &mut Option<Packet>) -> Option<Meta> {
-        let packet = place.as_mut()?;
-        let meta = parse::parse_plain_v6(self.pool.memory().head(packet), packet.total_size())?;
+        let packet = place.as_mut().filter(|packet| packet.is_simple())?;
+        let meta = parse::parse_plain_amid_v6(self.pool.memory().head(packet), packet.head_size())?;
         packet.truncate(meta.end as usize);
-        may_pass(packet, &meta).then_some(meta)
+        Some(meta)
     }
 }

@@ -14,18 +14,27 @@ const PLACES: usize = 1024;
 
 /// Added to a route's id: what goes to its peer by direct server return.
 const DIRECT: u32 = 1 << 31;
+/// A route's id that no route has.
+const NO_ROUTE: u32 = u32::MAX;
 
 /// The headers of one route's peer, in two cache lines.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Kept {
-    /// Or with [`DIRECT`].
+    /// Or with [`DIRECT`]; [`NO_ROUTE`]: nothing is kept.
     route: u32,
     generation: u64,
     headers: OuterHeaders,
 }
 
 impl Kept {
+    const NONE: Kept = Kept { route: NO_ROUTE, generation: 0, headers: OuterHeaders::NONE };
+
+    #[inline(always)]
+    fn is(&self, route: u32, generation: u64) -> bool {
+        self.route == route && self.generation == generation
+    }
+
     #[inline(always)]
     fn place(&self, index: usize) -> Place {
         Place { index: index as u32, size: self.headers.size() as u32 }
@@ -34,7 +43,7 @@ impl Kept {
 
 /// Headers by route id.
 pub struct Tunnels {
-    kept: Box<[Option<Kept>; PLACES]>,
+    kept: Box<[Kept; PLACES]>,
 }
 
 /// Where the headers of a peer are, until the next call of `find`.
@@ -55,13 +64,13 @@ impl Place {
 impl Tunnels {
     /// Room for all places.
     pub fn new() -> Tunnels {
-        let kept = vec![None; PLACES].try_into().unwrap_or_else(|_| unreachable!("so many were made"));
+        let kept = vec![Kept::NONE; PLACES].try_into().unwrap_or_else(|_| unreachable!("so many were made"));
         Tunnels { kept }
     }
 
     /// Forgets everything: the tables' generations begin anew.
     pub fn clear(&mut self) {
-        self.kept.fill(None);
+        self.kept.fill(Kept::NONE);
     }
 
     /// The headers to the peer of a tunnel route; `Err` is the address whose neighbour is not known yet.
@@ -70,7 +79,7 @@ impl Tunnels {
         let place = route as usize % PLACES;
         let generation = context.view.generation();
         match &self.kept[place] {
-            Some(kept) if kept.route == route && kept.generation == generation => Ok(kept.place(place)),
+            kept if kept.is(route, generation) => Ok(kept.place(place)),
             _ => self.make(context, route, place),
         }
     }
@@ -78,8 +87,8 @@ impl Tunnels {
     /// The same if they were made before.
     #[inline(always)]
     pub fn kept(&self, context: &Context<'_>, route: u32) -> Option<&OuterHeaders> {
-        let kept = self.kept[route as usize % PLACES].as_ref()?;
-        (kept.route == route && kept.generation == context.view.generation()).then_some(&kept.headers)
+        let kept = &self.kept[route as usize % PLACES];
+        kept.is(route, context.view.generation()).then_some(&kept.headers)
     }
 
     /// The same of direct server return, but for the option that names a backend.
@@ -87,7 +96,7 @@ impl Tunnels {
         let (id, place) = (route | DIRECT, (route as usize + PLACES / 2) % PLACES);
         let generation = context.view.generation();
         match &self.kept[place] {
-            Some(kept) if kept.route == id && kept.generation == generation => Ok(kept.place(place)),
+            kept if kept.is(id, generation) => Ok(kept.place(place)),
             _ => self.make(context, id, place),
         }
     }
@@ -115,13 +124,13 @@ impl Tunnels {
             vni: node.vni,
         });
         let kept = Kept { route: id, generation: context.view.generation(), headers };
-        self.kept[place] = Some(kept);
+        self.kept[place] = kept;
         Ok(kept.place(place))
     }
 
     #[inline(always)]
     pub fn headers(&self, place: Place) -> Option<&OuterHeaders> {
-        self.kept[place.index as usize].as_ref().map(|kept| &kept.headers)
+        self.kept.get(place.index as usize).map(|kept| &kept.headers)
     }
 }
 

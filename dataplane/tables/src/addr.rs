@@ -148,7 +148,7 @@ impl Mac {
     #[inline(always)]
     pub fn word(self) -> u64 {
         let [a, b, c, d, e, f] = self.0;
-        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+        u64::from_le_bytes([0, 0, a, b, c, d, e, f])
     }
 }
 

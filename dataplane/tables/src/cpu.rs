@@ -21,12 +21,12 @@ pub fn prefetch<T>(value: &T) {
 /// places for many more on their way (Zen 4: for two lines of each of 64 packets). Not for what is written soon: asked for
 /// in this way where a new flow will stand, it takes longer.
 #[inline(always)]
-pub fn prefetch_far<T>(value: &T) {
+pub fn prefetch_far<T>(value: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which never faults; SSE is part of x86_64.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast());
+        _mm_prefetch::<_MM_HINT_T1>(value.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;

@@ -270,6 +270,32 @@ impl FlowRecord {
         differences(&self.words(out), words) == 0
     }
 
+    /// The same of a tuple of IPv4, whose upper words are zero.
+    #[inline(always)]
+    pub fn is_of_v4(&self, words: &[u64; 5], out: bool) -> bool {
+        let [local_high, local_low, remote_high, remote_low, last] = self.words(out);
+        local_low == words[1] && remote_low == words[3] && last == words[4] && local_high | remote_high == 0
+    }
+
+    /// The addresses and ports that packets which go `out` of the local end have after it, or those towards it, as they stand
+    /// in the headers of IPv4: source before destination, each a word.
+    #[inline(always)]
+    pub fn ends_v4(&self, out: bool) -> (u64, u32) {
+        // Its ports lie in one word, the local one lower.
+        let (local, remote, ports) = match out {
+            true => {
+                let ports = self.outside_local_port as u32 | (self.outside_remote_port as u32) << 16;
+                (self.outside_local, self.outside_remote, ports.rotate_left(16))
+            }
+            false => {
+                let ports = self.inside.local_port as u32 | (self.inside.remote_port as u32) << 16;
+                (self.inside.remote, self.inside.local, ports)
+            }
+        };
+        let [[_, src], [_, dst]] = [local.words(), remote.words()];
+        (src << 32 | dst as u32 as u64, ports)
+    }
+
     /// Where the next unused record is, of one that is unused.
     pub fn next_free(&self) -> u32 {
         self.service
