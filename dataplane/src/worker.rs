@@ -257,7 +257,12 @@ impl Path {
     /// Pins the live tables; true if they changed.
     fn pin(&mut self) -> bool {
         let block = self.status.block(self.id as usize);
-        self.reader.as_mut().is_some_and(|reader| reader.pin(block.ack(), &mut self.scopes))
+        let is_changed = self.reader.as_mut().is_some_and(|reader| reader.pin(block.ack(), &mut self.scopes));
+        if is_changed {
+            self.changed_ms = self.now_ms;
+        }
+        self.unchanged_ms = self.now_ms.wrapping_sub(self.changed_ms);
+        is_changed
     }
 
     fn flush(&mut self) {

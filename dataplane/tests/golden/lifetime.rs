@@ -177,6 +177,22 @@ fn flows_of_one_pod_to_one_backend_are_renewed_alike_until_the_next_change() {
     }
 }
 
+/// A flow that was seen since the last change is not asked for its scopes, which takes a tick of the clock to be told.
+#[test]
+fn flows_that_went_on_for_a_while_since_the_last_change_see_the_next_one() {
+    let mut node = node();
+    let asked = [1000, 1001].map(|port| udp((A, port), (SERVICE, 53)));
+    for backend in [REMOTE, REMOTE_TWO, REMOTE] {
+        node.publish(|rows| rows.service(2, DNS, &[(backend, 5353)]));
+        for _ in 0..3 {
+            for packet in &asked {
+                assert_eq!(node.pass(POD_A, packet), node.tunnelled(packet.clone().to(backend, 5353).hop()));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
+    }
+}
+
 #[test]
 fn when_a_backend_comes_established_flows_stay_where_they_are() {
     let mut node = node();
