@@ -24,11 +24,13 @@ impl Plain {
     #[inline(always)]
     pub fn of(words: &[u64; 5], way: Way, whence: &Whence) -> Option<Plain> {
         let [local_high, local_low, remote_high, remote_low, ends] = *words;
-        let [local, remote] = [[local_high, local_low], [remote_high, remote_low]].map(Addr::of_words);
         let Whence { peer, worker, kind } = *whence;
-        let is_packed = local.is_v4() && remote.is_v4() && peer.is_v4() && kind != WhenceKind::Direct;
-        let [local, remote, peer] = [local, remote, peer].map(|addr| addr.words()[1] as u32);
-        is_packed.then_some(Plain { local, remote, ends, peer, worker, kind, way })
+        let addrs = [[local_high, local_low], [remote_high, remote_low], peer.words()];
+        // Asked once of all.
+        let [v4_high, v4_low] = Addr::v4_bits(0).words();
+        let odd = addrs.iter().fold(0, |odd, [high, low]| odd | (high ^ v4_high) | (low ^ v4_low) >> 32);
+        let [local, remote, peer] = addrs.map(|[_, low]| low as u32);
+        (odd == 0 && kind != WhenceKind::Direct).then_some(Plain { local, remote, ends, peer, worker, kind, way })
     }
 
     /// Of its tuple.

@@ -16,7 +16,7 @@ use crate::rewrite::{self, Change};
 use crate::worker::fragments::Waiting;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
-use crate::worker::item::{Headers, Item, Leaving, Queue, Queued, To, tuple};
+use crate::worker::item::{Headers, Item, Queue, Queued, Queues, To, tuple};
 use crate::worker::limit::Limit;
 use crate::worker::owners::Owners;
 use crate::worker::plain::V4;
@@ -77,16 +77,11 @@ pub struct Path {
     pub(super) error_limit: Limit,
     /// Where packets that waited stand while they are worked on.
     pub(super) spare: Burst,
-    /// What waits for the next pass.
-    pub(super) queue: Queue,
+    pub(super) queues: Queues,
     queue_done: Queue,
     /// What was parsed of each packet of a burst that is not plain.
     pub(super) metas: Box<[Meta; BURST_MAX]>,
     pub(super) knowns: Knowns,
-    /// What is to be handed to other workers after the first pass.
-    pub(super) leaving: Vec<Leaving>,
-    /// Of what is not plain.
-    pub(super) stages: Box<[Stage; BURST_MAX]>,
     /// What a packet was cut into.
     pub(super) parts: Vec<(Packet, Meta)>,
 }
@@ -125,12 +120,10 @@ impl Path {
             renewals: Renewals::new(),
             error_limit: Limit::default(),
             spare: Burst::default(),
-            queue: Queue::new(),
+            queues: Queues::new(),
             queue_done: Queue::new(),
             metas: Box::new([Meta::default(); BURST_MAX]),
             knowns: Box::new([UNKNOWN; BURST_MAX]),
-            leaving: Vec::with_capacity(BURST_MAX),
-            stages: Box::new([Stage::Arrived; BURST_MAX]),
             parts: Vec::with_capacity(64),
         }
     }
@@ -185,9 +178,9 @@ impl Path {
     /// changed in their places and moved a pass later: a processor is slow to read as a whole what was just written in
     /// parts.
     pub(super) fn finish(&mut self, context: &Context<'_>, burst: &mut Burst) {
-        while !self.queue.is_empty() {
+        while !self.queues.here().is_empty() {
             let done = std::mem::take(&mut self.queue_done);
-            let mut queue = std::mem::replace(&mut self.queue, done);
+            let mut queue = std::mem::replace(self.queues.here(), done);
             let unknown = self.flows.look_up(&mut queue, |queued| &mut queued.asked);
             if unknown > 1 {
                 self.expect_new(context, &queue);
@@ -256,7 +249,7 @@ impl Path {
     fn send_whole(&mut self, queue: &[Queued], burst: &mut Burst) -> bool {
         let Some(Queued { to: To::Interface(interface), .. }) = queue.first() else { return false };
         let goes = |queued: &Queued| matches!(queued.to, To::Interface(other) if other == *interface);
-        if !self.queue.is_empty() || !queue.iter().all(goes) {
+        if !self.queues.here().is_empty() || !queue.iter().all(goes) {
             return false;
         }
         if queue.len() < burst.len() {

@@ -154,11 +154,23 @@ impl Interfaces {
         let Some(batch) = self.handed.get_mut(to as usize).filter(|_| to != self.worker) else {
             return discard_from(place, DropReason::Loop, pool, status);
         };
-        if batch.is_full() && !send_batch(&self.mailboxes[to as usize], batch) {
+        if batch.is_full() && !send_batch(&self.mailboxes[to as usize], batch, status) {
             return discard_from(place, DropReason::HandoffFull, pool, status);
         }
         batch.push(place, stage);
-        status.count(WorkerCounter::HandoffsOut, 1);
+    }
+
+    /// As `hand`, as a call.
+    #[inline(never)]
+    pub fn hand_any(
+        &mut self,
+        to: Worker,
+        place: &mut Option<Packet>,
+        stage: Stage,
+        pool: &mut FramePool,
+        status: Block<'_>,
+    ) {
+        self.hand(to, place, stage, pool, status);
     }
 
     /// Whether something waits here for a worker that is too far behind.
@@ -173,15 +185,17 @@ impl Interfaces {
         }
         for (batch, mailbox) in self.handed.iter_mut().zip(&*self.mailboxes).filter(|(batch, _)| !batch.is_empty()) {
             // What does not go now goes with the next flush.
-            send_batch(mailbox, batch);
+            send_batch(mailbox, batch, status);
             mailbox.ring();
         }
     }
 }
 
 /// Sends a batch, and has the one that takes its place fetched: its last reader was another core.
-fn send_batch(mailbox: &Mailbox, batch: &mut Batch) -> bool {
+fn send_batch(mailbox: &Mailbox, batch: &mut Batch, status: Block<'_>) -> bool {
+    let count = batch.len();
     let is_sent = mailbox.send(batch);
+    status.count(WorkerCounter::HandoffsOut, if is_sent { count as u64 } else { 0 });
     batch.expect();
     is_sent
 }

@@ -6,7 +6,7 @@ use crate::classify::Origin;
 use crate::classify::ahead::{Expected, Opens};
 use crate::classify::whence::Whence;
 use crate::flow::{Asked, Likely, Way};
-use crate::handoff::{Plain, Stage};
+use crate::handoff::Plain;
 use crate::packet::{BURST_MAX, Packet};
 use crate::parse::{self, Meta};
 use tables::Protocol;
@@ -26,6 +26,8 @@ pub struct Queued {
     pub at: u16,
     pub way: Way,
     pub headers: Headers,
+    /// Who keeps its flow, of one that leaves.
+    pub owner: Worker,
 }
 
 /// What is known of a packet's headers.
@@ -47,14 +49,6 @@ impl Headers {
             (false, _) => Headers::Any,
         }
     }
-}
-
-/// A packet that another worker owns.
-pub(super) struct Leaving {
-    pub owner: Worker,
-    pub at: u16,
-    /// None: its `Stage` is kept.
-    pub plain: Option<Plain>,
 }
 
 /// All that is known of a packet on its way; the packet itself stands beside it.
@@ -127,10 +121,13 @@ impl Queue {
         self.count += 1;
     }
 
-    /// Forgets the last one, if so.
+    /// The same of one that may leave.
     #[inline(always)]
-    fn forget_last(&mut self, is_so: bool) {
-        self.count -= is_so as usize;
+    fn push_for(&mut self, owner: Worker, at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) {
+        if let Some(slot) = self.slots.get_mut(self.count) {
+            slot.owner = owner;
+        }
+        self.push(at, words, headers, way, whence);
     }
 
     pub fn clear(&mut self) {
@@ -154,6 +151,32 @@ impl std::ops::DerefMut for Queue {
     }
 }
 
+/// What waits for the next pass, and what is to be handed to other workers before that.
+pub(super) struct Queues([Queue; 2]);
+
+impl Queues {
+    pub fn new() -> Queues {
+        Queues([Queue::new(), Queue::new()])
+    }
+
+    /// No processor guesses well whose packet comes next: which queue it is, is counted and not asked.
+    #[inline(always)]
+    fn of(&mut self, is_here: bool) -> &mut Queue {
+        &mut self.0[is_here as usize]
+    }
+
+    /// Of packets that this worker owns.
+    #[inline(always)]
+    pub fn here(&mut self) -> &mut Queue {
+        self.of(true)
+    }
+
+    #[inline(always)]
+    pub fn leaving(&mut self) -> &mut Queue {
+        self.of(false)
+    }
+}
+
 impl Queued {
     /// What stands in a place before the first packet.
     const NONE: Queued = Queued {
@@ -164,12 +187,20 @@ impl Queued {
         at: 0,
         way: Way::Out,
         headers: Headers::Any,
+        owner: 0,
     };
 
     /// It enters this node here: one hop is counted for each node that it passes.
     #[inline(always)]
     pub fn enters(&self) -> bool {
         self.way == Way::Out || !self.whence.is_here()
+    }
+
+    /// What its owner is told of it, if there is room for all that is known.
+    #[inline(always)]
+    pub(super) fn told(&self) -> Option<Plain> {
+        let is_plain = self.headers == Headers::PlainV4;
+        if is_plain { Plain::of(&self.asked.words, self.way, &self.whence) } else { None }
     }
 }
 
@@ -225,28 +256,19 @@ impl Path {
         if headers == Headers::Any {
             self.metas[at as usize % BURST_MAX] = meta;
         }
-        // No processor guesses well whose packet comes next: it is put into both lists, and one forgets it.
-        let (is_mine, words, whence) = (owner == self.id, tuple(&meta, way).words(), Whence::from(origin));
-        self.queue.push(at, words, headers, way, whence);
-        self.queue.forget_last(!is_mine);
-        let plain = if is_plain { Plain::of(&words, way, &whence) } else { None };
-        if plain.is_none() {
-            self.stages[at as usize % BURST_MAX] = Stage::of(way, origin);
-        }
-        self.leaving.push(Leaving { owner, at, plain });
-        self.leaving.truncate(self.leaving.len() - is_mine as usize);
+        let (words, queue) = (tuple(&meta, way).words(), self.queues.of(owner == self.id));
+        queue.push_for(owner, at, words, headers, way, origin.into());
     }
 
     /// Another worker is to be handed a packet, to be read again, after all that were found to leave before it.
     pub(super) fn leave(&mut self, to: Worker, at: u16, way: Way, origin: Origin) {
-        self.stages[at as usize % BURST_MAX] = Stage::of(way, origin);
-        self.leaving.push(Leaving { owner: to, at, plain: None });
+        self.queues.leaving().push_for(to, at, [0; 5], Headers::Any, way, origin.into());
     }
 
     /// The same of one that has these words, and whose `Meta` is kept, or is not to be.
     #[inline(always)]
     pub(super) fn queue_words(&mut self, at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) {
-        self.queue.push(at, words, headers, way, whence);
+        self.queues.here().push(at, words, headers, way, whence);
     }
 
     /// All that is known of a packet; None where there is none.

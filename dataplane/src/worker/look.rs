@@ -2,12 +2,12 @@
 //! owns is queued for the further passes; all else goes at once. Must not look into flows.
 
 use super::forward::{AHEAD, Path};
-use super::item::{Headers, Leaving};
+use super::item::Headers;
 use crate::classify::{self, Context, Origin};
 use crate::flow::Way;
 use crate::handoff::Stage;
 use crate::overlay::{self, OUTER_V4_BYTES};
-use crate::packet::{BURST_MAX, Checksum, Gso, Packet};
+use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
@@ -352,10 +352,17 @@ impl Path {
     #[inline(always)]
     pub(super) fn hand_leaving(&mut self, places: &mut [Option<Packet>]) {
         let block = self.status.block(self.id as usize);
-        for Leaving { owner, at, plain } in self.leaving.drain(..) {
-            let stage = plain.map_or_else(|| self.stages[at as usize % BURST_MAX], Stage::Plain);
-            self.interfaces.hand(owner, &mut places[at as usize], stage, &mut self.pool, block);
+        for queued in self.queues.leaving().iter() {
+            let (owner, place) = (queued.owner, &mut places[queued.at as usize]);
+            match queued.told() {
+                Some(plain) => self.interfaces.hand(owner, place, Stage::Plain(plain), &mut self.pool, block),
+                None => {
+                    let stage = Stage::of(queued.way, queued.whence.origin());
+                    self.interfaces.hand_any(owner, place, stage, &mut self.pool, block);
+                }
+            }
         }
+        self.queues.leaving().clear();
     }
 
     /// Hands a packet to another worker.
