@@ -35,8 +35,9 @@ impl Yardstick {
 }
 
 /// What is checked: name, size, and what it mostly waits for.
-const CHOSEN: [(&str, &str, Yardstick); 7] = [
+const CHOSEN: [(&str, &str, Yardstick); 8] = [
     (engine::ENCAP, "10k flows", Yardstick::Clock),
+    (engine::ENCAP_V6, "10k flows", Yardstick::Clock),
     (engine::DECAP, "10k flows", Yardstick::Clock),
     (engine::LOCAL, "10k flows", Yardstick::Clock),
     (engine::ENCAP, "1M flows", Yardstick::Memory),

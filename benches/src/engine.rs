@@ -39,6 +39,7 @@ pub const VPP_ELSEWHERE: [(f64, f64); 3] = [(1e3, 97.0), (1e5, 742.0 * 0.385), (
 pub const ENCAP: &str = "pod to ClusterIP, encap";
 pub const DECAP: &str = "decap, policy, deliver";
 pub const LOCAL: &str = "local pod to pod, both halves";
+pub const ENCAP_V6: &str = "IPv6 pod to ClusterIP, encap";
 const ADDED_NS_AIM: f64 = 8.0;
 
 const WAYS: [(Kind, &str); 5] = [
@@ -51,7 +52,7 @@ const WAYS: [(Kind, &str); 5] = [
 
 /// Of IPv6, each with its place in `WAYS`; the short run asks this, as what follows, of one size.
 const WAYS_V6: [(Kind, &str, usize); 3] = [
-    (Kind::EncapV6, "IPv6 pod to ClusterIP, encap", 0),
+    (Kind::EncapV6, ENCAP_V6, 0),
     (Kind::DecapV6, "IPv6 decap, policy, deliver", 2),
     (Kind::LocalV6, "IPv6 local pod to pod, both halves", 4),
 ];
