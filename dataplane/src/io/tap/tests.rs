@@ -12,12 +12,14 @@ const POD: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const ETHERNET_AND_IPV4: usize = 34;
 
-/// A namespace with a TAP `pod0` that knows FAR's Ethernet address, and a socket in it.
+/// A namespace with a TAP `pod0` that knows FAR's Ethernet address. It says nothing by itself: no IPv6.
 fn pod() -> (Namespace, Tap, [u8; 6]) {
     let namespace = Namespace::new();
     let fd = namespace.tap("pod0", "10.9.0.2/24");
-    namespace
-        .shell("ip link set pod0 address 02:00:00:00:00:02; ip neigh add 10.9.0.1 lladdr 02:00:00:00:00:01 dev pod0");
+    namespace.shell(
+        "echo 1 > /proc/sys/net/ipv6/conf/pod0/disable_ipv6; ip link set pod0 address 02:00:00:00:00:02
+         ip neigh add 10.9.0.1 lladdr 02:00:00:00:00:01 dev pod0",
+    );
     (namespace, Tap::open(fd, 5).unwrap(), [2, 0, 0, 0, 0, 2])
 }
 
