@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::binaries::NotBuilt;
 use crate::fairway::{Drops, Interface};
 use crate::report::{Measured, Report};
+use crate::shell::Cmd;
 use crate::stage::Stage;
-use crate::wait::sleep_ms;
+use crate::wait::{sleep_ms, until};
 
 const PINGS: u64 = 50;
 const DATAGRAMS: u64 = 1000;
@@ -18,6 +19,10 @@ const DATAGRAMS: u64 = 1000;
 const SINK_PORT: u16 = 9000;
 /// Counters become visible once per burst or housekeeping round.
 const COUNTERS_LAG_MS: u64 = 200;
+/// Connections that may still send: all but those that listen or only wait for their time to be over.
+const MAY_SEND: &str = "ss -Htn state connected exclude time-wait exclude fin-wait-2";
+/// Far more than a FIN needs that was sent to a pod while it was out of its service.
+const QUIET_LIMIT: Duration = Duration::from_secs(60);
 
 /// Counters of both nodes at one time.
 struct Snapshot {
@@ -34,9 +39,32 @@ struct Moved {
 
 pub fn play(stage: &mut Stage, report: &mut Report) -> Result<()> {
     stage.show.ran(&stage.lab.nodes[0].fairway().run("interfaces")?);
+    wait_for_quiet(stage)?;
     on_one_node(stage, report)?;
     across_nodes(stage, report)?;
     numbered_packets(stage, report)
+}
+
+/// The kernel repeats the last segments of connections that other sections cut: they would be counted here.
+fn wait_for_quiet(stage: &Stage) -> Result<()> {
+    let mut open = String::new();
+    let mut look = || -> Result<bool> {
+        open.clear();
+        for pod in stage.lab.pods() {
+            open += &Cmd::line(MAY_SEND).netns(pod.netns()).ok()?.stdout;
+        }
+        Ok(open.is_empty())
+    };
+    let mut looked = Ok(false);
+    until(QUIET_LIMIT, || {
+        looked = look();
+        !matches!(looked, Ok(false))
+    });
+    ensure!(
+        looked?,
+        "after {QUIET_LIMIT:?} connections of pods are still open, nothing can be counted beside them:\n{open}"
+    );
+    Ok(())
 }
 
 /// Pings there and back: as many in as out, on both pods, and nothing on the uplink.
@@ -150,7 +178,7 @@ fn numbered_packets(stage: &Stage, report: &mut Report) -> Result<()> {
     let (bob, node, client) = (stage.lab.pod("bob")?, &stage.lab.nodes[1], stage.lab.client());
     // Node and pod have met before, so that no packet waits for a neighbour.
     crate::stage::ping(client, "-c 1 -W 1", bob.address()).ok()?;
-    let command = crate::shell::Cmd::new(pktgen)
+    let command = Cmd::new(pktgen)
         .args(["run", "--iface", "eth0", "--iface-netns", client.name()])
         .args(["--sink", crate::cni::POD_INTERFACE, "--sink-netns", bob.netns().name()])
         .args(["--dst-mac", &mac(node.netns(), node.uplink())?, "--rate", "2000", "--duration", "2s", "-o", "json"]);
