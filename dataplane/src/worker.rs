@@ -257,12 +257,8 @@ impl Path {
     /// Pins the live tables; true if they changed.
     fn pin(&mut self) -> bool {
         let block = self.status.block(self.id as usize);
-        let is_changed = self.reader.as_mut().is_some_and(|reader| reader.pin(block.ack(), &mut self.scopes));
-        if is_changed {
-            self.changed_ms = self.now_ms;
-        }
-        self.unchanged_ms = self.now_ms.wrapping_sub(self.changed_ms);
-        is_changed
+        self.scopes.tick(self.now_ms);
+        self.reader.as_mut().is_some_and(|reader| reader.pin(block.ack(), &mut self.scopes))
     }
 
     fn flush(&mut self) {

@@ -65,10 +65,6 @@ pub struct Path {
     /// Makes the choice of backends unpredictable from outside.
     pub seed: u64,
     pub now_ms: u32,
-    /// When the tables changed last.
-    pub(super) changed_ms: u32,
-    /// For how long they have not.
-    pub(super) unchanged_ms: u32,
     /// Of services by round robin.
     pub turns: Arc<Turns>,
     pub(super) tunnels: Tunnels,
@@ -112,8 +108,6 @@ impl Path {
             obituaries: None,
             seed: 0,
             now_ms: 0,
-            changed_ms: 0,
-            unchanged_ms: 0,
             turns: Arc::default(),
             tunnels: Tunnels::new(),
             owners: Owners::default(),

@@ -221,17 +221,10 @@ impl Path {
         if !F::is_of(record, &queued.asked.words, OUT) {
             return false;
         }
-        if !self.is_as_ever(record) && !self.scopes.is_current(&record.scopes) {
+        if !self.scopes.is_untouched(&record.scopes, record.last_seen_ms) && !self.scopes.is_current(&record.scopes) {
             return self.goes_on(context, id) && self.pass_renewed::<F, OUT>(context, place, queued, id);
         }
         self.pass_by::<F, OUT>(context, place, queued, id)
-    }
-
-    /// Whether a packet of this flow passed since the tables changed last. None passes by a flow that is stale, so that its
-    /// scopes need not be asked.
-    #[inline(always)]
-    fn is_as_ever(&self, record: &FlowRecord) -> bool {
-        self.now_ms.wrapping_sub(record.last_seen_ms) < self.unchanged_ms
     }
 
     /// By a flow that was stale until now.

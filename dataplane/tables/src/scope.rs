@@ -3,6 +3,7 @@
 //! A scope (a service, a policy set, an identity, a route) is hashed to one of `SCOPE_SLOTS` slots. The publisher marks
 //! the slots of a publish in a bitmap; a worker bumps the marked slots of its private [`ScopeCounters`]; a flow keeps
 //! the slots it depends on and the sum of their counters. An unequal sum means *revalidate*. A collision only costs time.
+//! Most flows need not even be asked for the sum: nothing of theirs was bumped since a packet of theirs passed.
 
 use crate::limits::SCOPE_SLOTS;
 use bytemuck::{Pod, Zeroable};
@@ -76,7 +77,8 @@ impl Touched {
     }
 }
 
-/// The slots of a flow and what their counters added up to when it was last validated. 12 bytes.
+/// The slots of a flow and what their counters added up to when it was last validated. A service has the first place, if
+/// there is one. 12 bytes.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Scopes {
@@ -84,19 +86,43 @@ pub struct Scopes {
     sum: u32,
 }
 
-/// A worker's private counters: 8 KiB, one cache line touched per slot. Beside them, for flows that are stale alone, when
-/// each slot was last bumped.
+/// A worker's private counters: 8 KiB, one cache line touched per slot. Beside them, when each slot was last bumped.
 pub struct ScopeCounters {
     slots: Box<[u32; SCOPE_SLOTS]>,
     /// Publishes that were seen. It never wraps.
     seen: u64,
-    /// By slot, the last of them that bumped it.
+    /// By slot, the last of them that bumped it. For flows that are stale alone.
     bumped: Box<[u64; SCOPE_SLOTS]>,
+    /// By slot, when that was.
+    bumped_ms: Box<[u32; SCOPE_SLOTS]>,
+    now_ms: u32,
+    any: Still,
+    /// Of the slots of all scopes but services.
+    shared: Still,
+}
+
+/// For how long none of some slots was bumped. It wraps with the clock, as if that were a short time.
+#[derive(Clone, Copy, Default)]
+struct Still {
+    since_ms: u32,
+    for_ms: u32,
+}
+
+impl Still {
+    fn tick(&mut self, now_ms: u32) {
+        self.for_ms = now_ms.wrapping_sub(self.since_ms);
+    }
+
+    fn end(&mut self, now_ms: u32) {
+        *self = Still { since_ms: now_ms, for_ms: 0 };
+    }
 }
 
 impl Default for ScopeCounters {
     fn default() -> ScopeCounters {
-        ScopeCounters { slots: zeroes(), seen: 0, bumped: zeroes() }
+        let (any, shared) = Default::default();
+        let (slots, bumped, bumped_ms) = (zeroes(), zeroes(), zeroes());
+        ScopeCounters { slots, seen: 0, bumped, bumped_ms, now_ms: 0, any, shared }
     }
 }
 
@@ -145,15 +171,28 @@ impl ScopeCounters {
         counters
     }
 
+    /// Tells the time, before each pin.
+    #[inline(always)]
+    pub fn tick(&mut self, now_ms: u32) {
+        self.now_ms = now_ms;
+        self.any.tick(now_ms);
+        self.shared.tick(now_ms);
+    }
+
     /// Bumps the slots that one publish touched, given as the words of its bitmap.
     pub(crate) fn bump(&mut self, touched: impl Iterator<Item = u64>) {
         self.seen += 1;
+        self.any.end(self.now_ms);
         for (i, mut bits) in touched.enumerate() {
+            if bits != 0 && i < SHARED_SLOTS / 64 {
+                self.shared.end(self.now_ms);
+            }
             while bits != 0 {
                 let slot = (i * 64 + bits.trailing_zeros() as usize) % SCOPE_SLOTS;
                 bits &= bits - 1;
                 self.slots[slot] = self.slots[slot].wrapping_add(1);
                 self.bumped[slot] = self.seen;
+                self.bumped_ms[slot] = self.now_ms;
             }
         }
     }
@@ -189,6 +228,16 @@ impl ScopeCounters {
     #[inline(always)]
     pub fn is_current(&self, scopes: &Scopes) -> bool {
         self.sum(&scopes.slots) == scopes.sum
+    }
+
+    /// Whether a flow whose last packet passed at that time is current, as far as that can be said without its sum: none
+    /// passes by a stale flow, and nothing of this one was bumped since. Not within a tick of the clock; nor of a flow that
+    /// was cut, which may depend on two services.
+    #[inline(always)]
+    pub fn is_untouched(&self, scopes: &Scopes, passed_ms: u32) -> bool {
+        let ago = self.now_ms.wrapping_sub(passed_ms);
+        let bumped_ms = self.bumped_ms[scopes.slots[0] as usize % SCOPE_SLOTS];
+        ago < self.any.for_ms || (ago < self.shared.for_ms && ago < self.now_ms.wrapping_sub(bumped_ms))
     }
 
     /// What made a flow stale, if that was one publish alone; None if it was more, or nobody knows.
@@ -262,6 +311,27 @@ mod tests {
             let scopes = counters.depend(mine.map(Some));
             publish(&mut counters, &[scope]);
             assert_eq!(!counters.is_current(&scopes), stale, "{scope:?}");
+        }
+    }
+
+    /// Against what the sums say, at every age of a flow that was validated when its last packet passed.
+    #[test]
+    fn a_flow_is_untouched_only_if_nothing_of_it_was_bumped_since_its_packet() {
+        let mine = [Scope::Service(1), Scope::PolicySet(2), Scope::Identity(3), Scope::Route(4)];
+        let slots = mine.map(Scope::slot);
+        let other = (0..).map(Scope::Service).find(|s| !slots.contains(&s.slot())).unwrap();
+        for (scope, own) in mine.into_iter().map(|s| (s, true)).chain([(other, false)]) {
+            let mut counters = ScopeCounters::default();
+            counters.tick(1000);
+            counters.bump_all();
+            let scopes = counters.depend(mine.map(Some));
+            for now_ms in 1001..1010 {
+                counters.tick(now_ms);
+                (now_ms == 1005).then(|| publish(&mut counters, &[scope]));
+                let untouched = (1000..=now_ms).filter(|&passed_ms| counters.is_untouched(&scopes, passed_ms));
+                let expected = if now_ms >= 1005 && own { 1006..=now_ms } else { 1001..=now_ms };
+                assert!(untouched.eq(expected), "{scope:?} at {now_ms}");
+            }
         }
     }
 
