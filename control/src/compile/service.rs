@@ -146,6 +146,8 @@ impl Services {
         }
         let before = before.unwrap_or_else(|| Held::nothing(owner.name(state).clone()));
         let mut wanted = wanted::of(state, &self.facts, owner);
+        // They lie anywhere in a large table.
+        wanted.rows.iter().for_each(|row| batch.view().expect(Table::Service, &row.key));
         let problem = wanted.problem.take();
         self.answering.set(owner, wanted.answering(&self.facts));
         if let Owner::Service(_) = owner {
