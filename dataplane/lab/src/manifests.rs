@@ -236,6 +236,11 @@ pub fn annotated(object: &str, key: &str, value: &str) -> String {
     object.replacen("metadata:\n", &format!("metadata:\n  annotations:\n    {key}: {value}\n"), 1)
 }
 
+/// The same object after its deletion was asked for: it is still there, and is to end.
+pub fn terminating(object: &str) -> String {
+    object.replacen("metadata:\n", "metadata:\n  deletionTimestamp: \"2020-01-01T00:00:00Z\"\n", 1)
+}
+
 /// Pods labelled `app: web` answer only to these ranges.
 pub fn ranges_only(name: &str, ranges: &[&str]) -> String {
     let from: String = ranges.iter().map(|range| format!("    - ipBlock:\n        cidr: {range}\n")).collect();

@@ -119,9 +119,17 @@ fn switch(lab: &mut Lab, flannel: Flannel, node: usize) {
     lab.nodes[node].start().expect("Fairway starts");
 }
 
+/// As `kubectl drain`: pods are to end and get nothing new, then their objects go, and then they. Where the first step is
+/// left out, a connection of the moment is reset.
 fn drain(lab: &Lab, pods: &[Pod]) {
+    let name = |pod: &Pod| format!("pod-{}", pod.name);
     for pod in pods {
-        lab.objects().delete(&format!("pod-{}", pod.name)).expect("an object");
+        let object = std::fs::read_to_string(lab.objects().file(&name(pod))).expect("an object");
+        lab.objects().apply(&name(pod), &manifests::terminating(&object)).expect("an object");
+    }
+    lab::wait::sleep_ms(500);
+    for pod in pods {
+        lab.objects().delete(&name(pod)).expect("an object");
     }
     // What follows the objects has time to, before the pods themselves go.
     lab::wait::sleep_ms(500);
