@@ -21,10 +21,12 @@ use tables::counters::WorkerCounter;
 const TITLE: &str = "others while tables change";
 const ABOUT: &str = "Packets of established flows, encapsulated, among 10k services x 10; thread CPU time, less what the bench \
                      takes to make and swallow them. Elsewhere: an endpoint of another service is replaced 1,000 times a \
-                     second, for half a second a round (FULL=1: a second). All: a policy of the pod changes, then each flow \
+                     second, for half a second a round (FULL=1: a second) in five slices, which take turns with slices without. All: a policy of the pod changes, then each flow \
                      comes once.";
 pub const SIZE: Size = Size { services: 10_000, endpoints: 10, name: "10k services x 10" };
 pub const PER_SECOND: u32 = 1000;
+/// Of a run, with changes and as many without.
+const SLICES: u32 = 5;
 /// How often a pass is repeated in a run.
 const PASSES: u64 = 4;
 const ELSEWHERE: Target = Target { floor: Some(1.05), aim: None, ratio_min: None };
@@ -59,20 +61,17 @@ fn cases(flows: u32, size: &'static str, run: Duration) -> Vec<Planned> {
 
 /// With and without changes of other services.
 fn elsewhere(flows: u32, size: &'static str, shared: &Shared, off: &Seen, run: Duration) -> [Planned; 5] {
-    let [quiet, busy, lost, lost_quiet, renewed] = [(); 5].map(|()| Seen::default());
-    let steady = |what: &str, per_second: u32, cost: &Seen, lost: &Seen| {
-        let (shared, lost, renewed) = (shared.clone(), lost.clone(), renewed.clone());
-        let case = Steady { shared, run, per_second, flows, changes: 0, lost, renewed };
-        let seen = cost.clone();
-        Planned::ours(what, size, move || Ok(Watched { case, seen })).subtract()
-    };
-    let more = Derived { of: vec![lost.clone(), lost_quiet.clone()], how: |lost| lost[0] - lost[1], is_time: false };
+    let [quiet, busy, lost, renewed] = [(); 4].map(|()| Seen::default());
+    let told = Told { busy: busy.clone(), lost: lost.clone(), renewed: renewed.clone() };
+    let (case, seen) = (Steady { shared: shared.clone(), run, flows, changes: 0, told }, quiet.clone());
+    let lost_more = Derived { of: vec![lost], how: |lost| lost[0], is_time: false };
+    let busy_too = Derived { of: vec![busy.clone()], how: |costs| costs[0], is_time: true };
     [
-        steady("established, nothing changes", 0, &quiet, &lost_quiet),
-        steady("established, 1,000 changes/s elsewhere", PER_SECOND, &busy, &lost),
-        flows_again("flows looked at again for each change elsewhere", size, renewed.clone()),
+        Planned::ours("established, nothing changes", size, move || Ok(Watched { case, seen })).subtract(),
+        Planned::ours("established, 1,000 changes/s elsewhere", size, move || Ok(busy_too)).subtract(),
+        flows_again("flows looked at again for each change elsewhere", size, renewed),
         ratio("cost of changes elsewhere", size, [&busy, &quiet, off]).target(ELSEWHERE),
-        Planned::ours("packets lost with changes, less those without", size, move || Ok(more))
+        Planned::ours("packets lost with changes, less those without", size, move || Ok(lost_more))
             .unit("packets")
             .target(NONE_MORE),
     ]
@@ -104,50 +103,92 @@ fn ratio(what: &str, size: &str, of: [&Seen; 3]) -> Planned {
     Planned::ours(what, size, move || Ok(ratio)).unit("ratio")
 }
 
-/// Some time of forwarding, with so many changes a second of services that the flows do not use.
+/// Some time of forwarding, and as much with changes of services that the flows do not use: in short slices of either, since
+/// a shared machine's speed changes within a second.
 struct Steady {
     shared: Shared,
     run: Duration,
-    per_second: u32,
     flows: u32,
     changes: u32,
+    told: Told,
+}
+
+/// What a run found beside the cost without changes.
+struct Told {
+    /// The cost with them.
+    busy: Seen,
+    /// Packets lost with changes, less those lost without.
     lost: Seen,
     /// Flows that were looked at again, for each change.
     renewed: Seen,
 }
 
+/// What the slices of one kind took.
+#[derive(Default)]
+struct Slices {
+    ns: f64,
+    took: Duration,
+    packets: u64,
+    changes: u32,
+    renewed: u64,
+    lost: u64,
+}
+
 impl Case for Steady {
     fn run(&mut self) -> Result<Cost> {
-        let mut shared = self.shared.borrow_mut();
+        let shared = self.shared.clone();
+        let mut shared = shared.borrow_mut();
         let rig = shared.as_mut().context("the node was not set up")?;
-        let (first, run, per_second, dropped) = (self.changes, self.run, self.per_second, rig.dropped());
-        rig.forward(self.flows as u64);
-        let renewed = rig.count(WorkerCounter::FlowsRevalidated);
-        let watch = Stopwatch::cpu();
-        let (changes, packets) =
-            rig.beside(rig::other_core()?, |updates, _| change_others(updates, first, per_second, run))?;
-        let cost = watch.per(packets);
+        let Told { busy: told_busy, lost, renewed } = &self.told;
+        [told_busy, lost, renewed].into_iter().for_each(|told| told.set(f64::NAN));
+        let (run, [mut quiet, mut busy]) = (self.run / SLICES, [Slices::default(), Slices::default()]);
+        for slice in 0..SLICES {
+            // Neither is always the first of its pair.
+            for is_busy in [slice % 2 == 1, slice % 2 == 0] {
+                if is_busy {
+                    let first = self.changes;
+                    self.changes +=
+                        busy.add(rig, self.flows, |updates| change_others(updates, first, PER_SECOND, run))?;
+                } else {
+                    quiet.add(rig, self.flows, |_| {
+                        sleep(run);
+                        Ok(0)
+                    })?;
+                }
+            }
+        }
+        ensure!(busy.took < self.run * 11 / 10, "control needed {:?} for changes due in {:?}", busy.took, self.run);
+        told_busy.set(busy.ns / busy.packets as f64);
+        lost.set(busy.lost as f64 - quiet.lost as f64);
+        renewed.set(busy.renewed as f64 / busy.changes as f64);
+        Ok(Cost::ns(quiet.ns / quiet.packets as f64))
+    }
+}
+
+impl Slices {
+    /// Forwards while control does `work`, after a pass in which each flow sees what changed before. How many changes.
+    fn add(&mut self, rig: &mut Rig, flows: u32, work: impl FnOnce(&mut Updates) -> Result<u32> + Send) -> Result<u32> {
+        rig.forward(flows as u64);
+        let (renewed, dropped) = (rig.count(WorkerCounter::FlowsRevalidated), rig.dropped());
+        let (start, watch) = (Instant::now(), Stopwatch::cpu());
+        let (changes, packets) = rig.beside(rig::other_core()?, |updates, _| work(updates))?;
+        self.ns += watch.ns();
+        self.took += start.elapsed();
+        self.packets += packets;
         self.changes += changes;
-        let renewed = rig.count(WorkerCounter::FlowsRevalidated) - renewed;
-        self.renewed.set(renewed as f64 / changes.max(1) as f64);
-        self.lost.set((rig.dropped() - dropped) as f64);
-        Ok(cost)
+        self.renewed += rig.count(WorkerCounter::FlowsRevalidated) - renewed;
+        self.lost += rig.dropped() - dropped;
+        Ok(changes)
     }
 }
 
 /// Replaces endpoints of one service after the other, at a steady pace. How many.
 pub fn change_others(updates: &mut Updates, first: u32, per_second: u32, run: Duration) -> Result<u32> {
-    if per_second == 0 {
-        sleep(run);
-        return Ok(0);
-    }
     let (start, count) = (Instant::now(), (run.as_secs_f64() * per_second as f64) as u32);
     for i in 0..count {
         sleep((Duration::from_secs(1) / per_second * i).saturating_sub(start.elapsed()));
         updates.put(other(first + i))?;
     }
-    let took = start.elapsed();
-    ensure!(took < run * 11 / 10, "control needed {took:?} for {count} changes that were due in {run:?}");
     Ok(count)
 }
 
