@@ -3,7 +3,7 @@
 //! each has its own baseline.
 
 use crate::case::{By, Case, Derived, Group, Planned, Seen, Watched};
-use crate::figures::Row;
+use crate::figures::{self, Row};
 use crate::{clock, engine, lookups, new_flows};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -188,11 +188,7 @@ impl Baselines {
 /// Each case's median of some runs.
 pub fn baseline(mut measure: impl FnMut() -> Result<Costs>) -> Result<Costs> {
     let runs = (0..RUNS).map(|_| measure()).collect::<Result<Vec<Costs>>>()?;
-    let median = |name: &String| {
-        let mut costs: Vec<f64> = runs.iter().filter_map(|run| run.get(name).copied()).collect();
-        costs.sort_by(f64::total_cmp);
-        costs[costs.len() / 2]
-    };
+    let median = |name: &String| figures::median(runs.iter().filter_map(|run| run.get(name).copied()));
     Ok(runs[0].keys().map(|name| (name.clone(), median(name))).collect())
 }
 

@@ -3,7 +3,7 @@
 //! Bursts in which the thread did not run all the time are set apart.
 
 use super::rig::{self, Rig};
-use super::steady::{PER_SECOND, SIZE, change_of_all, change_others};
+use super::steady::{SIZE, change_of_all, change_others, in_time};
 use super::told;
 use super::updates::Updates;
 use crate::case::{AtMost, Cost, Group, Planned, Seen, Target};
@@ -110,7 +110,9 @@ fn measure(turns: u32) -> Result<Log> {
             sleep(TURN);
             Ok(())
         })?;
-        others += rig.beside(core, |updates, _| change_others(updates, others, PER_SECOND, TURN))?.0;
+        let ((count, took), _) = rig.beside(core, |updates, _| change_others(updates, others, TURN))?;
+        in_time(took, TURN)?;
+        others += count;
         all = rig.beside(core, |updates, _| change_all(updates, all))?.0;
     }
     let log = std::mem::replace(&mut *lock(&log), Log::new()?);

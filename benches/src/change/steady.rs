@@ -2,6 +2,7 @@
 //! with and without, in turns.
 
 use super::rig::{self, Rig};
+use super::told_each_round;
 use super::updates::Updates;
 use super::world::{self, Size};
 use crate::case::{By, Case, Cost, Derived, Group, Planned, Seen, Target, Watched};
@@ -21,10 +22,10 @@ use tables::counters::WorkerCounter;
 const TITLE: &str = "others while tables change";
 const ABOUT: &str = "Packets of established flows, encapsulated, among 10k services x 10; thread CPU time, less what the bench \
                      takes to make and swallow them. Elsewhere: an endpoint of another service is replaced 1,000 times a \
-                     second, for half a second a round (FULL=1: a second) in five slices, which take turns with slices without. All: a policy of the pod changes, then each flow \
-                     comes once.";
+                     second, for half a second a round (FULL=1: a second), in five slices that take turns with slices \
+                     without. All: a policy of the pod changes, then each flow comes once.";
 pub const SIZE: Size = Size { services: 10_000, endpoints: 10, name: "10k services x 10" };
-pub const PER_SECOND: u32 = 1000;
+const PER_SECOND: u32 = 1000;
 /// Of a run, with changes and as many without.
 const SLICES: u32 = 5;
 /// How often a pass is repeated in a run.
@@ -62,16 +63,23 @@ fn cases(flows: u32, size: &'static str, run: Duration) -> Vec<Planned> {
 /// With and without changes of other services.
 fn elsewhere(flows: u32, size: &'static str, shared: &Shared, off: &Seen, run: Duration) -> [Planned; 5] {
     let [quiet, busy, lost, renewed] = [(); 4].map(|()| Seen::default());
-    let told = Told { busy: busy.clone(), lost: lost.clone(), renewed: renewed.clone() };
-    let (case, seen) = (Steady { shared: shared.clone(), run, flows, changes: 0, told }, quiet.clone());
-    let lost_more = Derived { of: vec![lost], how: |lost| lost[0], is_time: false };
-    let busy_too = Derived { of: vec![busy.clone()], how: |costs| costs[0], is_time: true };
+    let case = Steady {
+        shared: shared.clone(),
+        run,
+        flows,
+        changes: 0,
+        busy: busy.clone(),
+        lost: lost.clone(),
+        renewed: renewed.clone(),
+    };
+    let seen = quiet.clone();
     [
         Planned::ours("established, nothing changes", size, move || Ok(Watched { case, seen })).subtract(),
-        Planned::ours("established, 1,000 changes/s elsewhere", size, move || Ok(busy_too)).subtract(),
-        flows_again("flows looked at again for each change elsewhere", size, renewed),
+        told_each_round("established, 1,000 changes/s elsewhere", size, busy.clone(), true).subtract(),
+        // Scopes share slots: some changes concern flows that do not depend on them.
+        told_each_round("flows looked at again for each change elsewhere", size, renewed, false).unit("flows"),
         ratio("cost of changes elsewhere", size, [&busy, &quiet, off]).target(ELSEWHERE),
-        Planned::ours("packets lost with changes, less those without", size, move || Ok(lost_more))
+        told_each_round("packets lost with changes, less those without", size, lost, false)
             .unit("packets")
             .target(NONE_MORE),
     ]
@@ -91,12 +99,6 @@ fn all(flows: u32, size: &'static str, shared: &Shared, off: &Seen) -> [Planned;
     ]
 }
 
-/// Scopes share slots: some changes concern flows that do not depend on them.
-fn flows_again(what: &str, size: &str, seen: Seen) -> Planned {
-    let told = Derived { of: vec![seen], how: |seen| seen[0], is_time: false };
-    Planned::ours(what, size, move || Ok(told)).unit("flows")
-}
-
 fn ratio(what: &str, size: &str, of: [&Seen; 3]) -> Planned {
     let how = |costs: &[f64]| (costs[0] - costs[2]) / (costs[1] - costs[2]);
     let ratio = Derived { of: of.map(Seen::clone).to_vec(), how, is_time: false };
@@ -110,12 +112,7 @@ struct Steady {
     run: Duration,
     flows: u32,
     changes: u32,
-    told: Told,
-}
-
-/// What a run found beside the cost without changes.
-struct Told {
-    /// The cost with them.
+    /// The cost with changes; without them it is the case's own.
     busy: Seen,
     /// Packets lost with changes, less those lost without.
     lost: Seen,
@@ -136,60 +133,68 @@ struct Slices {
 
 impl Case for Steady {
     fn run(&mut self) -> Result<Cost> {
-        let shared = self.shared.clone();
-        let mut shared = shared.borrow_mut();
+        let mut shared = self.shared.borrow_mut();
         let rig = shared.as_mut().context("the node was not set up")?;
-        let Told { busy: told_busy, lost, renewed } = &self.told;
-        [told_busy, lost, renewed].into_iter().for_each(|told| told.set(f64::NAN));
+        [&self.busy, &self.lost, &self.renewed].into_iter().for_each(|told| told.set(f64::NAN));
         let (run, [mut quiet, mut busy]) = (self.run / SLICES, [Slices::default(), Slices::default()]);
         for slice in 0..SLICES {
             // Neither is always the first of its pair.
             for is_busy in [slice % 2 == 1, slice % 2 == 0] {
                 if is_busy {
-                    let first = self.changes;
-                    self.changes +=
-                        busy.add(rig, self.flows, |updates| change_others(updates, first, PER_SECOND, run))?;
+                    let first = self.changes + busy.changes;
+                    busy.add(rig, self.flows, |updates| change_others(updates, first, run))?;
                 } else {
                     quiet.add(rig, self.flows, |_| {
                         sleep(run);
-                        Ok(0)
+                        Ok((0, run))
                     })?;
                 }
             }
         }
-        ensure!(busy.took < self.run * 11 / 10, "control needed {:?} for changes due in {:?}", busy.took, self.run);
-        told_busy.set(busy.ns / busy.packets as f64);
-        lost.set(busy.lost as f64 - quiet.lost as f64);
-        renewed.set(busy.renewed as f64 / busy.changes as f64);
+        in_time(busy.took, self.run)?;
+        self.changes += busy.changes;
+        self.busy.set(busy.ns / busy.packets as f64);
+        self.lost.set(busy.lost as f64 - quiet.lost as f64);
+        self.renewed.set(busy.renewed as f64 / busy.changes as f64);
         Ok(Cost::ns(quiet.ns / quiet.packets as f64))
     }
 }
 
 impl Slices {
-    /// Forwards while control does `work`, after a pass in which each flow sees what changed before. How many changes.
-    fn add(&mut self, rig: &mut Rig, flows: u32, work: impl FnOnce(&mut Updates) -> Result<u32> + Send) -> Result<u32> {
+    /// Forwards while control does `work`, which says how many changes it made and how long that took; before, a pass in
+    /// which each flow sees what changed earlier.
+    fn add<W>(&mut self, rig: &mut Rig, flows: u32, work: W) -> Result<()>
+    where
+        W: FnOnce(&mut Updates) -> Result<(u32, Duration)> + Send,
+    {
         rig.forward(flows as u64);
         let (renewed, dropped) = (rig.count(WorkerCounter::FlowsRevalidated), rig.dropped());
-        let (start, watch) = (Instant::now(), Stopwatch::cpu());
-        let (changes, packets) = rig.beside(rig::other_core()?, |updates, _| work(updates))?;
+        let watch = Stopwatch::cpu();
+        let ((changes, took), packets) = rig.beside(rig::other_core()?, |updates, _| work(updates))?;
         self.ns += watch.ns();
-        self.took += start.elapsed();
+        self.took += took;
         self.packets += packets;
         self.changes += changes;
         self.renewed += rig.count(WorkerCounter::FlowsRevalidated) - renewed;
         self.lost += rig.dropped() - dropped;
-        Ok(changes)
+        Ok(())
     }
 }
 
-/// Replaces endpoints of one service after the other, at a steady pace. How many.
-pub fn change_others(updates: &mut Updates, first: u32, per_second: u32, run: Duration) -> Result<u32> {
-    let (start, count) = (Instant::now(), (run.as_secs_f64() * per_second as f64) as u32);
+/// Replaces endpoints of one service after the other, 1,000 a second. How many, and how long it took.
+pub fn change_others(updates: &mut Updates, first: u32, run: Duration) -> Result<(u32, Duration)> {
+    let (start, count) = (Instant::now(), (run.as_secs_f64() * PER_SECOND as f64) as u32);
     for i in 0..count {
-        sleep((Duration::from_secs(1) / per_second * i).saturating_sub(start.elapsed()));
+        sleep((Duration::from_secs(1) / PER_SECOND * i).saturating_sub(start.elapsed()));
         updates.put(other(first + i))?;
     }
-    Ok(count)
+    Ok((count, start.elapsed()))
+}
+
+/// An error if changes took longer than they were to.
+pub fn in_time(took: Duration, run: Duration) -> Result<()> {
+    ensure!(took < run * 11 / 10, "control needed {took:?} for changes that were due in {run:?}");
+    Ok(())
 }
 
 fn other(change: u32) -> ObjectChange {
