@@ -2,8 +2,8 @@
 
 use control::link::{Link, LinkError, News};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
-use tables::channel::{Channel, Listener};
+use std::path::{Path, PathBuf};
+use tables::channel::{Channel, LOCK_EXTENSION, Listener};
 use tables::layout::LAYOUT_VERSION;
 use tables::message::{Answer, FromDataplane, ToDataplane};
 use tables::owner::SnatPorts;
@@ -40,6 +40,12 @@ fn dataplane(name: &str, serve: impl FnOnce(Channel) + Send + 'static) -> PathBu
     path
 }
 
+fn remove(socket: &Path) {
+    for file in [socket, &socket.with_extension(LOCK_EXTENSION)] {
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn what_the_dataplane_has_is_taken_and_answers_find_their_questions() {
     let path = dataplane("good", |channel| {
@@ -57,7 +63,7 @@ async fn what_the_dataplane_has_is_taken_and_answers_find_their_questions() {
     assert_eq!(answer, Answer::Refused { why: "no frames left".into() });
     assert!(matches!(link.news().await, Ok(News::InterfaceGone(3))), "news that came in between are kept");
     assert!(matches!(link.news().await, Err(LinkError::Channel(_))), "the end of the connection is noticed");
-    std::fs::remove_file(path).unwrap();
+    remove(&path);
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -65,7 +71,7 @@ async fn another_layout_another_message_and_nobody_are_told_apart() {
     let path = dataplane("version", |channel| greet(&channel, LAYOUT_VERSION + 1));
     let error = Link::connect(&path).await.err().unwrap();
     assert!(matches!(error, LinkError::Version { .. }) && error.to_string().contains("restart"), "{error}");
-    std::fs::remove_file(&path).unwrap();
+    remove(&path);
 
     let path = dataplane("later", |channel| {
         let mut hello = serde_json::to_value(hello(LAYOUT_VERSION + 1)).unwrap();
@@ -74,15 +80,15 @@ async fn another_layout_another_message_and_nobody_are_told_apart() {
     });
     let error = Link::connect(&path).await.err().unwrap();
     assert!(matches!(error, LinkError::Version { .. }), "{error}");
-    std::fs::remove_file(&path).unwrap();
+    remove(&path);
 
     let path = dataplane("nonsense", |channel| channel.send(&FromDataplane::Synced, &[]).unwrap());
     assert!(matches!(Link::connect(&path).await, Err(LinkError::Hello)));
-    std::fs::remove_file(&path).unwrap();
+    remove(&path);
 
     let path = dataplane("bare", |channel| channel.send(&hello(LAYOUT_VERSION), &[]).unwrap());
     assert!(matches!(Link::connect(&path).await, Err(LinkError::Descriptors { got: 0, .. })));
-    std::fs::remove_file(&path).unwrap();
+    remove(&path);
 
     assert!(Link::connect(&path).await.unwrap().is_none());
 }
