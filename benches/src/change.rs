@@ -4,7 +4,7 @@
 //! flows; the peer for loads and changes is [`crate::nft`].
 
 use crate::case::{AtMost, Derived, Group, Planned, Seen};
-use crate::nft::{Cluster, Nft, Shape};
+use crate::nft::{self, Cluster, Nft, Shape};
 use world::Size;
 
 mod eye;
@@ -41,7 +41,7 @@ pub fn groups(full: bool) -> Vec<Group> {
 }
 
 fn sized(size: Size, nft_loads: Option<usize>) -> Vec<Planned> {
-    let mut cases = load::cases(size);
+    let mut cases = load::cases(size, nft_loads.map_or(1, nft::deltas));
     if let Some(loads) = nft_loads {
         let cluster = Cluster { services: size.services, endpoints_each: size.endpoints, shape: Shape::Maps };
         cases.extend(Nft::new(cluster).planned([FULL, DELTA], size.name, loads));

@@ -43,6 +43,7 @@ pub struct Traffic {
     next: usize,
     ring: VecDeque<Packet>,
     written: Arc<AtomicU64>,
+    is_trickling: bool,
 }
 
 impl Traffic {
@@ -55,7 +56,13 @@ impl Traffic {
             next: 0,
             ring: VecDeque::with_capacity(RING_LEN),
             written: Arc::default(),
+            is_trickling: false,
         }
+    }
+
+    /// Writes as many packets as are received, each time, and never a ring of them at once: nobody waits for it so long.
+    pub fn trickling(self) -> Traffic {
+        Traffic { is_trickling: true, ..self }
     }
 
     /// A device that receives nothing.
@@ -92,7 +99,7 @@ impl Interface for Traffic {
         if self.order.is_empty() {
             return;
         }
-        if self.ring.is_empty() {
+        if self.ring.is_empty() || self.is_trickling {
             self.fill(pool);
         }
         let count = burst.room().min(self.ring.len());

@@ -24,6 +24,11 @@ const STRIDE: u32 = 7919;
 const FULL_RATIO: f64 = 20.0;
 const DELTA_RATIO: f64 = 1000.0;
 
+/// How often a change is made where everything is loaded so often at most.
+pub fn deltas(loads: usize) -> usize {
+    4 * loads
+}
+
 /// A network namespace that a process holds.
 struct Namespace {
     holder: Child,
@@ -105,7 +110,7 @@ impl Nft {
         });
         let (first, second) = (self.clone(), self.clone());
         let full = Planned::ours(full, size, move || Ok(AtMost { case: first.full()?, rounds: runs_max }));
-        let delta = Planned::ours(delta, size, move || Ok(AtMost { case: second.delta()?, rounds: 4 * runs_max }));
+        let delta = Planned::ours(delta, size, move || Ok(AtMost { case: second.delta()?, rounds: deltas(runs_max) }));
         [
             full.by(by.clone()).unit("ms").target(Target::ratio(FULL_RATIO)),
             delta.by(by).unit("ms").target(Target::ratio(DELTA_RATIO)),

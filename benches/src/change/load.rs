@@ -23,11 +23,13 @@ const FLOWS: u32 = 10_000;
 /// How often everything is loaded, and how many changes follow.
 const LOADS: usize = 3;
 const CHANGES: u32 = 1000;
+/// In each further round, for the median beside that of the peer.
+const CHANGES_AGAIN: u32 = 100;
 /// Between two changes, and how much more it may be: they come at any moment of a round.
 const GAP: Duration = Duration::from_millis(1);
 const JITTER_NS: u64 = 300_000;
-/// Fewer changes say nothing of their hundredth part.
-const CHANGES_MIN: u64 = 300;
+/// One of so many changes at least must not be set apart: fewer say nothing of the rest.
+const APART_MOST: u32 = 3;
 /// What looking for it takes at most.
 const PREEMPTED_NS: u64 = 2_000;
 const LONGEST_NS: u64 = 100_000_000_000;
@@ -48,8 +50,8 @@ struct Spread {
     apart: Seen,
 }
 
-/// What is told of one size.
-pub fn cases(size: Size) -> Vec<Planned> {
+/// What is told of one size, where a peer makes a change so often.
+pub fn cases(size: Size, rounds: usize) -> Vec<Planned> {
     let (shared, behind, bytes) = (Shared::default(), Seen::default(), Seen::default());
     let [own, same] = [Spread::default(), Spread::default()];
     let full = Full { size, shared: shared.clone(), behind: behind.clone() };
@@ -57,7 +59,7 @@ pub fn cases(size: Size) -> Vec<Planned> {
     let mut cases = vec![
         full.unit("ms").target(FULL_TARGET),
         told("until the other copy has it too", size.name, behind, true).unit("ms"),
-        delta(DELTA, size, &shared, Place::OwnCore, &own, &bytes),
+        delta(DELTA, size, rounds, &shared, Place::OwnCore, (&own, &bytes)),
         told("of it in control, until it is published", size.name, own.control, true).unit("us"),
         told("one endpoint change: p99", size.name, own.p99, true).unit("us").target(DELTA_TARGET),
         told("one endpoint change: longest", size.name, own.max, true).unit("us"),
@@ -65,7 +67,7 @@ pub fn cases(size: Size) -> Vec<Planned> {
         told("tables, both copies", size.name, bytes, false).unit("bytes"),
     ];
     let what = "one endpoint change, control on the worker's core: median";
-    cases.push(delta(what, size, &shared, Place::WorkersCore, &same, &Seen::default()));
+    cases.push(delta(what, size, 1, &shared, Place::WorkersCore, (&same, &Seen::default())));
     cases.push(told("the same: p99", size.name, same.p99, true).unit("us"));
     cases.push(told("the same: longest", size.name, same.max, true).unit("us"));
     cases
@@ -84,7 +86,7 @@ impl Case for Full {
         let mut shared = self.shared.borrow_mut();
         let mut rig = match shared.take() {
             Some(rig) => rig,
-            None => Rig::new(self.size, FLOWS, |traffic: Traffic, _| Box::new(traffic))?.with_prober(),
+            None => Rig::new(self.size, FLOWS, |traffic: Traffic, _| Box::new(traffic.trickling()))?.with_prober(),
         };
         rig.start_anew()?;
         let objects = self.size.load();
@@ -156,18 +158,28 @@ impl Changes {
     }
 }
 
-/// The median of many changes; the rest of them goes to others.
-fn delta(what: &str, size: Size, shared: &Shared, place: Place, spread: &Spread, bytes: &Seen) -> Planned {
+/// The median of many changes. The rest of them goes to others, once: of the first round, which is the longest.
+fn delta(
+    what: &str,
+    size: Size,
+    rounds: usize,
+    shared: &Shared,
+    place: Place,
+    (spread, bytes): (&Spread, &Seen),
+) -> Planned {
     let (shared, spread, bytes) = (shared.clone(), spread.clone(), bytes.clone());
+    let mut is_first = true;
     let case = move || {
         let mut shared = shared.borrow_mut();
         let rig = shared.as_mut().context("nothing was loaded")?;
-        let many = Many::run(rig, place)?;
-        bytes.set(rig.updates.bytes()? as f64);
-        many.tell(&spread);
+        let many = Many::run(rig, place, if is_first { CHANGES } else { CHANGES_AGAIN })?;
+        if std::mem::take(&mut is_first) {
+            bytes.set(rig.updates.bytes()? as f64);
+            many.tell(&spread);
+        }
         Ok(Cost { ticks: f64::NAN, ..Cost::ns(many.all.value_at_quantile(0.5) as f64) })
     };
-    Planned::ours(what, size.name, move || Ok(AtMost { case, rounds: 1 })).unit("us")
+    Planned::ours(what, size.name, move || Ok(AtMost { case, rounds })).unit("us")
 }
 
 /// Where control runs.
@@ -205,17 +217,17 @@ struct Many {
 }
 
 impl Many {
-    fn run(rig: &mut Rig, place: Place) -> Result<Many> {
+    fn run(rig: &mut Rig, place: Place, count: u32) -> Result<Many> {
         rig.start_anew()?;
         rig.load()?;
         let changes = Changes::of(rig);
-        Ok(rig.beside(place.core()?, move |updates, eye| Many::changes(changes, place, updates, eye))?.0)
+        Ok(rig.beside(place.core()?, move |updates, eye| Many::changes(changes, count, place, updates, eye))?.0)
     }
 
-    fn changes(mut changes: Changes, place: Place, updates: &mut Updates, eye: &Eye) -> Result<Many> {
+    fn changes(mut changes: Changes, count: u32, place: Place, updates: &mut Updates, eye: &Eye) -> Result<Many> {
         let histogram = || Histogram::new_with_bounds(1, LONGEST_NS, 3);
         let mut many = Many { all: histogram()?, control: histogram()?, apart: 0 };
-        for i in 0..CHANGES as u64 {
+        for i in 0..count as u64 {
             sleep(GAP + Duration::from_nanos(i * 7919 * 31 % JITTER_NS));
             let ns = changes.one(updates, eye)?;
             if changes.waited_ns > place.may_wait_ns() {
@@ -226,8 +238,8 @@ impl Many {
             }
         }
         ensure!(
-            many.all.len() >= CHANGES_MIN,
-            "others kept control or the worker from running in {} of {CHANGES} changes",
+            many.all.len() >= (count / APART_MOST) as u64,
+            "others kept control or the worker from running in {} of {count} changes",
             many.apart
         );
         Ok(many)
