@@ -206,7 +206,8 @@ impl Node {
 
     /// Memory of flows and frames.
     pub fn bytes(&mut self) -> u64 {
-        self.worker.path().flows.region().words().len() as u64 * 8 + FRAMES as u64 * FRAME_BYTES as u64
+        let path = self.worker.path();
+        path.flows.region().words().len() as u64 * 8 + path.pool.memory().registration().1
     }
 
     /// A bench that measures drops measures nothing.

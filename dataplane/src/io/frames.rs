@@ -1,5 +1,11 @@
 //! The memory that packets live in: one region of equal chunks (*frames*), registered with the kernel as UMEM.
 //!
+//! Each chunk has a page of its own, and so that the headers of many packets do not all want the same few lines of a
+//! cache, chunks begin at different cache lines of their pages ([`places`]). The kernel takes chunks that are not
+//! aligned (XDP_UMEM_UNALIGNED_CHUNK_FLAG; Documentation/networking/af_xdp.rst), but drops those that cross into a page
+//! which does not follow in the device's addresses, as behind an IOMMU: none does. Chunks of a whole page all begin
+//! with it.
+//!
 //! Ownership: a [`Frame`] is the exclusive right to one chunk's bytes. It cannot be cloned; it is made when the memory
 //! is (all of them, once) and, after it was lent to the kernel, by [`Memory::take_back`], which believes the kernel
 //! only if the ledger says that this frame was lent to that holder. So no chunk is ever held twice.
@@ -17,23 +23,39 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Room at the start of each chunk for the link to the next frame of a packet.
 pub const LINK_BYTES: usize = 16;
+/// What each chunk has for itself.
+const PAGE: usize = 4096;
+const LINE: usize = 64;
+const LINES: u32 = (PAGE / LINE) as u32;
+/// In unaligned mode the address of a received packet is that of its chunk; how far behind it begins stands above these
+/// bits (kernel: XSK_UNALIGNED_BUF_OFFSET_SHIFT in include/uapi/linux/if_xdp.h).
+const ADDRESS_BITS: u32 = 48;
 /// Where received bytes begin: XDP_PACKET_HEADROOM, of which the outer headers take up to 128.
 pub const HEADROOM: usize = 256;
 
-/// The exclusive right to one chunk. The number is the chunk's index plus one, so that an `Option<Frame>` is four bytes.
+/// The exclusive right to one chunk. The number is that of the cache line with which the chunk begins, counted from one,
+/// so that an `Option<Frame>` is four bytes.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a dropped frame is lost: give it back to the pool"]
 pub struct Frame(NonZeroU32);
 
 impl Frame {
+    /// Of its page.
     #[inline(always)]
     pub fn index(&self) -> u32 {
-        self.0.get() - 1
+        (self.0.get() - 1) / LINES
     }
 
-    fn at(index: u32) -> Frame {
-        Frame(NonZeroU32::new(index + 1).expect("an index below u32::MAX"))
+    /// Where its chunk begins in the region.
+    #[inline(always)]
+    fn offset(&self) -> usize {
+        (self.0.get() - 1) as usize * LINE
     }
+}
+
+/// With how many lines of its page a chunk of this size may begin, so that it ends in it: a power of two.
+fn places(frame_size: u32) -> u32 {
+    ((PAGE as u32 - frame_size) / LINE as u32).max(1)
 }
 
 /// Who holds frames that are not in user space: 0 nobody (they are ours), else an interface's number.
@@ -44,6 +66,8 @@ pub struct Memory {
     base: NonNull<u8>,
     frames: u32,
     frame_size: u32,
+    /// Lines of its page with which a chunk may begin, a power of two, less one.
+    places_mask: u32,
     ledger: Box<[AtomicU8]>,
 }
 
@@ -56,15 +80,14 @@ unsafe impl Sync for Memory {}
 /// to it.
 #[derive(Clone, Copy)]
 pub struct Chunks {
-    /// Where one would be that is numbered 0: frames count from 1.
+    /// Where one would be that is numbered 0: lines count from 1.
     before: *const u8,
-    size: usize,
 }
 
 impl Chunks {
     #[inline(always)]
     fn head(&self, packet: &Packet) -> *const u8 {
-        let offset = packet.head.0.get() as usize * self.size + packet.start as usize;
+        let offset = packet.head.0.get() as usize * LINE + packet.start as usize;
         self.before.wrapping_add(offset)
     }
 
@@ -104,8 +127,8 @@ struct Link {
 impl Memory {
     /// `frames` chunks of `frame_size` (2048 or 4096) bytes, and the rights to all of them. Huge pages if there are any.
     pub fn create(frames: u32, frame_size: u32) -> io::Result<(Memory, Vec<Frame>)> {
-        assert!(frame_size.is_power_of_two() && (2048..=4096).contains(&frame_size) && frames > 0 && frames < u32::MAX);
-        let size = frames as usize * frame_size as usize;
+        assert!(matches!(frame_size, 2048 | 4096) && frames > 0 && frames < u32::MAX / LINES);
+        let size = frames as usize * PAGE;
         let map = |extra: i32| {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
             // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
@@ -122,7 +145,17 @@ impl Memory {
         unsafe { libc::madvise(base, size, libc::MADV_HUGEPAGE) };
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap answered address 0"))?;
         let ledger = (0..frames).map(|_| AtomicU8::new(0)).collect();
-        Ok((Memory { base, frames, frame_size, ledger }, (0..frames).map(Frame::at).collect()))
+        let memory = Memory { base, frames, frame_size, places_mask: places(frame_size) - 1, ledger };
+        let frames = (0..frames).map(|index| memory.frame(index)).collect();
+        Ok((memory, frames))
+    }
+
+    /// Neighbours begin with different lines, for the first-level cache, whose sets are told apart by the bits of an address
+    /// within its page; and from page to page of the same low bits they go on, for the larger ones.
+    #[inline(always)]
+    fn frame(&self, index: u32) -> Frame {
+        let place = (index + index / (self.places_mask + 1)) & self.places_mask;
+        Frame(NonZeroU32::MIN.saturating_add(index * LINES + place))
     }
 
     pub fn frame_size(&self) -> usize {
@@ -140,14 +173,23 @@ impl Memory {
 
     /// Start and size of the region, for registering it as UMEM.
     pub fn registration(&self) -> (u64, u64) {
-        (self.base.as_ptr() as u64, self.frames as u64 * self.frame_size as u64)
+        (self.base.as_ptr() as u64, self.size() as u64)
+    }
+
+    /// Whether the kernel must be told that chunks begin anywhere.
+    pub fn is_unaligned(&self) -> bool {
+        self.places_mask != 0
+    }
+
+    fn size(&self) -> usize {
+        self.frames as usize * PAGE
     }
 
     #[inline(always)]
     fn chunk(&self, frame: &Frame) -> *mut u8 {
         debug_assert!(frame.index() < self.frames);
-        // SAFETY: a frame's index is below `frames` by construction, so the offset stays inside the mapping.
-        unsafe { self.base.as_ptr().add(frame.index() as usize * self.frame_size as usize) }
+        // SAFETY: a frame's index is below `frames` by construction, so its page is inside the mapping, and so is its chunk.
+        unsafe { self.base.as_ptr().add(frame.offset()) }
     }
 
     /// `size` bytes at `start` of a frame; none if they are not all in its chunk.
@@ -206,7 +248,7 @@ impl Memory {
     /// Where chunks lie.
     #[inline(always)]
     pub fn chunks(&self) -> Chunks {
-        Chunks { before: self.base.as_ptr().wrapping_sub(self.frame_size()), size: self.frame_size() }
+        Chunks { before: self.base.as_ptr().wrapping_sub(LINE) }
     }
 
     fn link(&self, frame: &Frame) -> Link {
@@ -252,14 +294,20 @@ impl Memory {
     pub(crate) fn take_next(&self, frame: &mut Frame) -> Option<Frame> {
         let link = self.link(frame);
         self.set_link(frame, Link { next: 0, ..link });
-        NonZeroU32::new(link.next).filter(|n| n.get() <= self.frames).map(Frame)
+        self.linked(link.next)
+    }
+
+    /// The frame that a link names, if it is one.
+    fn linked(&self, next: u32) -> Option<Frame> {
+        let frame = Frame(NonZeroU32::new(next)?);
+        (frame.index() < self.frames && self.frame(frame.index()) == frame).then_some(frame)
     }
 
     /// All bytes of a packet in order: the head, then the further frames.
     pub fn chain<'a>(&'a self, packet: &'a Packet) -> impl Iterator<Item = &'a [u8]> {
         let mut next = packet.rest.as_ref().map_or(0, |frame| frame.0.get());
         let rest = std::iter::from_fn(move || {
-            let frame = NonZeroU32::new(next).filter(|n| n.get() <= self.frames).map(Frame)?;
+            let frame = self.linked(next)?;
             let link = self.link(&frame);
             next = link.next;
             let (start, end) = (link.start as usize, link.start as usize + link.size as usize);
@@ -276,39 +324,46 @@ impl Memory {
     #[inline(always)]
     pub fn lend(&self, frame: Frame, holder: Holder) -> u64 {
         self.ledger[frame.index() as usize].store(holder, Ordering::Relaxed);
-        frame.index() as u64 * self.frame_size as u64
+        frame.offset() as u64
     }
 
-    /// Takes a frame back whose chunk holds `address`. None if it was not lent to that holder: the kernel (or a damaged
-    /// ring) is not believed.
+    /// Takes a frame back whose chunk holds `address`, or begins there. None if it was not lent to that holder: the kernel
+    /// (or a damaged ring) is not believed.
     #[inline(always)]
     pub fn take_back(&self, address: u64, holder: Holder) -> Option<Frame> {
-        let index = address / self.frame_size as u64;
+        let index = (address & ((1 << ADDRESS_BITS) - 1)) / PAGE as u64;
         let owner = self.ledger.get(index as usize)?;
         if holder == 0 || owner.load(Ordering::Relaxed) != holder {
             return None;
         }
         owner.store(0, Ordering::Relaxed);
-        Some(Frame::at(index as u32))
+        Some(self.frame(index as u32))
+    }
+
+    /// How far behind the start of its chunk a received packet begins; what is no such address may give any number.
+    #[inline(always)]
+    pub fn start_of(&self, address: u64, frame: &Frame) -> u64 {
+        let (base, start) = (address & ((1 << ADDRESS_BITS) - 1), address >> ADDRESS_BITS);
+        (base + start).wrapping_sub(frame.offset() as u64)
     }
 
     /// Takes back everything lent to a holder whose device is closed.
     pub fn reclaim(&self, holder: Holder) -> impl Iterator<Item = Frame> + '_ {
-        (0..self.frames as u64).filter_map(move |index| self.take_back(index * self.frame_size as u64, holder))
+        (0..self.frames as u64).filter_map(move |index| self.take_back(index * PAGE as u64, holder))
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let size = self.frames as usize * self.frame_size as usize;
         // SAFETY: the mapping made in `create`, unmapped once.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), size) };
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.size()) };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn a_frame_comes_back_only_to_whom_it_was_lent_and_only_once() {
@@ -318,6 +373,44 @@ mod tests {
         assert!(memory.take_back(1 << 40, 3).is_none());
         assert_eq!(memory.take_back(address + 256, 3).map(|f| f.index()), Some(7));
         assert!(memory.take_back(address, 3).is_none());
+    }
+
+    #[test]
+    fn chunks_lie_in_pages_of_their_own_and_begin_all_over_them() {
+        for (frame_size, places) in [(2048, 32), (4096, 1)] {
+            let (memory, frames) = Memory::create(1024, frame_size).unwrap();
+            let (mut first_level, mut second_level) = (BTreeSet::new(), BTreeSet::new());
+            for (index, frame) in frames.iter().enumerate() {
+                let (page, start) = (frame.offset() / PAGE, frame.offset() % PAGE);
+                assert_eq!((page, frame.index() as usize), (index, index));
+                assert!(start.is_multiple_of(LINE) && start + memory.frame_size() <= PAGE);
+                first_level.insert(start);
+                second_level.insert((page % 32, start));
+            }
+            assert_eq!((first_level.len(), second_level.len()), (places, 32 * places));
+            assert_eq!(memory.is_unaligned(), places > 1);
+        }
+    }
+
+    #[test]
+    fn a_received_address_says_where_in_its_chunk_a_packet_begins() {
+        let (memory, mut frames) = Memory::create(8, 2048).unwrap();
+        let chunk = memory.lend(frames.pop().unwrap(), 3);
+        assert!(chunk > 7 * PAGE as u64, "in the middle of its page");
+        let frame = memory.take_back(chunk | 256 << ADDRESS_BITS, 3).unwrap();
+        for (address, start) in [(chunk | 256 << ADDRESS_BITS, 256), (chunk + 300, 300), (chunk, 0)] {
+            assert_eq!(memory.start_of(address, &frame), start);
+        }
+        assert!(memory.start_of(chunk - 1, &frame) > PAGE as u64, "in front of it");
+    }
+
+    #[test]
+    fn a_link_to_what_is_no_frame_leads_nowhere() {
+        let (memory, frames) = Memory::create(4, 2048).unwrap();
+        assert_eq!(memory.linked(frames[3].0.get()), Some(memory.frame(3)));
+        for next in [0, frames[3].0.get() + 1, 5 * LINES, u32::MAX] {
+            assert_eq!(memory.linked(next), None);
+        }
     }
 
     #[test]

@@ -77,9 +77,10 @@ impl Xsk {
             self.drops.add(DropReason::Malformed);
             return None;
         };
-        let (start, size) = (descriptor.addr as usize & (self.memory.frame_size() - 1), descriptor.len as usize);
+        let (start, size) = (self.memory.start_of(descriptor.addr, &frame), descriptor.len as u64);
         let continued = descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
-        let is_sound = start >= LINK_BYTES && start + size <= self.memory.frame_size();
+        let end = self.memory.frame_size() as u64;
+        let is_sound = (LINK_BYTES as u64..=end).contains(&start) && start + size <= end;
         let mut packet = if continued || self.chain.is_open() {
             self.accept_part(pool, (frame, start as u16, size as u16), is_sound, continued)?
         } else if is_sound {

@@ -178,7 +178,9 @@ impl Xsk {
 /// Registers the whole region as UMEM. The kernel leaves XDP_PACKET_HEADROOM by itself, so no more is asked for.
 fn register(fd: BorrowedFd<'_>, memory: &Memory, place: Place) -> Result<(), XskError> {
     let (addr, len) = memory.registration();
-    let (chunk_size, flags) = (memory.frame_size() as u32, XdpUmemRegFlags::empty());
+    let unaligned = XdpUmemRegFlags::XDP_UMEM_UNALIGNED_CHUNK_FLAG;
+    let flags = if memory.is_unaligned() { unaligned } else { XdpUmemRegFlags::empty() };
+    let chunk_size = memory.frame_size() as u32;
     let umem = XdpUmemReg { addr, len, chunk_size, headroom: 0, flags, tx_metadata_len: 0 };
     set_xdp_umem_reg(fd, umem).map_err(|errno| match errno {
         Errno::NOBUFS | Errno::NOMEM | Errno::PERM => XskError::Memlock { mib: len >> 20 },

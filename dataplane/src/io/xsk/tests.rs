@@ -364,7 +364,9 @@ fn descriptors_are_not_believed() {
     let lend = |pool: &mut FramePool| pool.memory_arc().lend(pool.take().unwrap(), 1);
     let good = XdpDescOptions::empty();
     let (mine, late, early) = (lend(&mut pool), lend(&mut pool), lend(&mut pool));
-    let claims = [(mine + 256, 60, true), (mine + 256, 60, false), (u64::MAX, 60, false), (0, 60, false)];
+    // As the kernel says it where chunks begin anywhere.
+    let mine = mine | 256 << 48;
+    let claims = [(mine, 60, true), (mine, 60, false), (u64::MAX, 60, false), (0, 60, false)];
     let claims = claims.into_iter().chain([(late + 2000, 49, false), (early + 8, 60, false)]);
     for (addr, len, accepted) in claims {
         let packet = xsk.accept(&mut pool, XdpDesc { addr, len, options: good });
