@@ -4,7 +4,8 @@
 //! [`huge`] gives both sides huge pages; [`check`] compares with a baseline. What table changes cost is [`change`], its peer [`nft`];
 //! what waiting costs is [`idle`]. The measured node in memory is [`node`], its tables [`cluster`], and [`device`] makes packets as a NIC would deliver them.
 
-pub mod case;
+pub mod apart;
+mod case;
 pub mod change;
 pub mod check;
 pub mod clock;
