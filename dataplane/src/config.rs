@@ -31,7 +31,7 @@ pub struct Args {
     /// When a worker without packets may sleep.
     #[arg(long, value_enum, default_value = "adaptive")]
     pub polling: Polling,
-    /// Packet frames, all workers together.
+    /// Packet frames of 4 KiB, all workers together.
     #[arg(long, default_value_t = 32_768)]
     pub frames: u32,
     /// Flows of each worker.

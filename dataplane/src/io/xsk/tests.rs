@@ -272,7 +272,7 @@ fn a_second_queue_joins_and_sends_without_any_capability() {
 fn memory_beyond_the_limit_names_the_capability() {
     let (rig, pool) = (Rig::new(), pool(32 * 1024));
     let error = without_capabilities(|| try_open(&rig.home, "nic0", 0, &pool, 1).err().unwrap());
-    assert!(matches!(error, XskError::Memlock { mib: 64 }), "{error}");
+    assert!(matches!(error, XskError::Memlock { mib: 128 }), "{error}");
     assert!(error.to_string().contains("CAP_IPC_LOCK"));
 }
 
