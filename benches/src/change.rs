@@ -37,7 +37,7 @@ const SIZES: [(Size, Option<usize>); 4] = [
 pub fn groups(full: bool) -> Vec<Group> {
     let sized = |&(size, loads): &(Size, _)| Group { title: TITLE, about: ABOUT, cases: sized(size, loads) };
     let sizes: Vec<Group> = SIZES.iter().map(sized).collect();
-    [sizes, policies::groups(), steady::groups(full), pauses::groups(full)].into_iter().flatten().collect()
+    [sizes, policies::groups(), steady::groups(), pauses::groups(full)].into_iter().flatten().collect()
 }
 
 fn sized(size: Size, nft_loads: Option<usize>) -> Vec<Planned> {

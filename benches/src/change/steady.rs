@@ -22,12 +22,14 @@ use tables::counters::WorkerCounter;
 const TITLE: &str = "others while tables change";
 const ABOUT: &str = "Packets of established flows, encapsulated, among 10k services x 10; thread CPU time, less what the bench \
                      takes to make and swallow them. Elsewhere: an endpoint of another service is replaced 1,000 times a \
-                     second, for half a second a round (FULL=1: a second), in five slices that take turns with slices \
-                     without. All: a policy of the pod changes, then each flow comes once.";
+                     second, for 2.75 seconds a round, which is half a minute in eleven, in slices that take turns with \
+                     slices without. All: a policy of the pod changes, then each flow comes once.";
 pub const SIZE: Size = Size { services: 10_000, endpoints: 10, name: "10k services x 10" };
 const PER_SECOND: u32 = 1000;
+/// With changes, in each round, and as long without.
+const RUN: Duration = Duration::from_millis(2750);
 /// Of a run, with changes and as many without.
-const SLICES: u32 = 5;
+const SLICES: u32 = 25;
 /// How often a pass is repeated in a run.
 const PASSES: u64 = 4;
 const ELSEWHERE: Target = Target { floor: Some(1.05), aim: None, ratio_min: None };
@@ -39,12 +41,11 @@ const FLOWS: [(u32, &str); 2] = [(80 * ROUND as u32, "10k flows"), (800 * ROUND 
 
 type Shared = Rc<RefCell<Option<Rig>>>;
 
-pub fn groups(full: bool) -> Vec<Group> {
-    let run = Duration::from_millis(if full { 1000 } else { 500 });
-    FLOWS.iter().map(|&(flows, size)| Group { title: TITLE, about: ABOUT, cases: cases(flows, size, run) }).collect()
+pub fn groups() -> Vec<Group> {
+    FLOWS.iter().map(|&(flows, size)| Group { title: TITLE, about: ABOUT, cases: cases(flows, size) }).collect()
 }
 
-fn cases(flows: u32, size: &'static str, run: Duration) -> Vec<Planned> {
+fn cases(flows: u32, size: &'static str) -> Vec<Planned> {
     let shared = Shared::default();
     let off = Seen::default();
     let (seen, fill) = (off.clone(), shared.clone());
@@ -55,17 +56,16 @@ fn cases(flows: u32, size: &'static str, run: Duration) -> Vec<Planned> {
         Ok(Watched { case: EmptyBurst::new(Kind::Encap, SERVICES_USED, flows), seen })
     });
     let mut cases = vec![reference.by(By::Reference)];
-    cases.extend(elsewhere(flows, size, &shared, &off, run));
+    cases.extend(elsewhere(flows, size, &shared, &off));
     cases.extend(all(flows, size, &shared, &off));
     cases
 }
 
 /// With and without changes of other services.
-fn elsewhere(flows: u32, size: &'static str, shared: &Shared, off: &Seen, run: Duration) -> [Planned; 5] {
+fn elsewhere(flows: u32, size: &'static str, shared: &Shared, off: &Seen) -> [Planned; 5] {
     let [quiet, busy, lost, renewed] = [(); 4].map(|()| Seen::default());
     let case = Steady {
         shared: shared.clone(),
-        run,
         flows,
         changes: 0,
         busy: busy.clone(),
@@ -109,7 +109,6 @@ fn ratio(what: &str, size: &str, of: [&Seen; 3]) -> Planned {
 /// a shared machine's speed changes within a second.
 struct Steady {
     shared: Shared,
-    run: Duration,
     flows: u32,
     changes: u32,
     /// The cost with changes; without them it is the case's own.
@@ -136,7 +135,7 @@ impl Case for Steady {
         let mut shared = self.shared.borrow_mut();
         let rig = shared.as_mut().context("the node was not set up")?;
         [&self.busy, &self.lost, &self.renewed].into_iter().for_each(|told| told.set(f64::NAN));
-        let (run, [mut quiet, mut busy]) = (self.run / SLICES, [Slices::default(), Slices::default()]);
+        let (run, [mut quiet, mut busy]) = (RUN / SLICES, [Slices::default(), Slices::default()]);
         for slice in 0..SLICES {
             // Neither is always the first of its pair.
             for is_busy in [slice % 2 == 1, slice % 2 == 0] {
@@ -151,7 +150,7 @@ impl Case for Steady {
                 }
             }
         }
-        in_time(busy.took, self.run)?;
+        in_time(busy.took, RUN)?;
         self.changes += busy.changes;
         self.busy.set(busy.ns / busy.packets as f64);
         self.lost.set(busy.lost as f64 - quiet.lost as f64);
