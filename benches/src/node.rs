@@ -207,7 +207,7 @@ impl Node {
     /// Memory of flows and frames.
     pub fn bytes(&mut self) -> u64 {
         let path = self.worker.path();
-        path.flows.region().words().len() as u64 * 8 + path.pool.memory().registration().1
+        path.flows.region().words().len() as u64 * 8 + path.pool.memory().size() as u64
     }
 
     /// A bench that measures drops measures nothing.

@@ -1,7 +1,7 @@
 //! The memory that packets live in: one region of equal chunks (*frames*), registered with the kernel as UMEM.
 //!
 //! Each chunk has a page of its own, and so that the headers of many packets do not all want the same few lines of a
-//! cache, chunks begin at different cache lines of their pages ([`places`]). The kernel takes chunks that are not
+//! cache, chunks begin at different cache lines of their pages ([`Memory::frame`]). The kernel takes chunks that are not
 //! aligned (XDP_UMEM_UNALIGNED_CHUNK_FLAG; Documentation/networking/af_xdp.rst), but drops those that cross into a page
 //! which does not follow in the device's addresses, as behind an IOMMU: none does. Chunks of a whole page all begin
 //! with it.
@@ -27,6 +27,8 @@ pub const LINK_BYTES: usize = 16;
 const PAGE: usize = 4096;
 const LINE: usize = 64;
 const LINES: u32 = (PAGE / LINE) as u32;
+/// With so many lines of its page a chunk of half a page may begin.
+const PLACES: u32 = LINES / 2;
 /// In unaligned mode the address of a received packet is that of its chunk; how far behind it begins stands above these
 /// bits (kernel: XSK_UNALIGNED_BUF_OFFSET_SHIFT in include/uapi/linux/if_xdp.h).
 const ADDRESS_BITS: u32 = 48;
@@ -53,9 +55,11 @@ impl Frame {
     }
 }
 
-/// With how many lines of its page a chunk of this size may begin, so that it ends in it: a power of two.
-fn places(frame_size: u32) -> u32 {
-    ((PAGE as u32 - frame_size) / LINE as u32).max(1)
+/// The two parts of a descriptor's address: of a received packet its chunk and how far behind that it begins, or all of it in
+/// one, as of a sent one.
+#[inline(always)]
+fn parts(address: u64) -> (u64, u64) {
+    (address & ((1 << ADDRESS_BITS) - 1), address >> ADDRESS_BITS)
 }
 
 /// Who holds frames that are not in user space: 0 nobody (they are ours), else an interface's number.
@@ -66,7 +70,7 @@ pub struct Memory {
     base: NonNull<u8>,
     frames: u32,
     frame_size: u32,
-    /// Lines of its page with which a chunk may begin, a power of two, less one.
+    /// Of how many lines of its page a chunk may begin with one, a power of two, less one.
     places_mask: u32,
     ledger: Box<[AtomicU8]>,
 }
@@ -145,7 +149,8 @@ impl Memory {
         unsafe { libc::madvise(base, size, libc::MADV_HUGEPAGE) };
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap answered address 0"))?;
         let ledger = (0..frames).map(|_| AtomicU8::new(0)).collect();
-        let memory = Memory { base, frames, frame_size, places_mask: places(frame_size) - 1, ledger };
+        let places_mask = if frame_size < PAGE as u32 { PLACES - 1 } else { 0 };
+        let memory = Memory { base, frames, frame_size, places_mask, ledger };
         let frames = (0..frames).map(|index| memory.frame(index)).collect();
         Ok((memory, frames))
     }
@@ -154,7 +159,7 @@ impl Memory {
     /// within its page; and from page to page of the same low bits they go on, for the larger ones.
     #[inline(always)]
     fn frame(&self, index: u32) -> Frame {
-        let place = (index + index / (self.places_mask + 1)) & self.places_mask;
+        let place = (index + index / PLACES) & self.places_mask;
         Frame(NonZeroU32::MIN.saturating_add(index * LINES + place))
     }
 
@@ -181,7 +186,8 @@ impl Memory {
         self.places_mask != 0
     }
 
-    fn size(&self) -> usize {
+    /// Bytes of the region.
+    pub fn size(&self) -> usize {
         self.frames as usize * PAGE
     }
 
@@ -327,11 +333,11 @@ impl Memory {
         frame.offset() as u64
     }
 
-    /// Takes a frame back whose chunk holds `address`, or begins there. None if it was not lent to that holder: the kernel
-    /// (or a damaged ring) is not believed.
+    /// Takes a frame back whose page holds `address`. None if it was not lent to that holder: the kernel (or a damaged
+    /// ring) is not believed.
     #[inline(always)]
     pub fn take_back(&self, address: u64, holder: Holder) -> Option<Frame> {
-        let index = (address & ((1 << ADDRESS_BITS) - 1)) / PAGE as u64;
+        let index = parts(address).0 / PAGE as u64;
         let owner = self.ledger.get(index as usize)?;
         if holder == 0 || owner.load(Ordering::Relaxed) != holder {
             return None;
@@ -343,7 +349,7 @@ impl Memory {
     /// How far behind the start of its chunk a received packet begins; what is no such address may give any number.
     #[inline(always)]
     pub fn start_of(&self, address: u64, frame: &Frame) -> u64 {
-        let (base, start) = (address & ((1 << ADDRESS_BITS) - 1), address >> ADDRESS_BITS);
+        let (base, start) = parts(address);
         (base + start).wrapping_sub(frame.offset() as u64)
     }
 
