@@ -11,6 +11,7 @@ use crate::device::{Patch, Traffic, of_memory};
 use crate::node::{Kind, OUTER, pools, shuffled, traffic, worker};
 use anyhow::{Context, Result, ensure};
 use core_affinity::CoreId;
+use crossbeam::utils::CachePadded;
 use dataplane::handoff::Mailbox;
 use dataplane::io::Interface;
 use dataplane::io::pool::FramePool;
@@ -30,7 +31,8 @@ use tables::status::Status;
 use tables::{Addr, Publisher};
 
 const ABOUT: &str = "Decap, policy, deliver; wall time over all packets. Each worker keeps the flows of one pod; handed over is \
-                     what arrives at the other one, and costs what lines of cache do that go from core to core. Time spent on writing packets into frames, which a NIC does by itself, is taken off.";
+                     what arrives at the other one, and costs what lines of cache do that go from core to core. Time spent \
+                     on writing packets into frames, which a NIC does by itself, is taken off.";
 const FLOWS: u32 = 10_000;
 const SIZE: &str = "10k flows";
 const RUN: Duration = Duration::from_millis(60);
@@ -216,10 +218,8 @@ fn connect(worker: &mut Worker, id: usize, share: u32, written: Arc<AtomicU64>, 
     worker.add_interface(slot(PODS[id].0, InterfaceKind::Pod, Box::new(Traffic::silent(PODS[id].0))));
 }
 
-/// How many packets arrived at a worker; a cache line, and the one that a processor fetches with it.
-#[derive(Default)]
-#[repr(align(128))]
-struct Arrived(AtomicU64);
+/// How many packets arrived at a worker.
+type Arrived = CachePadded<AtomicU64>;
 
 /// A device at which nothing more arrives while it is too far ahead of those of other workers.
 struct Abreast {
@@ -232,14 +232,14 @@ struct Abreast {
 
 impl Interface for Abreast {
     fn rx(&mut self, pool: &mut FramePool, burst: &mut Burst) {
-        let own = self.arrived[self.id].0.load(Ordering::Relaxed);
+        let own = self.arrived[self.id].load(Ordering::Relaxed);
         if own >= self.limit {
-            let least = self.arrived.iter().map(|arrived| arrived.0.load(Ordering::Relaxed)).min();
+            let least = self.arrived.iter().map(|arrived| arrived.load(Ordering::Relaxed)).min();
             self.limit = least.unwrap_or(own) + LEAD;
         }
         if own < self.limit {
             self.device.rx(pool, burst);
-            self.arrived[self.id].0.store(own + burst.len() as u64, Ordering::Relaxed);
+            self.arrived[self.id].store(own + burst.len() as u64, Ordering::Relaxed);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::cores;
 use crate::device::Traffic;
 use crate::device::of_memory;
 use crate::node::{Kind, path, pools, traffic};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use dataplane::handoff::{Batch, Command, Mailbox, Stage};
 use dataplane::io::Interface;
 use dataplane::io::pool::FramePool;
@@ -133,10 +133,10 @@ fn spin_for(time: Duration) {
 
 /// A thread on the core that does not measure, and its id in the kernel.
 fn spawn(run: impl FnOnce() + Send + 'static) -> Result<(JoinHandle<()>, i32)> {
-    let [core, _, ..] = cores::all() else { bail!("it takes two cores") };
+    let core = cores::other()?;
     let (tell, told) = std::sync::mpsc::channel();
     let handle = thread::spawn(move || {
-        core_affinity::set_for_current(*core);
+        core_affinity::set_for_current(core);
         let _ = tell.send(rustix::thread::gettid().as_raw_nonzero().get());
         run();
     });

@@ -2,10 +2,11 @@
 //! [`lookups`], [`peers`]) for groups of cases ([`case`]), [`run`] measures them in turns by [`clock`] on one of the
 //! [`cores`], [`figures`] makes rows of it, [`table`], [`report`] and [`page`] write them down with the [`conditions`];
 //! [`huge`] gives both sides huge pages; [`check`] compares with a baseline. What table changes cost is [`change`], its peer [`nft`];
-//! what waiting costs is [`idle`], and how far cores are apart on which two workers run, [`apart`]. The measured node in memory is [`node`], its tables [`cluster`], and [`device`] makes packets as a NIC would deliver them.
+//! what waiting costs is [`idle`]; `apart` says how far the cores are from each other on which two workers run. The measured
+//! node in memory is [`node`], its tables [`cluster`], and [`device`] makes packets as a NIC would deliver them.
 
-pub mod apart;
-mod case;
+mod apart;
+pub mod case;
 pub mod change;
 pub mod check;
 pub mod clock;

@@ -1,12 +1,13 @@
 //! All services at once, then one endpoint after the other, into a dataplane that runs.
 
 use super::eye::Eye;
-use super::rig::{self, Rig, wait_for_other};
+use super::rig::{Rig, wait_for_other};
 use super::updates::Updates;
 use super::waits::Waits;
 use super::world::{self, Size};
 use super::{DELTA, FULL, told};
 use crate::case::{AtMost, Case, Cost, Planned, Seen, Target};
+use crate::cores;
 use crate::device::Traffic;
 use anyhow::{Context, Result, ensure};
 use control::object::ObjectChange;
@@ -28,8 +29,8 @@ const CHANGES_AGAIN: u32 = 100;
 /// Between two changes, and how much more it may be: they come at any moment of a round.
 const GAP: Duration = Duration::from_millis(1);
 const JITTER_NS: u64 = 300_000;
-/// One of so many changes at least must not be set apart: fewer say nothing of the rest.
-const APART_MOST: u32 = 3;
+/// At least one of so many changes must be left, not set apart: fewer say nothing of the rest.
+const LEFT_ONE_OF: u32 = 3;
 /// What looking for it takes at most.
 const PREEMPTED_NS: u64 = 2_000;
 const LONGEST_NS: u64 = 100_000_000_000;
@@ -90,7 +91,7 @@ impl Case for Full {
         };
         rig.start_anew()?;
         let objects = self.size.load();
-        let core = rig::other_core()?;
+        let core = cores::other()?;
         let (ns, _) = rig.beside(core, move |updates, eye| {
             let start = eye.now_ns();
             objects.into_iter().for_each(|change| updates.apply(change));
@@ -192,8 +193,8 @@ enum Place {
 impl Place {
     fn core(self) -> Result<CoreId> {
         match self {
-            Place::OwnCore => rig::other_core(),
-            Place::WorkersCore => rig::same_core(),
+            Place::OwnCore => cores::other(),
+            Place::WorkersCore => cores::measuring(),
         }
     }
 
@@ -238,7 +239,7 @@ impl Many {
             }
         }
         ensure!(
-            many.all.len() >= (count / APART_MOST) as u64,
+            many.all.len() >= (count / LEFT_ONE_OF) as u64,
             "others kept control or the worker from running in {} of {count} changes",
             many.apart
         );

@@ -2,11 +2,12 @@
 //! revalidates flows. Measured around the device that delivers the packets, without the time that this device takes.
 //! Bursts in which the thread did not run all the time are set apart.
 
-use super::rig::{self, Rig};
+use super::rig::Rig;
 use super::steady::{SIZE, change_of_all, change_others, in_time};
 use super::told;
 use super::updates::Updates;
 use crate::case::{AtMost, Cost, Group, Planned, Seen, Target};
+use crate::cores;
 use crate::device::Traffic;
 use crate::device::of_memory;
 use anyhow::Result;
@@ -103,7 +104,7 @@ fn measure(turns: u32) -> Result<Log> {
     let mut rig = Rig::new(SIZE, FLOWS, deliver)?;
     rig.load()?;
     *lock(&log) = Log::new()?;
-    let core = rig::other_core()?;
+    let core = cores::other()?;
     let (mut others, mut all) = (0, 0);
     for _ in 0..turns {
         rig.beside(core, |_, _| {

@@ -5,10 +5,9 @@ use super::eye::{Eye, Prober, WatchedUplink};
 use super::updates::Updates;
 use super::world::{OTHER_POD_MAC, Size};
 use crate::cluster::{HOST, OTHER_POD, OTHER_POD_ADDR, POD, POD_ADDR, POD_MAC, SERVICES_USED, UPLINK};
-use crate::cores;
 use crate::device::Traffic;
 use crate::node::{self, Kind, shuffled};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use core_affinity::CoreId;
 use dataplane::handoff::Mailbox;
 use dataplane::io::Interface;
@@ -155,15 +154,4 @@ pub fn wait_for_other(eye: &Eye, before: Option<Addr>, pause: impl Fn()) -> Resu
         ensure!(start.elapsed() < PATIENCE, "no packet was treated by a change in {} s", PATIENCE.as_secs());
         pause();
     }
-}
-
-/// A core that the measuring thread does not use.
-pub fn other_core() -> Result<CoreId> {
-    let other = cores::all().first().filter(|_| cores::all().len() > 1);
-    other.copied().context("this needs a second core, for control")
-}
-
-/// The measuring thread's core.
-pub fn same_core() -> Result<CoreId> {
-    cores::all().last().copied().context("no core is known")
 }

@@ -1,13 +1,14 @@
 //! What established flows pay while others change, and what all of them pay for a change that concerns all: pairs of runs
 //! with and without, in turns.
 
-use super::rig::{self, Rig};
+use super::rig::Rig;
 use super::told_each_round;
 use super::updates::Updates;
 use super::world::{self, Size};
 use crate::case::{By, Case, Cost, Derived, Group, Planned, Seen, Target, Watched};
 use crate::clock::Stopwatch;
 use crate::cluster::SERVICES_USED;
+use crate::cores;
 use crate::device::Traffic;
 use crate::engine::EmptyBurst;
 use crate::node::{Kind, ROUND};
@@ -169,7 +170,7 @@ impl Slices {
         rig.forward(flows as u64);
         let (renewed, dropped) = (rig.count(WorkerCounter::FlowsRevalidated), rig.dropped());
         let watch = Stopwatch::cpu();
-        let ((changes, took), packets) = rig.beside(rig::other_core()?, |updates, _| work(updates))?;
+        let ((changes, took), packets) = rig.beside(cores::other()?, |updates, _| work(updates))?;
         self.ns += watch.ns();
         self.took += took;
         self.packets += packets;
@@ -222,7 +223,7 @@ impl Case for Pass {
         for _ in 0..PASSES {
             self.changes += 1;
             let change = self.touches.then(|| change_of_all(self.changes));
-            rig.meanwhile(rig::other_core()?, |updates| change.map_or(Ok(()), |change| updates.put(change)))?;
+            rig.meanwhile(cores::other()?, |updates| change.map_or(Ok(()), |change| updates.put(change)))?;
             ns += self.pass(rig)?;
         }
         Ok(Cost::ns(ns / (PASSES * self.flows as u64) as f64))
