@@ -6,8 +6,8 @@
 mod batch;
 mod plain;
 
-pub use batch::Batch;
-pub use plain::Plain;
+pub use batch::{Batch, Told};
+pub use plain::{Plain, Slip};
 
 use crate::classify::Origin;
 use crate::classify::whence::Whence;
@@ -39,7 +39,8 @@ pub enum Stage {
     Asked,
     /// As `Back(Origin::Direct)`, which is looked at otherwise.
     Direct(Addr),
-    /// As `Back` or `Asked`, of a plain packet: its sender tells what it goes by, and its headers are not read again.
+    /// As `Back` or `Asked`, of a plain packet: its sender tells what it goes by, and its headers are not read again. It may
+    /// have written them, but for what its flow changes ([`Plain::addressed`]).
     Plain(Plain),
     /// Finished; to be sent by an interface that only this worker polls.
     Send { interface: u32 },

@@ -92,6 +92,12 @@ impl Packet {
         self.rest.is_none() && self.gso == Gso::None && !matches!(self.checksum, Checksum::Partial { .. })
     }
 
+    /// Its head frame, and the offset of its first byte there.
+    #[inline(always)]
+    pub fn head(&self) -> (&Frame, u16) {
+        (&self.head, self.start)
+    }
+
     pub fn is_chained(&self) -> bool {
         self.rest.is_some()
     }
@@ -215,10 +221,9 @@ impl Burst {
         self.places.push(place.take());
     }
 
-    /// So many places behind the last one will be written to soon, and are in another core's cache.
-    #[inline(always)]
-    pub fn expect(&self, ahead: usize) {
-        tables::cpu::prefetch_to_write(self.places.as_ptr().wrapping_add(self.len() + ahead).cast());
+    /// The same with their places.
+    pub fn drain_all(&mut self) -> std::vec::Drain<'_, Option<Packet>> {
+        self.places.drain(..)
     }
 
     /// Takes all packets out, in order.

@@ -5,6 +5,7 @@ mod direct;
 mod errors;
 pub mod forward;
 pub mod fragments;
+mod handed;
 pub mod held;
 mod icmp;
 mod idle;

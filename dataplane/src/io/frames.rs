@@ -90,9 +90,8 @@ pub struct Chunks {
 
 impl Chunks {
     #[inline(always)]
-    fn head(&self, packet: &Packet) -> *const u8 {
-        let offset = packet.head.0.get() as usize * LINE + packet.start as usize;
-        self.before.wrapping_add(offset)
+    fn at(&self, frame: &Frame, start: u16) -> *const u8 {
+        self.before.wrapping_add(frame.0.get() as usize * LINE + start as usize)
     }
 
     /// So many bytes from the start of the packet in this place on will be read soon, at most two cache lines of them, and
@@ -100,21 +99,19 @@ impl Chunks {
     #[inline(always)]
     pub fn prefetch_head(&self, place: &Option<Packet>, bytes: usize, front: usize) {
         if let Some(packet) = place {
-            let head = self.head(packet);
+            let head = self.at(&packet.head, packet.start);
             tables::cpu::prefetch_at(head);
             tables::cpu::prefetch_at(head.wrapping_add(bytes - 1));
             tables::cpu::prefetch_at(head.wrapping_sub(front));
         }
     }
 
-    /// The same of what another worker wrote last and is written here soon.
+    /// The same of a packet that another worker wrote last and that is written here soon.
     #[inline(always)]
-    pub fn prefetch_handed(&self, place: &Option<Packet>, bytes: usize) {
-        if let Some(packet) = place {
-            let head = self.head(packet);
-            tables::cpu::prefetch_to_write(head);
-            tables::cpu::prefetch_to_write(head.wrapping_add(bytes - 1));
-        }
+    pub fn prefetch_handed(&self, head: &Frame, start: u16, bytes: usize) {
+        let head = self.at(head, start);
+        tables::cpu::prefetch_to_write(head);
+        tables::cpu::prefetch_to_write(head.wrapping_add(bytes - 1));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::classify::ahead::{Knowns, UNKNOWN};
 use crate::classify::{self, Context, Origin};
 use crate::flow::{FlowId, FlowTable, Way, note};
 use crate::fragments::Fragments;
-use crate::handoff::{Batch, Stage};
+use crate::handoff::Stage;
 use crate::io::pool::FramePool;
 use crate::packet::{BURST_MAX, Burst, Packet};
 use crate::parse::{Kind, Meta, tcp_flag};
@@ -14,6 +14,7 @@ use crate::punt;
 use crate::punt::error::Cause;
 use crate::rewrite::{self, Change};
 use crate::worker::fragments::Waiting;
+use crate::worker::handed::HEADS_AHEAD;
 use crate::worker::held::Held;
 use crate::worker::interfaces::{Interfaces, discard};
 use crate::worker::item::{Headers, Item, Queue, Queued, Queues, To, tuple};
@@ -75,6 +76,8 @@ pub struct Path {
     pub(super) spare: Burst,
     pub(super) queues: Queues,
     queue_done: Queue,
+    /// Another worker handed the burst that passes.
+    pub(super) is_handed: bool,
     /// What was parsed of each packet of a burst that is not plain.
     pub(super) metas: Box<[Meta; BURST_MAX]>,
     pub(super) knowns: Knowns,
@@ -116,6 +119,7 @@ impl Path {
             spare: Burst::default(),
             queues: Queues::new(),
             queue_done: Queue::new(),
+            is_handed: false,
             metas: Box::new([Meta::default(); BURST_MAX]),
             knowns: Box::new([UNKNOWN; BURST_MAX]),
             parts: Vec::with_capacity(64),
@@ -132,18 +136,6 @@ impl Path {
         self.with_tables(|path, context| {
             path.look_at_burst(context, interface, burst.places_mut());
             path.runtime.mark(WorkStage::Parse, burst.len());
-            path.finish(context, burst);
-            burst.clear();
-        });
-        burst.drain().for_each(|packet| self.drop_packet(packet, DropReason::NoTables));
-    }
-
-    /// Forwards what another worker handed over: one burst at most.
-    pub fn forward_handed(&mut self, batch: &mut Batch) {
-        let (burst, stages) = batch.parts();
-        self.with_tables(|path, context| {
-            path.look_at_handed(context, burst.places_mut(), stages);
-            path.runtime.mark(WorkStage::HandOff, burst.len());
             path.finish(context, burst);
             burst.clear();
         });
@@ -197,8 +189,15 @@ impl Path {
 
     #[inline(always)]
     fn act_on_all(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], queue: &mut [Queued]) {
+        let heads_ahead = if self.is_handed { HEADS_AHEAD } else { 0 };
+        queue.iter().take(heads_ahead).for_each(|ahead| self.expect_translated(places, ahead));
         let mut rest = queue;
         while let [queued, behind @ ..] = rest {
+            if heads_ahead > 0
+                && let Some(ahead) = behind.get(heads_ahead - 1)
+            {
+                self.expect_translated(places, ahead);
+            }
             if let Some(ahead) = behind.get(RECORDS_AHEAD - 1) {
                 self.flows.expect_soon(ahead.asked.likely);
             }
@@ -273,7 +272,7 @@ impl Path {
                     self.fit_and_send(context, packet, &item, &hop);
                 }
             }
-            To::Nowhere => {}
+            To::Nowhere | To::Addressed(_) => {}
         }
     }
 

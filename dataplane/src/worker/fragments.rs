@@ -140,7 +140,7 @@ impl Path {
                 let (Some((ends, origin)), Some((meta, _))) = (known, path.parse_ip(packet)) else { continue };
                 path.follow(context, Place { packet, at: at as u16 }, with_ends(meta, ends), origin);
             }
-            path.hand_leaving(burst.places_mut());
+            path.hand_leaving(context, burst.places_mut());
             path.finish(context, &mut burst);
             burst.clear();
         });

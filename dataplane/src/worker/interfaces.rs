@@ -1,6 +1,6 @@
 //! The interfaces as one worker sees them: it knows all, polls its own, and hands what others poll to their owners.
 
-use crate::handoff::{Batch, Mailbox, Stage};
+use crate::handoff::{Batch, Mailbox, Plain, Stage};
 use crate::io::Interface;
 use crate::io::pool::FramePool;
 use crate::packet::{Burst, Packet};
@@ -148,16 +148,47 @@ impl Interfaces {
         pool: &mut FramePool,
         status: Block<'_>,
     ) {
+        if let Some(batch) = self.batch_for(to, place, pool, status) {
+            batch.push(place, stage);
+        }
+    }
+
+    /// The same of a plain packet. What is told of it stays in registers.
+    #[inline(always)]
+    pub fn hand_plain(
+        &mut self,
+        to: Worker,
+        place: &mut Option<Packet>,
+        plain: Plain,
+        pool: &mut FramePool,
+        status: Block<'_>,
+    ) {
+        if let Some(batch) = self.batch_for(to, place, pool, status) {
+            batch.push_plain(place, plain);
+        }
+    }
+
+    /// Where the packet in this place finds room on its way to another worker. None: it does not go.
+    #[inline(always)]
+    fn batch_for(
+        &mut self,
+        to: Worker,
+        place: &mut Option<Packet>,
+        pool: &mut FramePool,
+        status: Block<'_>,
+    ) -> Option<&mut Batch> {
         if place.is_none() {
-            return;
+            return None;
         }
         let Some(batch) = self.handed.get_mut(to as usize).filter(|_| to != self.worker) else {
-            return discard_from(place, DropReason::Loop, pool, status);
+            discard_from(place, DropReason::Loop, pool, status);
+            return None;
         };
         if batch.is_full() && !send_batch(&self.mailboxes[to as usize], batch, status) {
-            return discard_from(place, DropReason::HandoffFull, pool, status);
+            discard_from(place, DropReason::HandoffFull, pool, status);
+            return None;
         }
-        batch.push(place, stage);
+        Some(batch)
     }
 
     /// As `hand`, as a call.
@@ -192,6 +223,7 @@ impl Interfaces {
 }
 
 /// Sends a batch, and has the one that takes its place fetched: its last reader was another core.
+#[inline(never)]
 fn send_batch(mailbox: &Mailbox, batch: &mut Batch, status: Block<'_>) -> bool {
     let count = batch.len();
     let is_sent = mailbox.send(batch);

@@ -2,6 +2,7 @@
 //! not plain, all that was parsed. Who needs to know more of a plain one reads its headers again. Decides nothing.
 
 use super::forward::Path;
+use super::owners::{End, NOBODYS};
 use crate::classify::Origin;
 use crate::classify::ahead::{Expected, Opens};
 use crate::classify::whence::Whence;
@@ -26,8 +27,8 @@ pub struct Queued {
     pub at: u16,
     pub way: Way,
     pub headers: Headers,
-    /// Who keeps its flow, of one that leaves.
-    pub owner: Worker,
+    /// Who keeps its flow, of one that leaves, and where it goes then.
+    pub end: End,
 }
 
 /// What is known of a packet's headers.
@@ -74,6 +75,8 @@ pub enum To {
     Nowhere,
     /// Out of this interface.
     Interface(u32),
+    /// Nowhere yet; but its hop is counted, and its Ethernet header is written as if it went out of this interface.
+    Addressed(u32),
     /// Out of the uplink by this hop, once it fits a wire.
     Wire(Hop),
 }
@@ -123,11 +126,21 @@ impl Queue {
 
     /// The same of one that may leave.
     #[inline(always)]
-    fn push_for(&mut self, owner: Worker, at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) {
+    fn push_for(&mut self, end: End, at: u16, words: [u64; 5], headers: Headers, way: Way, whence: Whence) {
         if let Some(slot) = self.slots.get_mut(self.count) {
-            slot.owner = owner;
+            slot.end = end;
         }
         self.push(at, words, headers, way, whence);
+    }
+
+    /// The same of one that another worker told of, and addressed if it could.
+    #[inline(always)]
+    pub fn push_told(&mut self, at: u16, plain: &Plain) {
+        let count = self.count;
+        self.push(at, plain.words(), Headers::PlainV4, plain.way(), plain.whence());
+        if let Some((slot, interface)) = self.slots.get_mut(count).zip(plain.addressed()) {
+            slot.to = To::Addressed(interface);
+        }
     }
 
     pub fn clear(&mut self) {
@@ -187,13 +200,19 @@ impl Queued {
         at: 0,
         way: Way::Out,
         headers: Headers::Any,
-        owner: 0,
+        end: NOBODYS,
     };
 
     /// It enters this node here: one hop is counted for each node that it passes.
     #[inline(always)]
     pub fn enters(&self) -> bool {
-        self.way == Way::Out || !self.whence.is_here()
+        self.way == Way::Out || !self.whence.is_here() && !matches!(self.to, To::Addressed(_))
+    }
+
+    /// Its hop is counted, and its Ethernet header written, as if it went out of this interface.
+    #[inline(always)]
+    pub(super) fn is_addressed_to(&self, interface: u32) -> bool {
+        matches!(self.to, To::Addressed(to) if to == interface)
     }
 
     /// What its owner is told of it, if there is room for all that is known.
@@ -244,25 +263,18 @@ impl Path {
 
     /// The same of one that this worker owns, or another, to which it is to be handed.
     #[inline(always)]
-    pub(super) fn queue_for(
-        &mut self,
-        owner: Worker,
-        at: u16,
-        meta: Meta,
-        is_plain: bool,
-        (way, origin): (Way, Origin),
-    ) {
+    pub(super) fn queue_for(&mut self, end: End, at: u16, meta: Meta, is_plain: bool, (way, origin): (Way, Origin)) {
         let headers = Headers::of(is_plain, meta.is_v4);
         if headers == Headers::Any {
             self.metas[at as usize % BURST_MAX] = meta;
         }
-        let (words, queue) = (tuple(&meta, way).words(), self.queues.of(owner == self.id));
-        queue.push_for(owner, at, words, headers, way, origin.into());
+        let (words, queue) = (tuple(&meta, way).words(), self.queues.of(end.owner == self.id));
+        queue.push_for(end, at, words, headers, way, origin.into());
     }
 
     /// Another worker is to be handed a packet, to be read again, after all that were found to leave before it.
     pub(super) fn leave(&mut self, to: Worker, at: u16, way: Way, origin: Origin) {
-        self.queues.leaving().push_for(to, at, [0; 5], Headers::Any, way, origin.into());
+        self.queues.leaving().push_for(End::of(to), at, [0; 5], Headers::Any, way, origin.into());
     }
 
     /// The same of one that has these words, and whose `Meta` is kept, or is not to be.

@@ -2,19 +2,16 @@
 //! owns is queued for the further passes; all else goes at once. Must not look into flows.
 
 use super::forward::{AHEAD, Path};
-use super::item::Headers;
 use crate::classify::{self, Context, Origin};
 use crate::flow::Way;
-use crate::handoff::Stage;
 use crate::overlay::{self, OUTER_V4_BYTES};
 use crate::packet::{Checksum, Gso, Packet};
 use crate::parse::{self, Fragment, Kind, Meta, Parsed};
 use crate::rewrite;
 use crate::worker::interfaces::Slot;
-use crate::worker::owners::NO_OWNER;
+use crate::worker::owners::{End, NOBODYS};
 use tables::Addr;
-use tables::counters::{DropReason, WorkerCounter};
-use tables::cpu::LINES_AT_ONCE;
+use tables::counters::DropReason;
 use tables::flow::Tuple;
 use tables::message::InterfaceKind;
 use tables::node::{NodeRecord, family};
@@ -41,10 +38,8 @@ impl Sender {
     }
 }
 
-/// What comes from another core's cache takes longer; of no more packets are hints lost ([`LINES_AT_ONCE`]).
-const AHEAD_HANDED: usize = LINES_AT_ONCE / 2;
 /// Ethernet, IPv4, and what is read of TCP or UDP.
-const HEADERS_BYTES: usize = 14 + 20 + 14;
+pub(super) const HEADERS_BYTES: usize = 14 + 20 + 14;
 /// Inner headers are read, too.
 const UPLINK_BYTES: usize = OUTER_V4_BYTES + HEADERS_BYTES;
 
@@ -77,7 +72,7 @@ impl Path {
             }),
             None => places.iter_mut().for_each(|place| self.drop_from(place, DropReason::InterfaceGone)),
         }
-        self.hand_leaving(places);
+        self.hand_leaving(context, places);
     }
 
     /// Looks at each packet, whose first `BYTES` are read; `FRONT` bytes in front of it are written later.
@@ -99,42 +94,8 @@ impl Path {
         }
     }
 
-    /// The same over what was handed over.
-    #[inline(always)]
-    pub(super) fn look_at_handed(&mut self, context: &Context<'_>, places: &mut [Option<Packet>], stages: &[Stage]) {
-        self.status().count(WorkerCounter::HandoffsIn, stages.len() as u64);
-        let chunks = self.pool.memory().chunks();
-        places.iter().take(AHEAD_HANDED).for_each(|place| chunks.prefetch_handed(place, HEADERS_BYTES));
-        for (at, &stage) in stages.iter().enumerate().take(places.len()) {
-            if let Some(ahead) = places.get(at + AHEAD_HANDED) {
-                chunks.prefetch_handed(ahead, HEADERS_BYTES);
-            }
-            let place = Place { packet: &mut places[at], at: at as u16 };
-            self.look(context, place, stage);
-        }
-        self.hand_leaving(places);
-    }
-
-    #[inline(always)]
-    fn look(&mut self, context: &Context<'_>, place: Place<'_>, stage: Stage) {
-        match stage {
-            Stage::Send { interface } => {
-                if let Some(packet) = place.packet.take() {
-                    self.send(interface, packet);
-                }
-            }
-            Stage::Back(origin) => self.look_owned(context, place, Way::Back, origin),
-            Stage::Direct(peer) => self.look_handed_direct(context, place, peer),
-            Stage::Asked => self.look_owned(context, place, Way::Out, Origin::Uplink),
-            Stage::Plain(plain) => {
-                self.queue_words(place.at, plain.words(), Headers::PlainV4, plain.way, plain.whence());
-            }
-            Stage::Arrived => self.look_arrived(context, place),
-        }
-    }
-
     #[inline(never)]
-    fn look_arrived(&mut self, context: &Context<'_>, place: Place<'_>) {
+    pub(super) fn look_arrived(&mut self, context: &Context<'_>, place: Place<'_>) {
         let interface = place.packet.as_ref().map_or(0, |packet| packet.interface);
         match self.interfaces.get(interface).map(Sender::on) {
             Some(Sender::Uplink) => self.look_uplink(context, place),
@@ -241,7 +202,7 @@ impl Path {
     }
 
     #[inline(never)]
-    fn look_owned(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
+    pub(super) fn look_owned(&mut self, context: &Context<'_>, place: Place<'_>, way: Way, origin: Origin) {
         match self.parse_plain(place.packet) {
             Some(meta) => self.queue(place.at, meta, true, way, origin),
             None => self.look_owned_v6(context, place, way, origin),
@@ -273,8 +234,8 @@ impl Path {
             return self.queue(place.at, meta, is_plain, Way::Back, origin);
         }
         match self.only_owner(context, &meta) {
-            owner if (owner as usize) < self.status.workers() => {
-                self.queue_for(owner, place.at, meta, is_plain, (Way::Back, origin));
+            end if (end.owner as usize) < self.status.workers() => {
+                self.queue_for(end, place.at, meta, is_plain, (Way::Back, origin));
             }
             _ => self.queue_asker(context, place, meta, is_plain, origin),
         }
@@ -289,17 +250,17 @@ impl Path {
         let Some(asker) = asker else { return self.queue_or_hand(context, place, origin) };
         let workers = self.status.workers() as u16;
         let owner = if workers == 1 { self.id } else { asker.owner(&meta.from_remote(), workers) };
-        self.queue_for(owner, place.at, meta, is_plain, (Way::Out, origin));
+        self.queue_for(End::of(owner), place.at, meta, is_plain, (Way::Out, origin));
     }
 
-    /// The owner of what goes to a pod, the host, or one of the node's SNAT ports; [`NO_OWNER`]: the tables must tell, and
+    /// The owner of what goes to a pod, the host, or one of the node's SNAT ports; [`NOBODYS`]: the tables must tell, and
     /// whether a service is asked.
     #[inline(always)]
-    fn only_owner(&mut self, context: &Context<'_>, meta: &Meta) -> Worker {
+    fn only_owner(&mut self, context: &Context<'_>, meta: &Meta) -> End {
         if meta.kind == Kind::IcmpError {
-            NO_OWNER
+            NOBODYS
         } else if meta.dst == context.node.node[family(meta.dst)] {
-            of_node_port(&context.view, &self.snat, meta.dst_port).unwrap_or(NO_OWNER)
+            of_node_port(&context.view, &self.snat, meta.dst_port).map_or(NOBODYS, End::of)
         } else {
             self.owners.find(&context.view, meta.dst)
         }
@@ -322,7 +283,7 @@ impl Path {
         }
         let way = self.way_of(context, place.packet, &meta, origin);
         let owner = self.other_owner(context, place.packet, &meta, origin).unwrap_or(self.id);
-        self.queue_for(owner, place.at, meta, is_plain, (way, origin));
+        self.queue_for(End::of(owner), place.at, meta, is_plain, (way, origin));
     }
 
     /// Whether another node sends what a client asked it, where the usual tunnels are not Geneve.
@@ -346,29 +307,6 @@ impl Path {
         };
         let asks = classify::outside::is_service(&context.view, addr, port, protocol);
         if asks { Way::Out } else { Way::Back }
-    }
-
-    /// Hands over what other workers own.
-    #[inline(always)]
-    pub(super) fn hand_leaving(&mut self, places: &mut [Option<Packet>]) {
-        let block = self.status.block(self.id as usize);
-        for queued in self.queues.leaving().iter() {
-            let (owner, place) = (queued.owner, &mut places[queued.at as usize]);
-            match queued.told() {
-                Some(plain) => self.interfaces.hand(owner, place, Stage::Plain(plain), &mut self.pool, block),
-                None => {
-                    let stage = Stage::of(queued.way, queued.whence.origin());
-                    self.interfaces.hand_any(owner, place, stage, &mut self.pool, block);
-                }
-            }
-        }
-        self.queues.leaving().clear();
-    }
-
-    /// Hands a packet to another worker.
-    pub(super) fn hand(&mut self, to: Worker, place: &mut Option<Packet>, stage: Stage) {
-        let block = self.status.block(self.id as usize);
-        self.interfaces.hand(to, place, stage, &mut self.pool, block);
     }
 
     /// The worker that keeps a packet's flow, if that is another than this one.

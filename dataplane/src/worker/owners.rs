@@ -11,15 +11,36 @@ use tables::{Addr, View};
 
 /// Addresses that are kept: the pods of a node and some.
 const PLACES: usize = 512;
-/// Worker that there is not: the address is no pod's and not the host's, or has several.
-pub const NO_OWNER: Worker = Worker::MAX;
 
 #[derive(Clone, Copy, Default)]
 struct Kept {
     addr: Addr,
     /// Of the tables, plus one: 0 is nothing kept.
     generation: u64,
-    owner: Worker,
+    end: End,
+}
+
+/// Who keeps the flows of an address, and through which interface it is reached; of none [`NOBODYS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub owner: Worker,
+    pub interface: u16,
+}
+
+/// The address is no pod's and not the host's, or has several owners.
+pub const NOBODYS: End = End::of(Worker::MAX);
+
+impl End {
+    /// Who keeps a flow that no interface is known of.
+    pub const fn of(owner: Worker) -> End {
+        End { owner, interface: u16::MAX }
+    }
+}
+
+impl Default for End {
+    fn default() -> End {
+        NOBODYS
+    }
 }
 
 pub struct Owners {
@@ -40,27 +61,28 @@ impl Owners {
         self.asked.clear();
     }
 
-    /// The only owner of a local address; [`NO_OWNER`]: ask `tables::owner`.
+    /// The only owner of a local address; [`NOBODYS`]: ask `tables::owner`.
     #[inline(always)]
-    pub fn find(&mut self, view: &View, addr: Addr) -> Worker {
+    pub fn find(&mut self, view: &View, addr: Addr) -> End {
         let [high, low] = addr.words();
         let place = (low ^ low >> 9 ^ high) as usize % PLACES;
         let kept = &self.kept[place];
         if kept.addr == addr && kept.generation == view.generation() + 1 {
-            return kept.owner;
+            return kept.end;
         }
         self.ask(view, addr, place)
     }
 
     #[cold]
-    fn ask(&mut self, view: &View, addr: Addr, place: usize) -> Worker {
+    fn ask(&mut self, view: &View, addr: Addr, place: usize) -> End {
         let record: Option<EndpointRecord> = view.find(Table::Endpoint, &addr);
         let is_whole = |record: &EndpointRecord| {
             matches!(record.kind(), Some(EndpointKind::Pod | EndpointKind::Host)) && record.owner_count <= 1
         };
-        let owner = record.filter(is_whole).map_or(NO_OWNER, |record| record.owner_first);
-        self.kept[place] = Kept { addr, generation: view.generation() + 1, owner };
-        owner
+        let of = |record: EndpointRecord| End { owner: record.owner_first, interface: record.interface as u16 };
+        let end = record.filter(is_whole).map_or(NOBODYS, of);
+        self.kept[place] = Kept { addr, generation: view.generation() + 1, end };
+        end
     }
 }
 
@@ -86,7 +108,7 @@ mod tests {
             (Publisher::create(7).unwrap(), Owners::default(), Addr::v4([10, 1, 0, 4]));
         for owner in [1, 2] {
             publish(&mut publisher, &[(pod, owner)]);
-            assert_eq!([(); 2].map(|()| owners.find(&publisher.live(), pod)), [owner; 2]);
+            assert_eq!([(); 2].map(|()| owners.find(&publisher.live(), pod).owner), [owner; 2]);
         }
     }
 
@@ -98,7 +120,7 @@ mod tests {
             (0..=PLACES as u16).map(|i| (Addr::v4([10, 1, (i >> 8) as u8, i as u8]), i % 3)).collect();
         publish(&mut publisher, &pods);
         for (addr, owner) in pods.iter().chain(&pods) {
-            assert_eq!(owners.find(&publisher.live(), *addr), *owner);
+            assert_eq!(owners.find(&publisher.live(), *addr).owner, *owner);
         }
     }
 
@@ -113,7 +135,7 @@ mod tests {
         batch.insert(Table::Endpoint, &node, &EndpointRecord::new(EndpointKind::Node)).unwrap();
         batch.publish();
         for addr in [spread, node, nobody, nobody] {
-            assert_eq!(owners.find(&publisher.live(), addr), NO_OWNER);
+            assert_eq!(owners.find(&publisher.live(), addr), NOBODYS);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::support::*;
 use dataplane::classify::Origin;
 use dataplane::classify::whence::Whence;
 use dataplane::flow::Way;
-use dataplane::handoff::{Batch, Stage};
+use dataplane::handoff::{Batch, Plain, Stage};
 use proptest::prelude::*;
 use tables::Protocol;
 use tables::counters::WorkerCounter::HandoffsIn;
@@ -79,13 +79,30 @@ impl Case {
         Tuple { local: local.0, remote: remote.0, local_port, remote_port, protocol, reserved: 0, network: 0 }
     }
 
+    /// As its sender tells of it.
+    fn told(&self) -> Plain {
+        let (way, origin) = self.way();
+        Plain::of(&self.tuple().words(), way, &Whence::from(origin)).unwrap()
+    }
+
+    /// As its sender addresses it to a pod.
+    fn addressed_to(&self, pod: u32) -> (Option<Spec>, Stage) {
+        let packet = self.packet().hop().macs(GATEWAY_MAC, pod_mac(1, pod as u8));
+        (Some(packet), Stage::Plain(self.told().addressed_to(pod)))
+    }
+
     /// What leaves, byte for byte, when the packet is handed over in these ways, in turn: all are of one flow.
     fn pass(&self, stages: [Stage; 2]) -> Vec<(u32, Vec<u8>)> {
+        self.pass_all(stages.map(|stage| (None, stage)))
+    }
+
+    /// The same of what stands there instead of the packet.
+    fn pass_all(&self, handed: [(Option<Spec>, Stage); 2]) -> Vec<(u32, Vec<u8>)> {
         let mut node = Node::new(Shape::default());
         node.publish(|rows| rows.serve(1, NODE_PORT, Served { outside: &[(A, 8080)], ..Served::default() }));
-        let bytes = node.dressed(UPLINK, &self.packet()).bytes();
         let mut left = Vec::new();
-        for stage in stages {
+        for (packet, stage) in handed {
+            let bytes = packet.unwrap_or_else(|| node.dressed(UPLINK, &self.packet())).bytes();
             let path = node.workers[0].path();
             let (mut batch, mut packet) = (Batch::default(), path.pool.copy_in(&bytes));
             packet.as_mut().unwrap().interface = UPLINK;
@@ -114,6 +131,18 @@ proptest! {
         prop_assert_eq!(expected.len(), 2, "{:?}", expected);
         prop_assert_eq!(&opened, &expected);
         prop_assert_eq!(&amid, &expected);
+    }
+
+    #[test]
+    fn what_its_sender_has_addressed_leaves_as_what_its_owner_addresses(case in cases()) {
+        let case = Case { journey: Journey::OutOfTunnel, ..case };
+        let read = (None, Stage::of(Way::Back, case.way().1));
+        let expected = case.pass_all([read.clone(), read.clone()]);
+        // To pod A's interface, and to another one, as tables say that are older than the owner's.
+        for addressed in [POD_A, POD_B].map(|pod| case.addressed_to(pod)) {
+            prop_assert_eq!(&case.pass_all([addressed.clone(), read.clone()]), &expected);
+            prop_assert_eq!(&case.pass_all([read.clone(), addressed]), &expected);
+        }
     }
 }
 

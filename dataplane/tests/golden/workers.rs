@@ -98,6 +98,25 @@ fn services_are_translated_at_the_clients_owner_whoever_owns_the_backend() {
 }
 
 #[test]
+fn an_answer_by_the_wrong_queue_bears_its_services_address_as_one_by_the_right_queue() {
+    let mut node = node(2);
+    node.publish(|rows| rows.service(1, (SERVICE, 80, Protocol::TCP), &[(REMOTE, 8080)]));
+    for (pod, addr, owner) in [(POD_A, A, 0), (POD_B, B, 1)] {
+        let asked = tcp((addr, 1000), (SERVICE, 80), SYN);
+        let expected = node.tunnelled(asked.clone().to(REMOTE, 8080).hop());
+        assert_eq!(node.pass(pod, &asked), expected);
+        for (flags, ttl) in [(SYN | ACK, 64), (ACK, 64), (ACK, 2), (ACK, 64)] {
+            for queue in [0, 1] {
+                let answer = tcp((REMOTE, 8080), (addr, 1000), flags).ttl(ttl);
+                let expected = (node.delivered(pod, answer.clone().from(SERVICE, 80).hop()), (owner != queue) as u64);
+                let packet = node.peers_packet(&answer);
+                assert_eq!(hops(&mut node, at_queue(queue, packet)), expected, "pod {pod}, queue {queue}");
+            }
+        }
+    }
+}
+
+#[test]
 fn hairpin_stays_with_its_worker() {
     let mut node = node(1);
     node.publish(|rows| rows.service(1, (SERVICE, 80, Protocol::TCP), &[(B, 8080)]));
