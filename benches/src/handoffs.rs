@@ -40,6 +40,8 @@ const PODS: [(u32, Addr); 2] = [(POD, POD_ADDR), (OTHER_POD, OTHER_POD_ADDR)];
 /// How many packets more may have arrived at one worker: several times what its device writes at once, and half of them do
 /// not fill a mailbox.
 const LEAD: u64 = 4096;
+/// How many, before others are told of them: that line goes from core to core.
+const TOLD: u64 = 1024;
 const TARGET: Target = Target { floor: None, aim: Some(1.8), ratio_min: Some(1.6) };
 
 pub fn group() -> Group {
@@ -124,7 +126,7 @@ impl Workers {
             let (publisher, status, mailboxes) = (publisher.clone(), status.clone(), mailboxes.clone());
             Thread::spawn(core, &stop, move || {
                 let mut worker = worker(id as u16, &publisher, &status, &mailboxes, pool, 4 * FLOWS as usize);
-                connect(&mut worker, id, share, written, arrived);
+                connect(&mut worker, (id, count), share, written, arrived);
                 worker
             })
         });
@@ -201,7 +203,13 @@ fn own(publisher: &mut Publisher, workers: usize) -> Result<()> {
 }
 
 /// An uplink queue whose packets are for this worker's pod, or by turns for both, and the pod.
-fn connect(worker: &mut Worker, id: usize, share: u32, written: Arc<AtomicU64>, arrived: Arc<[Arrived]>) {
+fn connect(
+    worker: &mut Worker,
+    (id, workers): (usize, usize),
+    share: u32,
+    written: Arc<AtomicU64>,
+    arrived: Arc<[Arrived]>,
+) {
     let (template, patch) = traffic(Kind::Decap, 1000);
     let patch: Patch = Box::new(move |bytes, i| {
         patch(bytes, i);
@@ -209,13 +217,17 @@ fn connect(worker: &mut Worker, id: usize, share: u32, written: Arc<AtomicU64>, 
         bytes[OUTER + 30..OUTER + 34].copy_from_slice(&PODS[pod].1.v4_octets());
     });
     let uplink = Traffic::new(UPLINK, template, patch, shuffled(FLOWS)).counting(written);
-    let uplink = Abreast { device: uplink, id, arrived, limit: 0 };
-    let slot = |number, kind, device: Box<dyn Interface>| {
-        let (device, addrs) = (Some(device), vec![POD_ADDR, OTHER_POD_ADDR]);
-        Slot { id: number, kind, owner: id as u16, mac: POD_MAC, addrs, device, out: Burst::default(), gone: false }
+    let uplink = Abreast { device: uplink, id, arrived, own: 0, limit: 0 };
+    let slot = |number, kind, owner: usize, device: Option<Box<dyn Interface>>| {
+        let (owner, addrs) = (owner as u16, vec![POD_ADDR, OTHER_POD_ADDR]);
+        Slot { id: number, kind, owner, mac: POD_MAC, addrs, device, out: Burst::default(), gone: false }
     };
-    worker.add_interface(slot(UPLINK, InterfaceKind::Uplink, Box::new(uplink)));
-    worker.add_interface(slot(PODS[id].0, InterfaceKind::Pod, Box::new(Traffic::silent(PODS[id].0))));
+    worker.add_interface(slot(UPLINK, InterfaceKind::Uplink, id, Some(Box::new(uplink))));
+    for (owner, (pod, _)) in PODS.into_iter().enumerate() {
+        // Each worker knows all, and polls its own.
+        let device = || -> Box<dyn Interface> { Box::new(Traffic::silent(pod)) };
+        worker.add_interface(slot(pod, InterfaceKind::Pod, owner, (owner == id || workers == 1).then(device)));
+    }
 }
 
 /// How many packets arrived at a worker.
@@ -226,20 +238,21 @@ struct Abreast {
     device: Traffic,
     id: usize,
     arrived: Arc<[Arrived]>,
+    own: u64,
     /// So many may have arrived here before the others are looked at again.
     limit: u64,
 }
 
 impl Interface for Abreast {
     fn rx(&mut self, pool: &mut FramePool, burst: &mut Burst) {
-        let own = self.arrived[self.id].load(Ordering::Relaxed);
-        if own >= self.limit {
+        if self.own >= self.limit {
+            self.arrived[self.id].store(self.own, Ordering::Relaxed);
             let least = self.arrived.iter().map(|arrived| arrived.load(Ordering::Relaxed)).min();
-            self.limit = least.unwrap_or(own) + LEAD;
+            self.limit = (least.unwrap_or(0) + LEAD).min(self.own + TOLD);
         }
-        if own < self.limit {
+        if self.own < self.limit {
             self.device.rx(pool, burst);
-            self.arrived[self.id].store(own + burst.len() as u64, Ordering::Relaxed);
+            self.own += burst.len() as u64;
         }
     }
 
