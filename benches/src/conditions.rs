@@ -26,7 +26,7 @@ impl Conditions {
         let on = core.map_or("not pinned".to_owned(), |core| format!("measured on core {core}"));
         let ghz = clock::tsc_ghz().map(|ghz| format!("{ghz:.3} GHz (the kernel's calibration: bogomips / 2000)"));
         Conditions {
-            cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
+            cpu: cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             cores: format!("{cores}, {on}, load {} at the start", load.unwrap_or_else(unknown)),
             tsc: ghz.unwrap_or("none that is constant, so no ticks are given".to_owned()),
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
@@ -65,6 +65,19 @@ pub fn field(file: &str, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
+/// Which kind of CPU there is. Virtual machines hide its name, but not what it is: of two "AMD EPYC" one has AVX-512.
+fn cpu(cpuinfo: &str) -> String {
+    let field = |name: &str| {
+        let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
+    };
+    let name = field("model name").unwrap_or("unknown");
+    match field("cpu family").zip(field("model")) {
+        Some((family, model)) => format!("{name}, family {family}, model {model}"),
+        None => name.to_owned(),
+    }
+}
+
 fn today() -> String {
     let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() / 86_400);
     let (year, month, day) = date(day as i64);
@@ -89,5 +102,13 @@ mod tests {
         assert_eq!(super::date(0), (1970, 1, 1));
         assert_eq!(super::date(20_148), (2025, 3, 1));
         assert_eq!(super::date(11_016), (2000, 2, 29));
+    }
+
+    #[test]
+    fn cpus_of_one_name_are_told_apart() {
+        let x86 = "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n";
+        assert_eq!(super::cpu(x86), "AMD EPYC, family 25, model 17");
+        assert_eq!(super::cpu(&x86.replace("17", "1")), "AMD EPYC, family 25, model 1");
+        assert_eq!(super::cpu("CPU part\t: 0xd40\n"), "unknown");
     }
 }
