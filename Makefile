@@ -53,6 +53,7 @@ demo: deps rust build
 # The lab's tests run the programs, so these are built first, with the same features as the tests. Most of these tests wait most of
 # the time: some run beside all others, and are shown after them. What measures how soon something happens runs by itself.
 # Tests that need a build of their own (loom) go into a second line here.
+# By a target of its own.
 TESTS_BY_NAME := containers
 TESTS := $(filter-out $(TESTS_BY_NAME),$(sort $(basename $(notdir $(wildcard */tests/*.rs dataplane/*/tests/*.rs)))))
 TESTS_BESIDE := announce guard kubernetes leaving policy_exempt policy_packets reboot restarts service_packets

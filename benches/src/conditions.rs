@@ -21,12 +21,13 @@ pub struct Conditions {
 impl Conditions {
     pub fn now(rounds: usize, core: Option<usize>) -> Conditions {
         let unknown = || "unknown".to_owned();
-        let cores = std::fs::read_to_string("/proc/cpuinfo").map_or(0, |text| text.matches("processor\t").count());
+        let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
+        let cores = cpuinfo.matches("processor\t").count();
         let load = read("/proc/loadavg").and_then(|text| Some(text.split(' ').next()?.to_owned()));
         let on = core.map_or("not pinned".to_owned(), |core| format!("measured on core {core}"));
         let ghz = clock::tsc_ghz().map(|ghz| format!("{ghz:.3} GHz (the kernel's calibration: bogomips / 2000)"));
         Conditions {
-            cpu: cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            cpu: cpu(&cpuinfo),
             cores: format!("{cores}, {on}, load {} at the start", load.unwrap_or_else(unknown)),
             tsc: ghz.unwrap_or("none that is constant, so no ticks are given".to_owned()),
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
@@ -60,19 +61,19 @@ pub fn read(file: &str) -> Option<String> {
 
 /// The first value of a field in a file of "name : value" lines.
 pub fn field(file: &str, name: &str) -> Option<String> {
-    let text = fs::read_to_string(file).ok()?;
-    let line = text.lines().find(|line| line.starts_with(name))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
+    value(&read(file)?, name).map(str::to_owned)
+}
+
+/// The same in its text.
+fn value<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
 }
 
 /// Which kind of CPU there is. Virtual machines hide its name, but not what it is: of two "AMD EPYC" one has AVX-512.
 fn cpu(cpuinfo: &str) -> String {
-    let field = |name: &str| {
-        let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
-        fields.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
-    };
-    let name = field("model name").unwrap_or("unknown");
-    match field("cpu family").zip(field("model")) {
+    let name = value(cpuinfo, "model name").unwrap_or("unknown");
+    match value(cpuinfo, "cpu family").zip(value(cpuinfo, "model")) {
         Some((family, model)) => format!("{name}, family {family}, model {model}"),
         None => name.to_owned(),
     }

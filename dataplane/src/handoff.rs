@@ -6,7 +6,7 @@
 mod batch;
 mod plain;
 
-pub use batch::{Batch, Told};
+pub use batch::{Batch, HEADS_AHEAD, Told};
 pub use plain::{Plain, Slip};
 
 use crate::classify::Origin;
@@ -143,8 +143,8 @@ impl Mailbox {
         self.packets.receive()
     }
 
-    pub fn give_back(&self, mut batch: Batch) {
-        batch.clear();
+    pub fn give_back(&self, batch: Batch) {
+        debug_assert!(batch.is_empty(), "a packet was forgotten");
         self.packets.give_back(batch);
     }
 

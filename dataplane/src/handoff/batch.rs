@@ -11,7 +11,7 @@ use tables::cpu::{LINES_AT_ONCE, prefetch, prefetch_at, prefetch_to_write};
 /// So many packets ahead is fetched what another core has read or written last.
 const AHEAD: usize = 2 * LINES_AT_ONCE;
 /// The same of packets' headers, which are two lines.
-const HEADS_AHEAD: usize = LINES_AT_ONCE / 2;
+pub const HEADS_AHEAD: usize = LINES_AT_ONCE / 2;
 
 #[derive(Debug)]
 pub struct Batch {
@@ -105,14 +105,6 @@ impl Batch {
             }
         }
     }
-
-    /// Gives up all places, which must be empty by now.
-    pub fn clear(&mut self) {
-        self.slips.clear();
-        self.whole.clear();
-        self.stages.clear();
-        self.are_heads_asked = false;
-    }
 }
 
 /// What is told of a packet.
@@ -180,7 +172,6 @@ mod tests {
                 assert!(pool.memory().chain(&packet).flatten().all(|&byte| byte == mark as u8));
                 pool.put_packet(packet);
             }
-            batch.clear();
             assert_eq!(pool.available(), 256);
         }
     }

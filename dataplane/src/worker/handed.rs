@@ -17,9 +17,6 @@ use tables::counters::{DropReason, WorkStage, WorkerCounter};
 use tables::flow::FLAG_TRANSLATED;
 use tables::owner::Worker;
 
-/// Packets whose headers are fetched out of another core's cache ahead, if they are to be translated.
-pub(super) const HEADS_AHEAD: usize = 8;
-
 impl Path {
     /// Forwards what another worker handed over: one burst at most.
     pub fn forward_handed(&mut self, batch: &mut Batch) {
@@ -97,7 +94,9 @@ impl Path {
                     let slot = self.interfaces.get(interface as u32);
                     let is_addressed = slot.is_some_and(|slot| address(context, self.pool.memory(), place, slot.mac));
                     let plain = if is_addressed { plain.addressed_to(interface as u32) } else { plain };
-                    self.interfaces.hand_plain(owner, place, plain, &mut self.pool, block);
+                    if let Some(batch) = self.interfaces.batch_for(owner, place, &mut self.pool, block) {
+                        batch.push_plain(place, plain);
+                    }
                 }
                 None => {
                     let stage = Stage::of(queued.way, queued.whence.origin());

@@ -1,6 +1,6 @@
 //! The interfaces as one worker sees them: it knows all, polls its own, and hands what others poll to their owners.
 
-use crate::handoff::{Batch, Mailbox, Plain, Stage};
+use crate::handoff::{Batch, Mailbox, Stage};
 use crate::io::Interface;
 use crate::io::pool::FramePool;
 use crate::packet::{Burst, Packet};
@@ -153,24 +153,9 @@ impl Interfaces {
         }
     }
 
-    /// The same of a plain packet. What is told of it stays in registers.
-    #[inline(always)]
-    pub fn hand_plain(
-        &mut self,
-        to: Worker,
-        place: &mut Option<Packet>,
-        plain: Plain,
-        pool: &mut FramePool,
-        status: Block<'_>,
-    ) {
-        if let Some(batch) = self.batch_for(to, place, pool, status) {
-            batch.push_plain(place, plain);
-        }
-    }
-
     /// Where the packet in this place finds room on its way to another worker. None: it does not go.
     #[inline(always)]
-    fn batch_for(
+    pub fn batch_for(
         &mut self,
         to: Worker,
         place: &mut Option<Packet>,

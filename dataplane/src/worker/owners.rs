@@ -21,7 +21,7 @@ struct Kept {
 }
 
 /// Who keeps the flows of an address, and through which interface it is reached; of none [`NOBODYS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct End {
     pub owner: Worker,
     pub interface: u16,
@@ -34,12 +34,6 @@ impl End {
     /// Who keeps a flow that no interface is known of.
     pub const fn of(owner: Worker) -> End {
         End { owner, interface: u16::MAX }
-    }
-}
-
-impl Default for End {
-    fn default() -> End {
-        NOBODYS
     }
 }
 

@@ -172,7 +172,7 @@ impl Passing<'_> {
 
     /// The same of one whose headers were written where it entered this node, but for what its flow changes.
     #[inline(always)]
-    fn pass_addressed<F: Family>(self) -> bool {
+    fn pass_addressed<F: Family>(self) {
         let Passing { packet, record, queued, memory, now_ms } = self;
         let (bytes, is_udp) = (memory.head_mut(packet), queued.protocol == Protocol::UDP);
         let tcp = if is_udp { None } else { bytes.get(F::L4 as usize..).and_then(|l4| l4.first_chunk()) };
@@ -180,7 +180,6 @@ impl Passing<'_> {
         if record.flags & FLAG_TRANSLATED != 0 {
             F::translate::<false>(bytes, is_udp, record, false);
         }
-        true
     }
 
     /// The same of UDP or of TCP.
@@ -274,7 +273,8 @@ impl Path {
             let headers = tunnels.kept(context, hop.target);
             (headers.is_some_and(|headers| passing.pass_into::<F, OUT>(headers, mtu)), node.uplink)
         } else if !OUT && hop.is(HopKind::Interface) && queued.is_addressed_to(hop.target) {
-            (passing.pass_addressed::<F>(), hop.target)
+            passing.pass_addressed::<F>();
+            (true, hop.target)
         } else if hop.is(HopKind::Interface) {
             let front = interfaces.get(hop.target).map(|slot| Ethernet(node.gateway_mac, slot.mac));
             (front.is_some_and(|front| passing.pass::<F, OUT>(front, unlimited)), hop.target)
