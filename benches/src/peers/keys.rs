@@ -55,16 +55,16 @@ pub fn prefix(i: u32) -> Prefix {
 }
 
 /// Of 16: one each to the second node's range, a service, an ipBlock and the world, the others to nodes and pods.
-pub fn address(i: u32) -> Addr {
+pub fn address(i: u32) -> u32 {
     let random = mix(i as u64);
     let (wide, narrow) = ((random >> 32) as u32, (random >> 8 & 0xff) as u32);
-    v4(match random & 15 {
+    match random & 15 {
         0 => 0x0a02_0000 | wide & 0xffff,
         1 => 0xac1e_0000 | wide & 0xffff,
         2 => 0x6440_0000 + ((wide % BLOCKS) << 8) + narrow,
         3 => wide,
         _ => 0x0b00_0000 + ((wide % NODES) << 8) + narrow,
-    })
+    }
 }
 
 /// Port rules of a (policy set, identity) row, and rows of a policy set.

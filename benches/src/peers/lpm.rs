@@ -46,9 +46,9 @@ fn ours(table: Lpm, prefixes: u32, agreement: &Agreement) -> Result<impl Case + 
     }
     batch.publish();
     let bytes = resident().saturating_sub(before);
-    let addrs: Vec<Addr> = (0..ADDRESSES).map(keys::address).collect();
+    let addrs: Vec<u32> = (0..ADDRESSES).map(keys::address).collect();
     let view = publisher.live();
-    agreement.check(addrs.iter().map(|&addr| view.longest_match(table, addr).unwrap_or(0)).sum())?;
+    agreement.check(addrs.iter().map(|&addr| view.longest_match(table, Addr::v4_bits(addr)).unwrap_or(0)).sum())?;
     let (mut cursor, mut found) = (Cursor::new(addrs.len()), [0; BURST]);
     let bursts = move |count| {
         let (view, mut answers) = (publisher.live(), 0);

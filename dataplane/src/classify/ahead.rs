@@ -144,6 +144,9 @@ pub fn expect<E: Expected>(
 /// What is asked of policies for a burst.
 struct Asked {
     remotes: [Addr; BURST_MAX],
+    /// Their low bits: of nearly all of them these are everything.
+    remotes_v4: [u32; BURST_MAX],
+    is_any_v6: bool,
     /// Of nobody yet.
     questions: [Question; BURST_MAX],
     /// The packets' places in the burst.
@@ -154,7 +157,8 @@ struct Asked {
 impl Default for Asked {
     fn default() -> Asked {
         let questions = [Question::NONE; BURST_MAX];
-        Asked { remotes: [Addr::UNSPECIFIED; BURST_MAX], questions, places: [0; BURST_MAX], count: 0 }
+        let (remotes, remotes_v4) = ([Addr::UNSPECIFIED; BURST_MAX], [0; BURST_MAX]);
+        Asked { remotes, remotes_v4, is_any_v6: false, questions, places: [0; BURST_MAX], count: 0 }
     }
 }
 
@@ -163,6 +167,8 @@ impl Asked {
     fn add(&mut self, place: usize, remote: Addr, question: Question) {
         let at = self.count % BURST_MAX;
         (self.remotes[at], self.questions[at], self.places[at]) = (remote, question, place as u8);
+        self.remotes_v4[at] = remote.low_bits();
+        self.is_any_v6 |= !remote.is_v4();
         self.count += 1;
     }
 
@@ -171,7 +177,11 @@ impl Asked {
     fn judge(&mut self, view: &View, knowns: &mut [Known; BURST_MAX]) {
         let (mut identities, mut judged) = ([0; BURST_MAX], [Judged::CLOSED; BURST_MAX]);
         let count = self.count.min(BURST_MAX);
-        policy::identities(view, &self.remotes[..count], &mut identities[..count]);
+        policy::identities_v4(view, &self.remotes_v4[..count], &mut identities[..count]);
+        if self.is_any_v6 {
+            let of_v6 = self.remotes[..count].iter().zip(&mut identities).filter(|(remote, _)| !remote.is_v4());
+            of_v6.for_each(|(remote, identity)| *identity = policy::identity(view, *remote));
+        }
         let questions = &mut self.questions[..count];
         questions.iter_mut().zip(&identities).for_each(|(question, identity)| *question = question.of(*identity));
         judge_burst(view, questions, &mut judged);

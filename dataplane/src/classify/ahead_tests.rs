@@ -13,6 +13,7 @@ use tables::service::{FLAG_MASQUERADE_OUTSIDE, Rows};
 use tables::{Prefix, Protocol, Publisher};
 
 const POD: Addr = Addr::v4([10, 1, 0, 4]);
+const POD_V6: Addr = v6(1, 4);
 const SNAT: Addr = Addr::v4([10, 1, 0, 3]);
 const SEED: u64 = 99;
 
@@ -41,6 +42,11 @@ impl Expected for Packet {
     }
 }
 
+/// Of the cluster's network of this number.
+const fn v6(net: u8, host: u8) -> Addr {
+    Addr::v6([0xfd, net, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host])
+}
+
 fn prefix(octets: [u8; 4], length: u8) -> Prefix {
     Prefix::new(Addr::v4(octets), length).unwrap()
 }
@@ -67,12 +73,15 @@ fn publisher() -> Publisher {
     let mut pod = EndpointRecord::new(EndpointKind::Pod);
     (pod.interface, pod.flags, pod.policy_set) = (3, FLAG_POLICY_IN_FORCE, 1);
     batch.insert(Table::Endpoint, &POD, &pod).unwrap();
+    batch.insert(Table::Endpoint, &POD_V6, &pod).unwrap();
+    batch.insert_prefix(Lpm::Route, &Prefix::new(v6(0, 0), 8).unwrap(), 1).unwrap();
     isolate(&mut batch);
     batch.publish();
     publisher
 }
 
-/// By policies the pod speaks with half of the backends and with whoever asks it from a service's address.
+/// By policies the pod speaks with half of the backends and with whoever asks it from a service's address; over IPv6 with
+/// who is in network 22 if it asks, and with network 23 if that does.
 fn isolate(batch: &mut Batch) {
     batch.set(Table::PolicySet, 1, &PolicySetRecord::of_modes([MODE_ISOLATED; 2])).unwrap();
     let row = batch.set_rules(1, &[RuleRecord::everything().allowed_by(5)]).unwrap();
@@ -85,12 +94,20 @@ fn isolate(batch: &mut Batch) {
             batch.set_policy_row(&PolicyKey::new(1, direction, identity), row).unwrap();
         }
     }
+    for (net, identity) in [(22, 20), (23, 22)] {
+        batch.insert_prefix(Lpm::Identity, &Prefix::new(v6(net, 0), 16).unwrap(), identity).unwrap();
+    }
 }
 
-/// The tuple of a packet by its numbers.
+/// A packet by its numbers: to a service, to an address that is none, or of a pod's over IPv6, where no service is.
 fn packet(place: usize, service: u8, port: u16, opens: Option<Opens>) -> Packet {
-    let local = if opens == Some(Opens::Outside) { Addr::v4([198, 18, 0, 7]) } else { POD };
-    let remote = Addr::v4([172, 30, 0, service]);
+    let is_v6 = service >= 22;
+    let opens = opens.map(|opens| if is_v6 && opens == Opens::Outside { Opens::Towards } else { opens });
+    let (local, remote) = match opens {
+        _ if is_v6 => (POD_V6, v6(service, 9)),
+        Some(Opens::Outside) => (Addr::v4([198, 18, 0, 7]), Addr::v4([172, 30, 0, service])),
+        _ => (POD, Addr::v4([172, 30, 0, service])),
+    };
     let tuple =
         Tuple { local, remote, local_port: port, remote_port: 80, protocol: Protocol::UDP, reserved: 0, network: 0 };
     let hash = tables::hash::hash_words(&tuple.words(), 3);
@@ -100,7 +117,7 @@ fn packet(place: usize, service: u8, port: u16, opens: Option<Opens>) -> Packet 
 proptest! {
     /// A guess that is wrong costs nobody anything but time, so that nobody would notice.
     #[test]
-    fn what_is_likely_is_what_is_decided(burst in prop::collection::vec((0u8..22, 1u16.., 0u8..4), 1..=BURST_MAX)) {
+    fn what_is_likely_is_what_is_decided(burst in prop::collection::vec((0u8..24, 1u16.., 0u8..4), 1..=BURST_MAX)) {
         let publisher = publisher();
         let node = NodeRecord { ready: 1, snat: [SNAT, Addr::UNSPECIFIED], host_interface: 9, ..NodeRecord::zeroed() };
         let context = Context::new(publisher.live(), &node);

@@ -58,9 +58,15 @@ impl Addr {
         self.0[0] == 0 && (self.0[1] == 0 || self.0[1] == V4_MAPPED)
     }
 
+    /// The 32 bits of an IPv4 address, its first octet highest; for IPv6 the last 32.
+    #[inline(always)]
+    pub const fn low_bits(self) -> u32 {
+        self.0[1] as u32
+    }
+
     /// The four octets of an IPv4 address, network order; for IPv6 the last four.
     pub const fn v4_octets(self) -> [u8; 4] {
-        (self.0[1] as u32).to_be_bytes()
+        self.low_bits().to_be_bytes()
     }
 
     pub const fn v6_octets(self) -> [u8; 16] {
@@ -73,7 +79,7 @@ impl Addr {
     }
 
     pub const fn is_v4_broadcast(self) -> bool {
-        self.is_v4() && self.0[1] as u32 == u32::MAX
+        self.is_v4() && self.low_bits() == u32::MAX
     }
 
     pub fn ip(self) -> IpAddr {

@@ -101,36 +101,6 @@ fn equal_words_portable(words: &[u32; 12], wanted: u32) -> u16 {
     words.iter().enumerate().fold(0, |bits, (i, &word)| bits | ((word == wanted) as u16) << i)
 }
 
-/// Whether all pairs equal `wanted` in the bits of `mask`.
-#[inline(always)]
-pub fn all_like(pairs: &[[u64; 2]], wanted: [u64; 2], mask: [u64; 2]) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE2 is part of x86_64; the loads are of 16 valid bytes at any alignment.
-    unsafe {
-        use std::arch::x86_64::{
-            _mm_and_si128, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128,
-            _mm_xor_si128,
-        };
-        let load = |pair: &[u64; 2]| _mm_loadu_si128(pair.as_ptr().cast());
-        let (wanted, mask, none) = (load(&wanted), load(&mask), _mm_setzero_si128());
-        let and_of = |differences, pair| _mm_or_si128(differences, _mm_xor_si128(load(pair), wanted));
-        // Two at a time, which do not wait for each other.
-        let (twos, rest) = pairs.as_chunks::<2>();
-        let (mut some, mut others) = (rest.iter().fold(none, and_of), none);
-        for [one, other] in twos {
-            (some, others) = (and_of(some, one), and_of(others, other));
-        }
-        _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_and_si128(_mm_or_si128(some, others), mask), none)) == 0xffff
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    all_like_portable(pairs, wanted, mask)
-}
-
-#[cfg(any(test, not(target_arch = "x86_64")))]
-fn all_like_portable(pairs: &[[u64; 2]], wanted: [u64; 2], mask: [u64; 2]) -> bool {
-    pairs.iter().all(|pair| (pair[0] ^ wanted[0]) & mask[0] | (pair[1] ^ wanted[1]) & mask[1] == 0)
-}
-
 /// Plain work on many values.
 pub trait Work {
     /// To be inlined always: it is compiled for what the caller may use.
@@ -226,22 +196,6 @@ mod tests {
                 assert_eq!(equal_words(&words, wanted), equal_words_portable(&words, wanted));
             }
             assert_eq!(equal_words(&words, 0x8000_0001), seed as u16);
-        }
-    }
-
-    #[test]
-    fn both_ways_of_comparing_pairs_agree() {
-        let (wanted, mask) = ([1 << 40, 5], [!0, !0 << 32]);
-        // No pair, and up to seven that are alike but for one bit, in the mask or not.
-        assert!(all_like(&[], wanted, mask));
-        for (count, bit) in (1..8).flat_map(|count| (0..128).map(move |bit| (count, bit))) {
-            for at in 0..count {
-                let mut pairs = vec![wanted; count];
-                pairs[at][bit / 64] ^= 1 << (bit % 64);
-                let is_masked = mask[bit / 64] >> (bit % 64) & 1 == 0;
-                assert_eq!(all_like(&pairs, wanted, mask), is_masked);
-                assert_eq!(all_like_portable(&pairs, wanted, mask), is_masked);
-            }
         }
     }
 }

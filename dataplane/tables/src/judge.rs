@@ -52,9 +52,9 @@ pub fn identity(view: &View, addr: Addr) -> u32 {
     view.longest_match(Lpm::Identity, addr).map_or(IDENTITY_WORLD, |identity| identity as u32)
 }
 
-/// The same of many: `identities[i]` becomes that of `addrs[i]`.
+/// The same of many IPv4 addresses, as of `Addr::low_bits`: `identities[i]` becomes that of `addrs[i]`.
 #[inline]
-pub fn identities(view: &View, addrs: &[Addr], identities: &mut [u32]) {
+pub fn identities_v4(view: &View, addrs: &[u32], identities: &mut [u32]) {
     view.longest_match_burst(Lpm::Identity, addrs, identities);
     identities.iter_mut().filter(|identity| **identity == NO_MATCH).for_each(|identity| *identity = IDENTITY_WORLD);
 }

@@ -177,10 +177,10 @@ impl<'a, const ENTRIES: usize> Trie<'a, ENTRIES> {
     }
 }
 
-/// Look-ups of a burst's IPv4 addresses; what they find for others means nothing.
+/// Look-ups of a burst's IPv4 addresses.
 struct Lookups<'a, const ENTRIES: usize> {
     trie: Trie<'a, ENTRIES>,
-    addrs: &'a [Addr],
+    addrs: &'a [u32],
     /// As many.
     found: &'a mut [u32],
 }
@@ -190,14 +190,14 @@ impl<const ENTRIES: usize> cpu::Work for Lookups<'_, ENTRIES> {
     #[inline(always)]
     fn run(self) {
         let Lookups { trie, addrs, found } = self;
-        for (addr, found) in addrs.iter().zip(&mut *found) {
-            *found = trie.entry(trie.at_24(low(addr))).0;
+        for (&addr, found) in addrs.iter().zip(&mut *found) {
+            *found = trie.entry(trie.at_24(addr)).0;
         }
         let any = found.iter().fold(0, |any, entry| any | entry);
         if Entry(any).is_group() {
-            for (addr, found) in addrs.iter().zip(&mut *found) {
+            for (&addr, found) in addrs.iter().zip(&mut *found) {
                 let entry = Entry(*found);
-                *found = if entry.is_group() { trie.entry(below(entry, low(addr))).0 } else { entry.0 };
+                *found = if entry.is_group() { trie.entry(below(entry, addr)).0 } else { entry.0 };
             }
         }
         for found in found {
@@ -213,19 +213,6 @@ fn below(entry: Entry, octet: u32) -> u32 {
     entry.0 | octet & 0xff
 }
 
-/// As `Addr::is_v4` of each.
-#[inline(always)]
-fn are_v4(addrs: &[Addr]) -> bool {
-    const ALL_BUT_LOW: [u64; 2] = [u64::MAX, (u32::MAX as u64) << 32];
-    cpu::all_like(bytemuck::cast_slice(addrs), Addr::v4([0; 4]).words(), ALL_BUT_LOW)
-}
-
-/// The 32 bits of an IPv4 address.
-#[inline(always)]
-fn low(addr: &Addr) -> u32 {
-    addr.words()[1] as u32
-}
-
 /// The value of the longest prefix that holds `addr`.
 #[inline]
 pub(crate) fn longest_match(view: &View, table: Lpm, addr: Addr) -> Option<u64> {
@@ -233,31 +220,26 @@ pub(crate) fn longest_match(view: &View, table: Lpm, addr: Addr) -> Option<u64> 
         return longest_v6(view, table, addr);
     }
     let found = match table {
-        Lpm::Route => Trie::<ROUTE_ENTRIES>::of(view, table)?.find(low(&addr)),
-        Lpm::Identity => Trie::<IDENTITY_ENTRIES>::of(view, table)?.find(low(&addr)),
+        Lpm::Route => Trie::<ROUTE_ENTRIES>::of(view, table)?.find(addr.low_bits()),
+        Lpm::Identity => Trie::<IDENTITY_ENTRIES>::of(view, table)?.find(addr.low_bits()),
     };
     (found != NO_MATCH).then_some(found as u64)
 }
 
-/// The same for many addresses at once, so that their loads overlap. `found` says NO_MATCH for those without a prefix;
-/// of the two slices the shorter counts.
+/// The same for many IPv4 addresses at once, their first octet highest, so that their loads overlap. `found` says NO_MATCH
+/// for those without a prefix; of the two slices the shorter counts.
 #[inline]
-pub(crate) fn longest_match_burst(view: &View, table: Lpm, addrs: &[Addr], found: &mut [u32]) {
-    let count = addrs.len().min(found.len());
-    let (addrs, found) = (&addrs[..count], &mut found[..count]);
+pub(crate) fn longest_match_burst(view: &View, table: Lpm, addrs: &[u32], found: &mut [u32]) {
     match table {
         Lpm::Route => find_v4::<ROUTE_ENTRIES>(view, table, addrs, found),
         Lpm::Identity => find_v4::<IDENTITY_ENTRIES>(view, table, addrs, found),
     }
-    if !are_v4(addrs) {
-        for (addr, found) in addrs.iter().zip(found).filter(|(addr, _)| !addr.is_v4()) {
-            *found = longest_v6(view, table, *addr).map_or(NO_MATCH, |value| value as u32);
-        }
-    }
 }
 
 #[inline(always)]
-fn find_v4<const ENTRIES: usize>(view: &View, table: Lpm, addrs: &[Addr], found: &mut [u32]) {
+fn find_v4<const ENTRIES: usize>(view: &View, table: Lpm, addrs: &[u32], found: &mut [u32]) {
+    let count = addrs.len().min(found.len());
+    let (addrs, found) = (&addrs[..count], &mut found[..count]);
     if let Some(trie) = Trie::<ENTRIES>::of(view, table) {
         cpu::widest(Lookups { trie, addrs, found });
     }

@@ -208,10 +208,10 @@ impl<'a> View<'a> {
         lpm::longest_match(self, table, addr)
     }
 
-    /// Longest match of each of a burst of addresses of either family: `found[i]` becomes the value for `addrs[i]`, or
-    /// `lpm::NO_MATCH`.
+    /// Longest match of each of a burst of IPv4 addresses, as of `Addr::v4_bits`: `found[i]` becomes the value for
+    /// `addrs[i]`, or `lpm::NO_MATCH`.
     #[inline]
-    pub fn longest_match_burst(&self, table: lpm::Lpm, addrs: &[crate::Addr], found: &mut [u32]) {
+    pub fn longest_match_burst(&self, table: lpm::Lpm, addrs: &[u32], found: &mut [u32]) {
         lpm::longest_match_burst(self, table, addrs, found);
     }
 

@@ -89,7 +89,7 @@ struct Span {
 
 impl Span {
     fn of(prefix: &Prefix) -> Span {
-        Span { addr: prefix.addr().words()[1] as u32, length: prefix.length() }
+        Span { addr: prefix.addr().low_bits(), length: prefix.length() }
     }
 
     /// The /16s that it has entries in.
