@@ -69,7 +69,7 @@ impl Passed {
     pub fn goes_on(&mut self, context: &Context, record: &FlowRecord, moved: Moved) -> bool {
         is_judged_here(record)
             && (is_of_policies(record, moved) && self.passes(context, record)
-                || is_of_service(record, moved) && is_served(context, record))
+                || is_of_service(record, moved) && (moved.is_for_another(record.service) || is_served(context, record)))
     }
 
     /// Whether a flow's pod is as it was and its policies let it pass.
@@ -119,7 +119,7 @@ fn is_of_policies(record: &FlowRecord, moved: Moved) -> bool {
         || moved.is_within(&[SERVICE, POLICY_SET, IDENTITY]) && record.scopes.is_repeated(SERVICE, POLICY_SET)
 }
 
-/// Whether nothing but the service moved that the flow was opened to.
+/// Whether nothing but the service moved that the flow was opened to, or another one in its place.
 #[inline(always)]
 fn is_of_service(record: &FlowRecord, moved: Moved) -> bool {
     moved.is_within(&[SERVICE]) && record.service != 0 && record.flags & FLAG_OPENED_LOCALLY != 0
@@ -169,6 +169,37 @@ fn judge(context: &Context, record: &FlowRecord, direction: Direction, identity:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytemuck::Zeroable;
+    use std::sync::atomic::AtomicU64;
+    use tables::Publisher;
+    use tables::flow::Hop;
+    use tables::node::NodeRecord;
+    use tables::publish::Reader;
+    use tables::scope::ScopeCounters;
+
+    /// Nobody is in the tables: whoever asks them finds that the flow is not served.
+    #[test]
+    fn tables_are_not_asked_for_another_service_that_has_the_same_place() {
+        let slot = |id: &u32| Scope::Service(*id).slot();
+        let (mine, other) = (1, (2..).find(|id| slot(id) == slot(&1)).unwrap());
+        for (changed, expected) in [(&[other][..], true), (&[mine], false), (&[mine, other], false)] {
+            let mut publisher = Publisher::create(7).unwrap();
+            let mut reader = Reader::from_fd(publisher.region().fd().try_clone_to_owned().unwrap()).unwrap();
+            let (ack, mut scopes, node) = (AtomicU64::new(0), ScopeCounters::default(), NodeRecord::zeroed());
+            reader.pin(&ack, &mut scopes);
+            let mut flow = FlowRecord::zeroed();
+            (flow.out, flow.flags, flow.service) = (Hop::new(HopKind::Interface, 1), FLAG_OPENED_LOCALLY, mine);
+            let hangs_on = [Scope::Service(mine), Scope::PolicySet(1), Scope::Identity(2), Scope::Route(3)];
+            flow.scopes = scopes.depend(hangs_on.map(Some));
+            let mut batch = publisher.batch([]).unwrap();
+            changed.iter().for_each(|id| batch.touch(Scope::Service(*id)));
+            batch.publish();
+            assert!(reader.pin(&ack, &mut scopes));
+            let moved = scopes.moved(&flow.scopes).unwrap();
+            let context = Context::new(reader.view(), &node);
+            assert_eq!(Passed::default().goes_on(&context, &flow, moved), expected, "{changed:?} changed");
+        }
+    }
 
     #[test]
     fn an_answer_is_found_for_its_pod_its_question_and_its_generation_alone() {

@@ -17,7 +17,7 @@
 use crate::limits::*;
 
 /// Changes whenever the meaning of any shared byte changes.
-pub const LAYOUT_VERSION: u64 = 10;
+pub const LAYOUT_VERSION: u64 = 11;
 pub const MAGIC_TABLES: u64 = u64::from_le_bytes(*b"FWtables");
 pub const MAGIC_STATUS: u64 = u64::from_le_bytes(*b"FWstatus");
 pub const MAGIC_FLOWS: u64 = u64::from_le_bytes(*b"FWflows\0");
@@ -33,10 +33,13 @@ const DIRECTORY_START: usize = 16;
 const DIRECTORY_ENTRY_WORDS: usize = 3;
 /// A slot of the policy table: tag, key, value, and a word of padding, so that none reaches over two cache lines.
 pub(crate) const POLICY_SLOT_WORDS: usize = 4;
-/// One bitmap of touched scopes for each of the last publishes.
+/// For each of the last publishes a bitmap of touched scopes, and behind it the services among them by their ids, two a word,
+/// the lower half first, if they are few; 0: none, or too many.
 pub const JOURNAL_START: usize = 128;
 pub const SCOPE_BITMAP_WORDS: usize = SCOPE_SLOTS / 64;
-const COPY_START: usize = JOURNAL_START + JOURNAL_PUBLISHES * SCOPE_BITMAP_WORDS;
+pub const SERVICES_NAMED_MAX: usize = 16;
+pub const JOURNAL_ENTRY_WORDS: usize = SCOPE_BITMAP_WORDS + SERVICES_NAMED_MAX / 2;
+const COPY_START: usize = JOURNAL_START + JOURNAL_PUBLISHES * JOURNAL_ENTRY_WORDS;
 
 /// The tables of a copy, in the order they lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@
 //!
 //! This file must not know what rows mean.
 
-use crate::layout::{self, Layout, LayoutError, SCOPE_BITMAP_WORDS, TABLES, Table, WORD_GENERATION, WORD_SEED};
+use crate::layout::{self, JOURNAL_ENTRY_WORDS, Layout, LayoutError, TABLES, Table, WORD_GENERATION, WORD_SEED};
 use crate::limits::JOURNAL_PUBLISHES;
 use crate::lpm::{self, LPMS};
 use crate::region::{Access, Region, RegionError};
@@ -268,8 +268,8 @@ impl Batch<'_> {
         let next = publisher.live + 1;
         let words = publisher.region.words();
         let journal = journal_at(next);
-        for (i, &bits) in publisher.touched.words().iter().enumerate() {
-            words[journal + i].store(bits, Ordering::Relaxed);
+        for (i, word) in publisher.touched.words().enumerate() {
+            words[journal + i].store(word, Ordering::Relaxed);
         }
         flip(&words[WORD_GENERATION], next);
         publisher.live = next;
@@ -280,7 +280,7 @@ impl Batch<'_> {
 }
 
 fn journal_at(generation: u64) -> usize {
-    layout::JOURNAL_START + generation as usize % JOURNAL_PUBLISHES * SCOPE_BITMAP_WORDS
+    layout::JOURNAL_START + generation as usize % JOURNAL_PUBLISHES * JOURNAL_ENTRY_WORDS
 }
 
 /// Why a region that was handed over is not read.
@@ -342,8 +342,8 @@ impl Reader {
         }
         let words = self.region.words();
         for generation in (0..missed).rev().map(|ago| live.wrapping_sub(ago)) {
-            let touched = &words[journal_at(generation)..][..SCOPE_BITMAP_WORDS];
-            scopes.bump(touched.iter().map(|word| AtomicU64::load(word, Ordering::Relaxed)));
+            let entry = &words[journal_at(generation)..][..JOURNAL_ENTRY_WORDS];
+            scopes.bump(entry.iter().map(|word| AtomicU64::load(word, Ordering::Relaxed)));
         }
     }
 

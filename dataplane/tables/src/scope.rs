@@ -2,9 +2,11 @@
 //!
 //! A scope (a service, a policy set, an identity, a route) is hashed to one of `SCOPE_SLOTS` slots. The publisher marks
 //! the slots of a publish in a bitmap; a worker bumps the marked slots of its private [`ScopeCounters`]; a flow keeps
-//! the slots it depends on and the sum of their counters. An unequal sum means *revalidate*. A collision only costs time.
+//! the slots it depends on and the sum of their counters. An unequal sum means *revalidate*. A collision only costs time;
+//! that of services, which change often, hardly any, since the publisher names those, too.
 //! Most flows need not even be asked for the sum: nothing of theirs was bumped since a packet of theirs passed.
 
+use crate::layout::{SCOPE_BITMAP_WORDS, SERVICES_NAMED_MAX};
 use crate::limits::SCOPE_SLOTS;
 use bytemuck::{Pod, Zeroable};
 
@@ -43,37 +45,74 @@ impl Scope {
     }
 }
 
-/// The slots that one publish touched.
+/// What one publish touched.
 #[derive(Clone)]
-pub struct Touched(Box<[u64; SCOPE_SLOTS / 64]>);
+pub struct Touched {
+    slots: Box<[u64; SCOPE_BITMAP_WORDS]>,
+    services: Services,
+}
 
 impl Default for Touched {
     fn default() -> Touched {
-        Touched(Box::new([0; SCOPE_SLOTS / 64]))
+        Touched { slots: Box::new([0; SCOPE_BITMAP_WORDS]), services: Services::default() }
+    }
+}
+
+/// Services by their ids, each once, as far as there is room; `count` goes on where there is none.
+#[derive(Clone, Default)]
+struct Services {
+    ids: [u32; SERVICES_NAMED_MAX],
+    count: usize,
+}
+
+impl Services {
+    fn add(&mut self, id: u32) {
+        if self.ids.contains(&id) {
+            return;
+        }
+        if let Some(place) = self.ids.get_mut(self.count) {
+            *place = id;
+        }
+        self.count += 1;
+    }
+
+    /// As they stand in the journal: all or none.
+    fn words(&self) -> impl Iterator<Item = u64> {
+        let is_whole = self.count <= self.ids.len();
+        self.ids.as_chunks::<2>().0.iter().map(move |&[low, high]| match is_whole {
+            true => low as u64 | (high as u64) << 32,
+            false => 0,
+        })
     }
 }
 
 impl Touched {
     pub fn touch(&mut self, scope: Scope) {
         let slot = scope.slot() as usize;
-        self.0[slot / 64] |= 1 << (slot % 64);
+        self.slots[slot / 64] |= 1 << (slot % 64);
+        if let Scope::Service(id) = scope {
+            self.services.add(id);
+        }
     }
 
     /// Every flow is to be looked at again.
     pub fn touch_all(&mut self) {
-        self.0.fill(u64::MAX);
+        self.slots.fill(u64::MAX);
+        self.services.count = SERVICES_NAMED_MAX + 1;
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|&w| w == 0)
+        self.slots.iter().all(|&w| w == 0)
     }
 
-    pub(crate) fn words(&self) -> &[u64] {
-        &self.0[..]
+    /// As they stand in the journal.
+    pub(crate) fn words(&self) -> impl Iterator<Item = u64> {
+        self.slots.iter().copied().chain(self.services.words())
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.fill(0);
+        self.slots.fill(0);
+        self.services = Services::default();
     }
 }
 
@@ -95,6 +134,8 @@ pub struct ScopeCounters {
     bumped: Box<[u64; SCOPE_SLOTS]>,
     /// By slot, when that was.
     bumped_ms: Box<[u32; SCOPE_SLOTS]>,
+    /// By slot, the service for which it was bumped then; 0: nobody knows. For flows that are stale alone.
+    services: Box<[u32; SCOPE_SLOTS]>,
     now_ms: u32,
     any: Still,
     /// Of the slots of all scopes but services.
@@ -121,8 +162,8 @@ impl Still {
 impl Default for ScopeCounters {
     fn default() -> ScopeCounters {
         let (any, shared) = Default::default();
-        let (slots, bumped, bumped_ms) = (zeroes(), zeroes(), zeroes());
-        ScopeCounters { slots, seen: 0, bumped, bumped_ms, now_ms: 0, any, shared }
+        let (slots, bumped, bumped_ms, services) = (zeroes(), zeroes(), zeroes(), zeroes());
+        ScopeCounters { slots, seen: 0, bumped, bumped_ms, services, now_ms: 0, any, shared }
     }
 }
 
@@ -144,14 +185,27 @@ impl Scopes {
     }
 }
 
-/// Which of a flow's four scopes moved: bit `i` for the `i`th that it named.
+/// More than one service in a slot.
+const SEVERAL: u32 = u32::MAX;
+
+/// Which of a flow's four scopes moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moved(u8);
+pub struct Moved {
+    /// Bit `i` for the `i`th that it named.
+    places: u8,
+    /// For which service the first one did, or 0 or [`SEVERAL`].
+    service: u32,
+}
 
 impl Moved {
+    /// Whether the first place moved for another service than this one alone, which has the same slot.
+    pub fn is_for_another(self, service: u32) -> bool {
+        self.service != 0 && self.service != SEVERAL && self.service != service
+    }
+
     /// Whether none did but those at these places.
     pub fn is_within(self, places: &[usize]) -> bool {
-        self.0 & !places.iter().fold(0, |all, place| all | 1 << place) == 0
+        self.places & !places.iter().fold(0, |all, place| all | 1 << place) == 0
     }
 }
 
@@ -179,11 +233,11 @@ impl ScopeCounters {
         self.shared.tick(now_ms);
     }
 
-    /// Bumps the slots that one publish touched, given as the words of its bitmap.
-    pub(crate) fn bump(&mut self, touched: impl Iterator<Item = u64>) {
+    /// Bumps the slots that one publish touched, given as it stands in the journal.
+    pub(crate) fn bump(&mut self, mut touched: impl Iterator<Item = u64>) {
         self.seen += 1;
         self.any.end(self.now_ms);
-        for (i, mut bits) in touched.enumerate() {
+        for (i, mut bits) in touched.by_ref().take(SCOPE_BITMAP_WORDS).enumerate() {
             if bits != 0 && i < SHARED_SLOTS / 64 {
                 self.shared.end(self.now_ms);
             }
@@ -193,7 +247,12 @@ impl ScopeCounters {
                 self.slots[slot] = self.slots[slot].wrapping_add(1);
                 self.bumped[slot] = self.seen;
                 self.bumped_ms[slot] = self.now_ms;
+                self.services[slot] = 0;
             }
+        }
+        for id in touched.flat_map(|word| [word as u32, (word >> 32) as u32]).filter(|id| *id != 0) {
+            let service = &mut self.services[Scope::Service(id).slot() as usize];
+            *service = if *service == 0 { id } else { SEVERAL };
         }
     }
 
@@ -247,7 +306,8 @@ impl ScopeCounters {
         let places = (0..4).fold(0u8, |places, i| places | ((bumped[i] == last) as u8) << i);
         // It bumped each of these once. If that is all, the flow was current before.
         let before = self.sum(&scopes.slots).wrapping_sub(places.count_ones());
-        (before == scopes.sum).then_some(Moved(places))
+        let service = self.services[scopes.slots[0] as usize % SCOPE_SLOTS];
+        (before == scopes.sum).then_some(Moved { places, service })
     }
 
     #[inline(always)]
@@ -263,7 +323,7 @@ mod tests {
     fn publish(counters: &mut ScopeCounters, scopes: &[Scope]) {
         let mut touched = Touched::default();
         scopes.iter().for_each(|scope| touched.touch(*scope));
-        counters.bump(touched.words().iter().copied());
+        counters.bump(touched.words());
     }
 
     #[test]
@@ -290,6 +350,39 @@ mod tests {
         counters.depend_again(&mut scopes);
         counters.bump_all();
         assert!(!counters.moved(&scopes).expect("one publish").is_within(&[0, 1, 2]));
+    }
+
+    /// Services that share a slot, the first ones.
+    fn neighbours<const COUNT: usize>() -> [u32; COUNT] {
+        let slot = Scope::Service(1).slot();
+        let mut all = (1..).filter(|&id| Scope::Service(id).slot() == slot);
+        std::array::from_fn(|_| all.next().unwrap())
+    }
+
+    #[test]
+    fn a_slot_that_moved_for_another_service_is_known_and_not_one_that_moved_for_several() {
+        let [mine, other, third, fourth] = neighbours().map(Scope::Service);
+        let Scope::Service(id) = mine else { unreachable!() };
+        let moved_for = |scopes: &[Scope]| {
+            let mut counters = ScopeCounters::starting_at(7);
+            publish(&mut counters, &[third]);
+            let flow = counters.depend([Some(mine), Some(Scope::PolicySet(2)), None, None]);
+            publish(&mut counters, scopes);
+            counters.moved(&flow).map(|moved| moved.is_for_another(id))
+        };
+        assert_eq!(moved_for(&[other]), Some(true));
+        assert_eq!(moved_for(&[other, other, Scope::Service(id + 1)]), Some(true), "it is named once");
+        for unsure in [&[mine][..], &[mine, other], &[other, mine], &[other, third], &[other, third, fourth]] {
+            assert_eq!(moved_for(unsure), Some(false), "{unsure:?}");
+        }
+        let far: Vec<Scope> =
+            (id + 1..).map(Scope::Service).filter(|scope| scope.slot() != mine.slot()).take(16).collect();
+        assert_eq!(moved_for(&[&far[..15], &[other]].concat()), Some(true), "as many as are named");
+        assert_eq!(moved_for(&[&far[..], &[other]].concat()), Some(false), "one more, and none is");
+        let mut counters = ScopeCounters::default();
+        let flow = counters.depend([Some(mine), None, None, None]);
+        counters.bump_all();
+        assert!(!counters.moved(&flow).unwrap().is_for_another(id));
     }
 
     #[test]
